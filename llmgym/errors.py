@@ -1,0 +1,35 @@
+"""The failures an environment can raise, one class each; the docstring says when."""
+
+from gymnasium.error import Error
+
+
+class LLMGymError(Error):
+    """Base of every error below; catch it to catch them all."""
+
+
+class EnvContractError(LLMGymError, ValueError):
+    """Raised when an environment, a wrapper or a space breaks the contract of `llmgym/check.py`."""
+
+
+class EpisodeOverError(LLMGymError, RuntimeError):
+    """Raised when an episode that has ended is stepped again without a reset."""
+
+
+class TaskSourceError(LLMGymError, ValueError):
+    """Raised when tasks cannot be read: no file, no column, an empty file, overlapping splits."""
+
+
+class RewardError(LLMGymError, RuntimeError):
+    """Raised when a reward function is broken: None, a wrong length or type, too many failures."""
+
+
+class RewardNotFound(LLMGymError, ValueError):
+    """Raised when the name, module or function of a reward does not exist."""
+
+
+class SandboxError(LLMGymError, RuntimeError):
+    """Raised when an isolation tier was asked for and this machine cannot give it."""
+
+
+class MissingExtraError(LLMGymError, ImportError):
+    """Raised when a part needs an optional library that is not installed; names the extra."""
