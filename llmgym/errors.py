@@ -33,3 +33,7 @@ class SandboxError(LLMGymError, RuntimeError):
 
 class MissingExtraError(LLMGymError, ImportError):
     """Raised when a part needs an optional library that is not installed; names the extra."""
+
+
+class PluginError(LLMGymError, ImportError):
+    """Raised when a module, file or name that was asked for by its address cannot be loaded."""

@@ -1,0 +1,249 @@
+"""Names to objects: environment ids, plugins and addresses such as "package.module:Name".
+
+An id is registered with strings only, so that its specification serialises and a spawned worker can
+build it. Nothing here imports another module of the package: what it builds, it finds by address.
+"""
+
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from llmgym.errors import EnvContractError, PluginError
+
+ENTRY_POINT_GROUPS = ("llmgym.envs", "llmgym.rewards")
+
+# Gymnasium's make and make_vec keep these keywords for themselves.
+RESERVED = (
+    "id",
+    "num_envs",
+    "vectorization_mode",
+    "vector_kwargs",
+    "wrappers",
+    "max_episode_steps",
+)
+
+_TAGS: dict[str, tuple[str, ...]] = {}
+_PLUGINS: dict[str, str] = {}
+
+
+def register(
+    id: str,
+    target: str,
+    *,
+    tags: Sequence[str] = (),
+    nondeterministic: bool = False,
+    **kwargs: Any,
+) -> None:
+    """Register an id for `gym.make` and `gym.make_vec`.
+
+    Args:
+        id: "namespace/Name-v0".
+        target: "package.module:Name" of an `LLMEnv` class, or of a function that returns one.
+        tags: words to list and filter environments by.
+        nondeterministic: True where the same seed and actions may give another result.
+        kwargs: plain JSON, handed to the target; `make(id, **kwargs)` overrides them.
+
+    Raises:
+        EnvContractError: the target is no address, or a keyword is reserved or no plain JSON.
+    """
+    if target.count(":") != 1:
+        raise EnvContractError(
+            f"The target of {id} must be an address, package.module:Name; received {target!r}"
+        )
+    _check_kwargs(id, kwargs)
+    gymnasium.register(
+        id,
+        entry_point="llmgym.registry:create",
+        vector_entry_point="llmgym.registry:create_vector",
+        nondeterministic=nondeterministic,
+        kwargs={"target": target, **kwargs},
+    )
+    _TAGS[id] = tuple(tags)
+
+
+def create(target: str, *, wrap: Sequence[Mapping[str, Any]] = (), **kwargs: Any) -> gymnasium.Env:
+    """Build one environment: what `gym.make` calls.
+
+    Args:
+        target: address of the class or function, from the registration.
+        wrap: wrappers from the inside out, each {"name": "StripThink", ...its arguments}; a name
+            is one of `llmgym.wrappers` or an address.
+        kwargs: handed to the target.
+    """
+    env = load(target)(**kwargs)
+    for entry in wrap:
+        arguments = dict(entry)
+        name = arguments.pop("name")
+        wrapper = load(name if ":" in name else f"llmgym.wrappers:{name}")
+        env = wrapper(env, **arguments)
+    return env
+
+
+def create_vector(
+    target: str,
+    *,
+    num_envs: int = 1,
+    executor: str = "inline",
+    workers: int | None = None,
+    env_timeout: float | None = None,
+    **kwargs: Any,
+) -> gymnasium.vector.VectorEnv:
+    """Build N slots of one environment: what `gym.make_vec` calls.
+
+    The slots come from one callable, so they form one score group: one scorer call a step.
+
+    Raises:
+        EnvContractError: `max_episode_steps` was given; a text episode is limited by `max_turns`.
+    """
+    if kwargs.pop("max_episode_steps", None) is not None:
+        raise EnvContractError(
+            "max_episode_steps does not reach a vector of text environments; pass max_turns=..."
+        )
+    make = functools.partial(create, target, **kwargs)
+    vector = load("llmgym.vector:LLMVectorEnv")
+    return vector([make] * num_envs, executor=executor, workers=workers, env_timeout=env_timeout)
+
+
+def spec(id: str) -> EnvSpec:
+    """Return the specification of an id.
+
+    Raises:
+        gymnasium.error.NameNotFound: the id is unknown; the message lists near matches, and which
+            plugins were loaded.
+        PluginError: `id` is "package.module:ns/Name-v0" and the module does not load.
+    """
+    module, _, name = id.rpartition(":")
+    if module:
+        load_plugins([module])
+    if name in gymnasium.registry:
+        return gymnasium.registry[name]
+    near = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    loaded = ", ".join(f"{plugin} ({state})" for plugin, state in _PLUGINS.items()) or "none"
+    raise gymnasium.error.NameNotFound(
+        f"No environment is registered as {name!r}.{hint} Plugins: {loaded}. "
+        "`llmgym envs list` shows every id; --plugins my_package.envs loads more."
+    )
+
+
+def ids(tag: str | None = None) -> list[str]:
+    """Return every id registered here, sorted; with a tag, those that carry it."""
+    return sorted(id for id, tags in _TAGS.items() if tag is None or tag in tags)
+
+
+def tags(id: str) -> tuple[str, ...]:
+    """Return the tags an id was registered with; none for an id of another registrar."""
+    return _TAGS.get(id, ())
+
+
+def load_plugins(modules: Sequence[str]) -> None:
+    """Import modules that register environments or rewards, by name.
+
+    Raises:
+        PluginError: a module is missing or breaks while it is imported.
+    """
+    for module in modules:
+        _module(module)
+        _PLUGINS[module] = "loaded"
+
+
+def load_entry_points() -> None:
+    """Load the installed packages that announce themselves; a broken one is only a warning.
+
+    An entry point names a module that registers when it is imported, or a function to call.
+    """
+    for group in ENTRY_POINT_GROUPS:
+        for entry in importlib.metadata.entry_points(group=group):
+            try:
+                plugin = entry.load()
+                if group == "llmgym.envs" and callable(plugin):
+                    plugin()
+            except Exception:  # noqa: BLE001 - code of strangers must not break the import of ours
+                _PLUGINS[entry.value] = "broken"
+                warnings.warn(
+                    f"The plugin {entry.name} = {entry.value} ({group}) did not load and is left "
+                    f"out; repair or uninstall it.\n{traceback.format_exc()}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            else:
+                _PLUGINS[entry.value] = "loaded"
+
+
+def load(address: str) -> Any:
+    """Return what an address names: "package.module:Name", or "path/to/file.py:name".
+
+    Raises:
+        PluginError: the module, the file or the name does not exist, or the module breaks.
+    """
+    place, _, name = address.rpartition(":")
+    if not place or not name:
+        raise PluginError(f"An address is package.module:Name or file.py:name; got {address!r}")
+    module = _file(Path(place)) if place.endswith(".py") else _module(place)
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        public = [key for key in vars(module) if not key.startswith("_")]
+        near = difflib.get_close_matches(name, public, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(public)}"
+        raise PluginError(f"{place} has no {name!r}; {hint}") from None
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise PluginError(
+            f"The module {name} does not load: {type(error).__name__}: {error}. "
+            "It must be installed or lie on PYTHONPATH; the traceback above is its own."
+        ) from error
+
+
+def _file(path: Path) -> ModuleType:
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise PluginError(f"There is no file {path}; an address is file.py:name")
+    # One file is one module, however often it is named: pickling and caches rely on it.
+    name = f"llmgym_file_{path.stem}_{abs(hash(str(path))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise PluginError(
+            f"The file {path} does not load: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _check_kwargs(id: str, kwargs: Mapping[str, Any]) -> None:
+    for key, value in kwargs.items():
+        if key in RESERVED:
+            raise EnvContractError(f"{id}: {key!r} is Gymnasium's own keyword; rename it")
+        try:
+            same = json.loads(json.dumps(value)) == value
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            raise EnvContractError(
+                f"{id}: {key}={value!r} is not plain JSON, so the id cannot be rebuilt elsewhere; "
+                "name models, data and functions by path or address"
+            )
