@@ -1,0 +1,9 @@
+"""The built-in environments: one file per family, and the table that `llmgym` registers."""
+
+BUILT_IN = (
+    ("llmgym/Arithmetic-v0", "llmgym.envs.arithmetic:make", ("math", "procedural")),
+    ("llmgym/GSM8K-v0", "llmgym.envs.gsm8k:make", ("math",)),
+    ("llmgym/Prompts-v0", "llmgym.envs.prompts:make", ("prompts",)),
+    ("llmgym/ReverseTokens-v0", "llmgym.envs.probes:make_reverse_tokens", ("probe", "procedural")),
+)
+"""(id, "module:factory", tags) of every environment that comes with the package."""

@@ -1,0 +1,89 @@
+"""`llmgym/Arithmetic-v0`: one operation on two integers, as in "37 + 58 =".
+
+Train and test are disjoint by construction: a hash of the pair of operands, whatever their order,
+decides the split it belongs to, so no held-out sum was ever trained on turned around.
+"""
+
+from dataclasses import dataclass
+from operator import add, mul, sub
+from typing import Any, Literal, final
+from zlib import crc32
+
+import numpy as np
+
+from llmgym.env import SingleTurnEnv
+from llmgym.errors import TaskSourceError
+from llmgym.messages import Task
+from llmgym.rewards.rules import Numeric
+from llmgym.tasks import procedural, task_id
+
+Split = Literal["train", "test"]
+OPERATIONS = {"+": add, "-": sub, "*": mul}
+TEST_ONE_IN = 5
+"""One pair of operands in this many is held out."""
+
+
+def split_of(a: int, b: int) -> Split:
+    """Return the split that a pair of operands belongs to, in either order."""
+    low, high = sorted((a, b))
+    return "test" if crc32(f"{low},{high}".encode()) % TEST_ONE_IN == 0 else "train"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MakeTask:
+    """Draws a task of `level` digits at most from one split."""
+
+    operations: str
+    split: Split
+
+    def __call__(self, rng: np.random.Generator, level: int) -> Task:
+        """Draw operands until a pair is of this split: five times on average for the test one."""
+        operation = self.operations[int(rng.integers(len(self.operations)))]
+        while True:
+            a, b = (int(one) for one in rng.integers(10**level, size=2))
+            if split_of(a, b) == self.split:
+                break
+        prompt, answer = f"{a} {operation} {b} =", OPERATIONS[operation](a, b)
+        return Task(
+            id=task_id(prompt),
+            prompt=prompt,
+            answer=answer,
+            solution=f" {answer}",
+            source="llmgym/Arithmetic-v0",
+            level=level,
+            meta={"a": a, "b": b, "operation": operation},
+        )
+
+
+def make(
+    *,
+    digits: int = 2,
+    operations: str = "+",
+    split: Split = "train",
+    seed: int = 0,
+    size: int | None = None,
+    **kwargs: Any,
+) -> SingleTurnEnv:
+    """Build the environment: 1.0 for the right number and nothing else, 0.0 otherwise.
+
+    Args:
+        digits: of each operand at most, in [1, 9]; the level of the tasks.
+        operations: any of `+`, `-` and `*`, one drawn for each task.
+        split: "train", or "test" for the held-out pairs.
+        seed: another seed is another order of tasks.
+        size: the number of tasks; None for no end.
+        **kwargs: for `SingleTurnEnv`; a `reward` replaces the one above.
+
+    Raises:
+        TaskSourceError: a setting out of its range.
+    """
+    if not 1 <= digits <= 9:
+        raise TaskSourceError(f"digits must be in [1, 9], got {digits}")
+    if not operations or set(operations) - set(OPERATIONS):
+        raise TaskSourceError(f'operations must be some of "+-*", got {operations!r}')
+    if split not in ("train", "test"):
+        raise TaskSourceError(f'split must be "train" or "test", got {split!r}')
+    tasks = procedural(MakeTask(operations, split), seed, level=digits, size=size)
+    reward = kwargs.pop("reward", None) or Numeric(whole=True)
+    return SingleTurnEnv(tasks, reward, **kwargs)

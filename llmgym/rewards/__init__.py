@@ -1,0 +1,1 @@
+"""Rewards: what a response was worth. `base` holds the protocol and the error policy."""

@@ -1,0 +1,390 @@
+"""What a reward is, how one is named, and what happens when it fails.
+
+A `Reward` scores a batch of samples in one call. `score_samples` is the error policy, the only way
+an environment calls one: a broken function (None, a wrong length or type) raises `RewardError` at
+once; a failed sample (an exception, NaN, inf) is a `Score` of status "error", never a 0.0.
+"""
+
+import importlib.util
+import inspect
+import json
+import logging
+import math
+import pkgutil
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, final, runtime_checkable
+
+import numpy as np
+
+from llmgym.errors import RewardError, RewardNotFound
+from llmgym.messages import Sample, Score
+
+logger = logging.getLogger("llmgym.rewards")
+
+Verdict = float | Mapping[str, float] | Score
+"""What a scorer may say of one sample; a mapping of named parts is worth their sum."""
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores samples. Derive from it: the defaults below then hold.
+
+    Attributes:
+        name: how metrics and messages call it.
+        per_turn: True to be asked after every turn, False after the last one only.
+        collective: True to be called on every rank at every step, even with no samples.
+    """
+
+    name: str
+    per_turn: bool = False
+    collective: bool = False
+
+    def score(self, samples: Sequence[Sample]) -> Sequence[Verdict]:
+        """Return one verdict for each sample, in order, without changing anything."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class PerSample(Reward):
+    """The reward that asks `fn` about one sample after the other."""
+
+    fn: Callable[[Sample], Verdict]
+    name: str = "reward"
+
+    def score(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """Return `fn` of every sample."""
+        return [self.fn(sample) for sample in samples]
+
+
+def per_sample(fn: Callable[[Sample], Verdict], name: str | None = None) -> Reward:
+    """Make a reward of a function of one sample."""
+    return PerSample(fn, name or _name(fn))
+
+
+@final
+@dataclass(frozen=True)
+class FunctionReward(Reward):
+    """A plain `score(prompt, response, **columns)` as a reward: see `from_function`."""
+
+    fn: Callable[..., Any]
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def score(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """Call the function once for every sample, with the arguments that it names."""
+        return [self.fn(**self._arguments(sample)) for sample in samples]
+
+    def _arguments(self, sample: Sample) -> dict[str, Any]:
+        task = sample.task
+        prompt = task.prompt
+        known = {
+            **task.meta,
+            "answer": task.meta.get("answer", task.answer),
+            "prompt": prompt if isinstance(prompt, str) else [one.as_dict() for one in prompt],
+            "response": str(sample.text),
+            **self.kwargs,
+        }
+        wanted = inspect.signature(self.fn).parameters.values()
+        required = [one.name for one in wanted if one.default is one.empty and one.kind in NAMED]
+        missing = [name for name in required if name not in known]
+        if missing:
+            raise RewardError(
+                f"{self.name}() needs {', '.join(missing)}, which the rows of "
+                f"{task.source or 'the task'} do not have. "
+                f"It is called by name with: {', '.join(sorted(known))}.\n"
+                "Rename the parameter, give it a default, or set it in the reward's kwargs."
+            )
+        if any(one.kind is one.VAR_KEYWORD for one in wanted):
+            return known
+        return {one.name: known[one.name] for one in wanted if one.name in known}
+
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def from_function(
+    fn: Callable[..., Any], name: str | None = None, kwargs: Mapping[str, Any] | None = None
+) -> Reward:
+    """Make a reward of a plain function `score(prompt, response, **columns)`.
+
+    The function is called by keyword with what its signature names: `prompt` (text, or a list of
+    message dicts), `response` (text), `answer`, any other column of the task's row, and `kwargs`.
+    With `**columns` it gets all of them. It returns a number, or a dict of named parts, which is
+    worth the sum of its parts. This is the only place that looks at the names of parameters.
+
+    Raises:
+        RewardError: the function takes no `response` (here), or a column it needs is missing (when
+            it scores); names the parameters.
+    """
+    reward = FunctionReward(fn, name or _name(fn), dict(kwargs or {}))
+    parameters = inspect.signature(fn).parameters
+    open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    positional = [one.name for one in parameters.values() if one.kind is one.POSITIONAL_ONLY]
+    if positional or not (open_ended or "response" in parameters):
+        raise RewardError(
+            f"{reward.name}() is called by name and must take response, got "
+            f"({', '.join(parameters)}).\nWrite it as {reward.name}(prompt, response, **columns)."
+        )
+    return reward
+
+
+def score_samples(reward: Reward, samples: Sequence[Sample], retries: int = 2) -> list[Score]:
+    """Score samples under the error policy: one finite `Score` each, in order.
+
+    A call that raises is repeated `retries` times, then made for each sample alone (a collective
+    reward is only repeated whole). What still raises, or is NaN or infinite, has status "error".
+
+    Raises:
+        RewardError: the function is broken: it returned None, a wrong length or a wrong type.
+    """
+    if not samples and not reward.collective:
+        return []
+    verdicts, failure = _attempt(reward, samples, retries)
+    if verdicts is None and len(samples) > 1 and not reward.collective:
+        alone = [_attempt(reward, [sample], retries=0) for sample in samples]
+        verdicts = [_failed(why) if one is None else one[0] for one, why in alone]
+    elif verdicts is None:
+        verdicts = [_failed(failure)] * len(samples)
+    scores = [coerce(one, reward.name, row) for row, one in enumerate(verdicts)]
+    errors = [score.error for score in scores if score.status == "error"]
+    if errors:
+        text = "%s() failed on %d of %d samples; first: %s"
+        logger.warning(text, reward.name, len(errors), len(scores), errors[0])
+    return scores
+
+
+def _failed(why: str) -> Score:
+    return Score(0.0, status="error", error=why)
+
+
+def coerce(verdict: object, name: str, row: int) -> Score:
+    """Return a verdict as a `Score`, strictly; NaN and infinite become status "error".
+
+    Raises:
+        RewardError: the verdict is no number, dict of numbers or `Score`.
+    """
+    where = f"{name}() returned", f"for row {row}"
+    if isinstance(verdict, Score):
+        parts = {part: _number(value, where) for part, value in verdict.parts.items()}
+        if verdict.status != "ok":
+            return verdict
+        value, spans, error = _number(verdict.value, where), verdict.spans, verdict.error
+    elif isinstance(verdict, Mapping):
+        parts = {str(part): _number(value, where) for part, value in verdict.items()}
+        value, spans, error = sum(parts.values()), (), None
+    else:
+        parts, value, spans, error = {}, _number(verdict, where), (), None
+    if not all(map(math.isfinite, (value, *parts.values()))):
+        shown = ", ".join(f"{part} {one}" for part, one in parts.items()) or value
+        return _failed(f"{name}() returned {shown}, which is not finite")
+    return Score(value, parts, "ok", spans, error)
+
+
+def _number(value: object, where: tuple[str, str]) -> float:
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        return float(value)
+    start, row = where
+    got = "None" if value is None else f"{type(value).__name__} {value!r:.40}"
+    raise RewardError(
+        f"{start} {got} {row}. Return a number or a dict of numbers; where it does not apply, "
+        'Score(0.0, status="abstain").'
+    )
+
+
+def _attempt(
+    reward: Reward, samples: Sequence[Sample], retries: int
+) -> tuple[Sequence[object] | None, str]:
+    failure = ""
+    for _ in range(retries + 1):
+        try:
+            return _checked(reward.score(samples), reward.name, len(samples)), ""
+        except RewardError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+            failure = describe(error)
+            logger.debug("%s() raised", reward.name, exc_info=True)
+    return None, failure
+
+
+def _checked(verdicts: object, name: str, count: int) -> Sequence[object]:
+    listed = isinstance(verdicts, Sequence) and not isinstance(verdicts, str)
+    if not (listed or (isinstance(verdicts, np.ndarray) and verdicts.ndim == 1)):
+        got = "None" if verdicts is None else f"{type(verdicts).__name__} {verdicts!r:.40}"
+        message = f"{name}.score() returned {got}. Return a list with one number for each sample."
+        raise RewardError(message)
+    if len(verdicts) != count:
+        raise RewardError(
+            f"{name}.score() returned {len(verdicts)} values for {count} samples. Return one "
+            "float, or one dict of floats, for each sample."
+        )
+    return verdicts
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception in one line: its type, its message, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}{place}"
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return str(getattr(fn, "__name__", type(fn).__name__))
+
+
+
+# Text targets, so that naming a reward loads its file, and only that one.
+REWARDS: dict[str, str] = {
+    "exact": "llmgym.rewards.rules:Exact",
+    "numeric": "llmgym.rewards.rules:Numeric",
+    "math.boxed": "llmgym.rewards.boxed:Boxed",
+    "math.verify": "llmgym.rewards.rules:math_verify",
+    "choice": "llmgym.rewards.rules:Choice",
+    "regex": "llmgym.rewards.rules:Regex",
+    "contains": "llmgym.rewards.rules:Contains",
+    "json_schema": "llmgym.rewards.json_schema:JsonSchema",
+    "think_format": "llmgym.rewards.rules:ThinkFormat",
+    "language": "llmgym.rewards.rules:Language",
+    "constant": "llmgym.rewards.rules:Constant",
+}
+"""Rewards by name: "module:factory"."""
+
+FIELDS = ("function", "name", "weight", "kwargs", "isolated")
+
+
+def register_reward(name: str, target: str) -> None:
+    """Give a reward a name that configs can use.
+
+    Args:
+        name: as in `{"name": ...}`; a name that exists keeps its first target.
+        target: "package.module:factory"; called with the config's `kwargs`.
+
+    Raises:
+        RewardNotFound: the name belongs to another target.
+    """
+    if REWARDS.setdefault(name, target) != target:
+        raise RewardNotFound(f'the reward name "{name}" already means {REWARDS[name]}')
+
+
+def resolve(spec: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Reward) -> Reward:
+    """Return the reward that a text, a mapping or a list of mappings names, one object a process.
+
+    Args:
+        spec: a registered name ("math.boxed"); a function ("pkg.mod:fn" or "file.py:fn"), which
+            runs in a killable process; a mapping with `name` or `function` and perhaps `kwargs`,
+            `weight` and `isolated`; a list of mappings, which is their weighted sum; or a reward.
+
+    Raises:
+        RewardNotFound: no such name, file, module or function.
+        RewardError: a mapping with unknown keys, with neither name nor function, or with both.
+    """
+    if isinstance(spec, Reward):
+        return spec
+    if isinstance(spec, str):
+        spec = {"function" if ":" in spec else "name": spec}
+    entries = [spec] if isinstance(spec, Mapping) else spec
+    return _resolved(json.dumps([_entry(one) for one in entries], sort_keys=True))
+
+
+@lru_cache(maxsize=256)
+def _resolved(key: str) -> Reward:
+    built = [(_built(entry), float(entry.get("weight", 1.0))) for entry in json.loads(key)]
+    if len(built) == 1 and built[0][1] == 1.0:
+        return built[0][0]
+    parts: dict[str, tuple[Reward, float]] = {}
+    for number, (reward, weight) in enumerate(built):
+        name = f"{reward.name}_{number}" if reward.name in parts else reward.name
+        parts[name] = (reward, weight)
+    return load("llmgym.rewards.compose:Sum")(**parts)
+
+
+def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:
+    entry = {key: value for key, value in spec.items() if value is not None}
+    for key in entry:
+        if key not in FIELDS:
+            near = get_close_matches(key, FIELDS, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(FIELDS)}."
+            raise RewardError(f'a reward has no setting "{key}". {hint}')
+    if ("name" in entry) == ("function" in entry):
+        raise RewardError(f"a reward is given by its name or by a function, one of both; got {entry}")
+    return entry
+
+
+def _built(entry: Mapping[str, Any]) -> Reward:
+    if entry.get("isolated", "function" in entry):
+        inside = {**entry, "isolated": False, "weight": 1.0}
+        return load("llmgym.rewards.isolate:Isolated")(inside)
+    kwargs = entry.get("kwargs", {})
+    if "name" in entry:
+        return _called(load(_target(entry["name"])), kwargs)
+    made = load(entry["function"])
+    if isinstance(made, Reward) and not isinstance(made, type):
+        return made
+    if isinstance(made, type):
+        return _called(made, kwargs)
+    return from_function(made, kwargs=kwargs)
+
+
+def _called(factory: Callable[..., Reward], kwargs: Mapping[str, Any]) -> Reward:
+    try:
+        inspect.signature(factory).bind(**kwargs)
+    except TypeError as error:
+        raise RewardError(f"reward {_name(factory)}: {error}; got kwargs {dict(kwargs)}") from error
+    return factory(**kwargs)
+
+
+def _target(name: str) -> str:
+    if name in REWARDS:
+        return REWARDS[name]
+    near = get_close_matches(name, REWARDS, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(REWARDS))}."
+    message = f'no reward is named "{name}". {hint}\nA function of yours is named PKG.MOD:FN or FILE.py:FN'
+    raise RewardNotFound(message)
+
+
+def load(target: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
+    """Return what "pkg.mod:name" or "path/file.py:name" names.
+
+    Raises:
+        RewardNotFound: no such file, module or name; says what the module has instead.
+    """
+    place, _, name = target.rpartition(":")
+    if not place.endswith(".py"):
+        module, where = _module(place, target), place
+    else:
+        module, where = _file_module(Path(place).resolve()), place
+    found = vars(module)
+    if name not in found:
+        public = [key for key, value in found.items() if callable(value) and key[:1] != "_"]
+        near = get_close_matches(name, public, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        listed = ", ".join(public) or "no functions"
+        raise RewardNotFound(f'{where} has no function "{name}". It has {listed}.{hint}')
+    return found[name]
+
+
+def _module(place: str, target: str) -> Any:  # noqa: ANN401
+    try:
+        return pkgutil.resolve_name(f"{place}:")
+    except (ImportError, ValueError, AttributeError) as error:
+        raise RewardNotFound(
+            f"cannot import {place or target!r} of the reward {target}: {error}.\n"
+            "Install the package, or name a file: path/to/file.py:function"
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def _file_module(path: Path) -> Any:  # noqa: ANN401
+    if not path.is_file():
+        raise RewardNotFound(f"no file {path} with a reward in it")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,372 @@
+"""Where tasks come from, and in which order they are handed out.
+
+A task source is anything with `len()` and `[index]` that gives `Task`s: a list, a file's rows
+(`from_file`), a hub data set (`from_hf`) or a generator of endless ones (`procedural`). Train and
+test are two sources, never one source with a mode. `TaskSampler` owns the position.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from itertools import islice
+from json import dumps
+from pathlib import Path
+from typing import Any, Literal, Protocol, final
+
+import numpy as np
+
+from llmgym.errors import MissingExtraError, TaskSourceError
+from llmgym.messages import Message, Task
+from llmgym.tables import Row, read_table
+
+MultiLabel = Literal["first", "drop", "all"]
+
+
+class TaskSource(Protocol):
+    """Tasks by number. `len()` raises `TypeError` where there is no end: ask `num_tasks`."""
+
+    def __len__(self) -> int:
+        """Return how many tasks there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Task:
+        """Return task `index`, the same one at every call; `IndexError` past the end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which column of a table is what.
+
+    Attributes:
+        prompt: the column of prompts: text, or a list of messages.
+        answer: the column that becomes `Task.answer`; None for none.
+        solution: the column that becomes `Task.solution`, a perfect response; None for none.
+        names: the columns of a CSV or TSV file without a header line; None reads the header.
+        label: a column of label ids, turned into names by `labels`; None for none.
+        labels: a file of label names, one a line; line 1 names id 0.
+        multi_label: what a row with several labels becomes: its "first", nothing ("drop"),
+            or the tuple of "all".
+    """
+
+    prompt: str = "prompt"
+    answer: str | None = None
+    solution: str | None = None
+    names: tuple[str, ...] | None = None
+    label: str | None = None
+    labels: str | None = None
+    multi_label: MultiLabel = "first"
+
+
+def num_tasks(source: TaskSource | Sequence[Task]) -> int | None:
+    """Return how many tasks a source has, or None where it has no end."""
+    try:
+        return len(source)
+    except TypeError:
+        return None
+
+
+def task_id(prompt: str | Sequence[Message]) -> str:
+    """Return the content hash of a prompt: equal prompts are one task, on every machine."""
+    content = prompt if isinstance(prompt, str) else [message.as_dict() for message in prompt]
+    return sha256(dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def from_list(
+    rows: Iterable[Task | str | Mapping[str, Any]],
+    columns: Columns = Columns(),
+    *,
+    source: str = "list",
+) -> tuple[Task, ...]:
+    """Make tasks of prompts, of mappings by column name, or of ready tasks.
+
+    Raises:
+        TaskSourceError: no rows, or a row without its prompt; names the row (the first is 1).
+    """
+    pairs = list(enumerate(rows, start=1))
+    ready = [row for _, row in pairs if isinstance(row, Task)]
+    if ready and len(ready) == len(pairs):
+        return tuple(ready)
+    table = [(i, {columns.prompt: row} if isinstance(row, str) else row) for i, row in pairs]
+    return _tasks(table, columns, source)
+
+
+def from_file(
+    path: str | Path,
+    columns: Columns = Columns(),
+) -> tuple[Task, ...]:
+    """Read tasks from a .jsonl, .parquet, .csv or .tsv file; read once a process until it changes.
+
+    Raises:
+        TaskSourceError: no such file, an empty or broken one, a missing column or prompt; names
+            the line (JSONL, CSV, TSV) or row (Parquet).
+    """
+    path = Path(path)
+    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    return _file_tasks(path, columns, stamp)
+
+
+@lru_cache(maxsize=64)
+def _file_tasks(path: Path, columns: Columns, stamp: int) -> tuple[Task, ...]:
+    del stamp  # part of the key only: a file that changed is read again
+    return _tasks(read_table(path, columns.names), columns, str(path))
+
+
+def from_hf(
+    name: str,
+    columns: Columns = Columns(),
+    *,
+    split: str = "train",
+    config: str | None = None,
+) -> tuple[Task, ...]:
+    """Read tasks from a Hugging Face data set, by hub id or folder.
+
+    Raises:
+        MissingExtraError: the library `datasets` is not installed.
+        TaskSourceError: a missing column or prompt; names the row.
+    """
+    try:
+        import datasets  # noqa: PLC0415 - the door of this library
+    except ImportError as error:
+        message = 'reading from the hub needs datasets: pip install "llmgym-rl[data]"'
+        raise MissingExtraError(message) from error
+    rows = datasets.load_dataset(name, config, split=split)
+    return _tasks(list(enumerate(rows, start=1)), columns, f"{name}:{split}")
+
+
+def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Read the rows of a .jsonl, .parquet, .csv or .tsv file as dicts by column name.
+
+    Args:
+        path: the file; its suffix says what it is.
+        columns: the names of the columns of a CSV or TSV file without a header line.
+
+    Raises:
+        TaskSourceError: no such file, an empty one, or a broken line; names the line.
+    """
+    return [dict(row) for _, row in read_table(Path(path), columns)]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Procedural:
+    """Tasks made on demand: task i is `make(default_rng((seed, i)), level)`, always the same.
+
+    Attributes:
+        make: the generator of one task.
+        seed: another seed is another source.
+        level: the difficulty handed to `make`.
+        size: how many tasks there are; None for no end.
+    """
+
+    make: Callable[[np.random.Generator, int], Task]
+    seed: int = 0
+    level: int = 0
+    size: int | None = None
+
+    def __len__(self) -> int:
+        """Return the size; `TypeError` where there is no end."""
+        if self.size is None:
+            raise TypeError("this task source has no end, so it has no length: see num_tasks()")
+        return self.size
+
+    def __getitem__(self, index: int) -> Task:
+        """Make task `index`."""
+        if index < 0 or (self.size is not None and index >= self.size):
+            raise IndexError(f"task {index} is not in [0, {self.size})")
+        return self.make(np.random.default_rng((self.seed, index)), self.level)
+
+
+def procedural(
+    make: Callable[[np.random.Generator, int], Task],
+    seed: int = 0,
+    *,
+    level: int = 0,
+    size: int | None = None,
+) -> Procedural:
+    """Return the source whose task i is `make(default_rng((seed, i)), level)`."""
+    return Procedural(make, seed, level, size)
+
+
+def disjoint(
+    train: TaskSource | Sequence[Task], validation: TaskSource | Sequence[Task], *, cap: int = 10000
+) -> None:
+    """Check that no held-out task is also trained on; tasks are compared by id.
+
+    Args:
+        train: what is trained on.
+        validation: what is held out.
+        cap: of a source without an end, this many tasks are compared.
+
+    Raises:
+        TaskSourceError: the sources overlap; says by how much.
+    """
+    seen = {task.id for task in _first(train, cap)}
+    held_out = [task.id for task in _first(validation, cap)]
+    common = [one for one in held_out if one in seen]
+    if common:
+        raise TaskSourceError(
+            f"{len(common)} of {len(held_out)} held-out tasks are also in train (first: id "
+            f"{common[0]}). Their score would mean nothing.\nRemove them from one of the files."
+        )
+
+
+@final
+class TaskSampler:
+    """Hands out task numbers, each once an epoch over all ranks, resumable at any number of ranks.
+
+    There is one global position in one seeded order; a call of `next(n)` on every rank moves it
+    by `n * world_size`, and rank r gets the r-th block of n. The order of an epoch is a function
+    of (seed, epoch) alone. A source without an end is simply counted up.
+    """
+
+    def __init__(
+        self, length: int | None, seed: int = 0, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Start at the first task.
+
+        Args:
+            length: the number of tasks, `num_tasks(source)`; None for no end.
+            seed: chooses the order.
+            rank: of this process, in [0, world_size).
+            world_size: how many processes share the tasks; every one calls `next` equally often.
+
+        Raises:
+            TaskSourceError: the source is empty, or the rank is not one.
+        """
+        if length is not None and length < 1:
+            raise TaskSourceError("cannot sample from a source of 0 tasks; give it one row or more")
+        if not 0 <= rank < world_size:
+            raise TaskSourceError(f"rank must be in [0, {world_size}), got {rank}")
+        self._length, self._seed = length, seed
+        self._rank, self._world_size = rank, world_size
+        self._position = 0
+
+    def next(self, n: int) -> list[int]:
+        """Return this rank's next `n` task numbers."""
+        start = self._position + self._rank * n
+        self._position += n * self._world_size
+        return [self._at(position) for position in range(start, start + n)]
+
+    def state_dict(self) -> dict[str, int | None]:
+        """Return the global position, and what the order depends on."""
+        return {"position": self._position, "length": self._length, "seed": self._seed}
+
+    def load_state_dict(self, state: Mapping[str, int | None]) -> None:
+        """Go on where `state` was taken, at this or another number of ranks.
+
+        Raises:
+            TaskSourceError: the state is of another source or seed.
+        """
+        mine = self.state_dict()
+        for key in ("length", "seed"):
+            if state[key] != mine[key]:
+                raise TaskSourceError(
+                    f"the checkpoint's task order has {key} {state[key]}, this run has {mine[key]}."
+                    "\nResume with the same tasks and seed, or start a new run."
+                )
+        self._position = int(state["position"] or 0)
+
+    def _at(self, position: int) -> int:
+        if self._length is None:
+            return position
+        epoch, offset = divmod(position, self._length)
+        return int(_order(self._length, self._seed, epoch)[offset])
+
+
+@lru_cache(maxsize=4)
+def _order(length: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(length)
+
+
+def _first(source: TaskSource | Sequence[Task], cap: int) -> Iterable[Task]:
+    size = num_tasks(source)
+    return islice((source[i] for i in range(cap if size is None else size)), None)
+
+
+def _tasks(table: Sequence[Row], columns: Columns, source: str) -> tuple[Task, ...]:
+    if not table:
+        raise TaskSourceError(f"{source} has no rows; give it at least one")
+    for name in (columns.prompt, columns.answer, columns.solution, columns.label):
+        _check_column(name, table, columns, source)
+    names = _label_names(columns.labels)
+    made = [_task(number, row, columns, source, names) for number, row in table]
+    tasks = tuple(task for task in made if task is not None)
+    if not tasks:
+        raise TaskSourceError(f"{source} has no row with a single label, and multi_label is drop")
+    return tasks
+
+
+def _check_column(name: str | None, table: Sequence[Row], columns: Columns, source: str) -> None:
+    if name is None:
+        return
+    missing = [number for number, row in table if name not in row]
+    if not missing:
+        return
+    number = missing[0]
+    found = ", ".join(dict(table)[number])
+    where = source if len(missing) == len(table) else f"{source}, line {number},"
+    message = f'{where} has no column "{name}"; it has {found}.'
+    if name == columns.prompt:
+        other = next(iter(dict(table)[number]), "NAME")
+        message += (
+            f"\nName yours: --data.prompt-column {other}, or for an environment "
+            f"--envs.0.kwargs.prompt_column {other}"
+        )
+    raise TaskSourceError(message)
+
+
+def _task(
+    number: int, row: Mapping[str, Any], columns: Columns, source: str, names: Sequence[str]
+) -> Task | None:
+    meta = {name: value for name, value in row.items() if name != columns.prompt}
+    if columns.label is not None:
+        labels = _labels(row[columns.label], names, f"{source}, line {number}")
+        if columns.multi_label == "drop" and len(labels) != 1:
+            return None
+        meta[columns.label] = labels if columns.multi_label == "all" else labels[0]
+    prompt = _prompt(row[columns.prompt], f'{source}, line {number}, column "{columns.prompt}"')
+    solution = None if columns.solution is None else str(row[columns.solution])
+    answer = None if columns.answer is None else meta[columns.answer]
+    return Task(
+        id=task_id(prompt),
+        prompt=prompt,
+        answer=answer,
+        solution=solution,
+        source=source,
+        meta=meta,
+    )
+
+
+def _prompt(value: object, where: str) -> str | tuple[Message, ...]:
+    if isinstance(value, str) and value.strip():
+        return value
+    items = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    if items and all(isinstance(one, Mapping) and {"role", "content"} <= set(one) for one in items):
+        return tuple(Message(role=one["role"], content=one["content"]) for one in items)
+    raise TaskSourceError(
+        f"{where}: a prompt is text that is not empty, or a list of messages with role and "
+        f"content; got {value!r:.80}"
+    )
+
+
+def _label_names(path: str | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    if not Path(path).is_file():
+        raise TaskSourceError(f"no file {path} with the label names, one a line")
+    return tuple(Path(path).read_text(encoding="utf-8").split("\n"))
+
+
+def _labels(value: object, names: Sequence[str], where: str) -> tuple[Any, ...]:
+    cells = value.split(",") if isinstance(value, str) else value
+    cells = tuple(cells) if isinstance(cells, Sequence) else (cells,)
+    if not names:
+        return cells
+    try:
+        return tuple(names[int(cell)].strip() for cell in cells)
+    except (IndexError, ValueError, TypeError) as error:
+        last = len(names) - 1
+        message = f"{where}: label {value!r} is not an id in [0, {last}] of the labels file"
+        raise TaskSourceError(message) from error
