@@ -1,0 +1,59 @@
+# Everything a checkout does. `make train` and `make test` need python3 (3.11 or newer) and make, nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# Options for pip when torch is installed, such as --find-links with a folder of CPU builds.
+TORCH_OPTIONS ?=
+# Two workers with one thread each finish the suite sooner than one worker with two threads.
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+PYTEST = $(BIN)/python -m pytest -q
+
+.PHONY: install train test test-slow test-gpu format lint type architecture check clean help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+
+install: $(STAMP)  ## make .venv with the exact versions of constraints.txt
+
+# torch goes first and alone: it is the only part with a build for machines without a GPU.
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "llmgym needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12 install" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH_OPTIONS) torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,data,math,dev]"
+	@touch $(STAMP)
+
+train: install  ## run the quickstart: a warm start, then PPO, in about five minutes
+	OMP_NUM_THREADS=2 $(BIN)/llmgym train quickstart --clean
+
+test: install  ## the default suite: everything this machine can run, without the slow part
+	$(PYTEST) -n $(WORKERS)
+
+test-slow: install  ## the slow part
+	$(PYTEST) -n $(WORKERS) -m slow
+
+test-gpu: install  ## the tests that need a CUDA device; fails where there is none
+	$(PYTEST) -m gpu
+
+format: install  ## rewrite the code in the house's layout
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+lint: install  ## layout, lint, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+
+type: install  ## static types
+	$(BIN)/pyright
+
+architecture: install  ## the house rules, executed
+	$(PYTEST) tests/architecture
+
+check: lint type architecture test  ## all of the above that CI runs
+
+clean:  ## remove the environment, caches and builds; runs/ stays
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

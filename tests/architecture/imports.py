@@ -1,0 +1,173 @@
+"""The rules of imports: they point down, each library has its door, some files stay light."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+from tests.architecture.source import (
+    CODE,
+    PACKAGES,
+    Import,
+    dotted,
+    found,
+    imports,
+    module,
+    name,
+    nodes,
+    tree,
+)
+
+FLOORS = (
+    "llmgym trainers",  # two rooms; "trainers" alone is its __init__, which imports nothing
+    "trainers.errors trainers.config trainers.batch",
+    "trainers.functional trainers.distributed",
+    "trainers.models",
+    "trainers.backends trainers.generation",
+    "trainers.learner trainers.collect",
+    "trainers.ppo trainers.sft trainers.reward_model trainers.compress",
+    "trainers.checkpoint trainers.evaluate trainers.export "
+    "trainers.loggers trainers.report trainers.serve",
+    "trainers.runner",
+    "trainers.cli",
+)
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms.split()}
+DOORS = {
+    "deepspeed": "trainers/backends/deepspeed.py",
+    "vllm": "trainers/generation/vllm.py",
+    "wandb": "trainers/loggers/wandb.py",
+    "datasets": "llmgym/tasks.py",
+    "peft": "trainers/models/adapters.py",
+    "optuna": "trainers/cli/sweep.py",
+    "httpx": "llmgym/remote.py",
+    "tenacity": "llmgym/remote.py",
+    "math_verify": "llmgym/rewards/rules.py",
+    "reasoning_gym": "llmgym/envs/reasoning.py",
+    "fastapi": "trainers/serve/ llmgym/server.py",
+    "uvicorn": "trainers/serve/ llmgym/server.py",
+    "accelerate": "nobody",  # installed with the extra `train`, never imported by us
+}
+NO_TORCH = (
+    "trainers/__init__.py",
+    "trainers/errors.py",
+    "trainers/config.py",
+    "trainers/backends/__init__.py",
+    "trainers/backends/zero_config.py",
+)
+# `trainers.run` is found on first use, by the module's __getattr__; nothing is imported before.
+ON_FIRST_USE = {"trainers/__init__.py": ("trainers.runner", "trainers.runner.run")}
+
+
+def place(root: Path, target: str) -> tuple[int, str] | None:
+    """Give the floor and the room of a module of ours; None if it has no floor."""
+    parts = target.split(".")
+    prefix = ".".join(parts[: 1 if parts[0] == "llmgym" else 2])
+    if prefix not in LEVEL:
+        return None
+    is_folder = (root / prefix.replace(".", "/")).is_dir()
+    return LEVEL[prefix], prefix if is_folder else "loose"
+
+
+def points_down(root: Path, path: Path, one: Import) -> str | None:
+    """Say what is wrong with one import of a file, as far as floors go."""
+    ours = one.target.split(".")[0] in PACKAGES
+    if not ours or (one.lazy and one.target in ON_FIRST_USE.get(name(root, path), ())):
+        return None
+    here, there = place(root, module(root, path)), place(root, one.target)
+    if here is None or there is None:
+        return f"{one.target} has no floor: give it one in the list of floors"
+    if there[0] < here[0] or there == here:
+        return None
+    return f"on floor {here[0]} imports {one.target}, on floor {there[0]}"
+
+
+def every_file_has_a_floor(root: Path) -> list[str]:
+    """Each file of the two packages stands on a floor."""
+    lost = (p for p in found(root, *PACKAGES) if place(root, module(root, p)) is None)
+    return [f"{name(root, path)}: has no floor" for path in lost]
+
+
+def imports_point_down(root: Path) -> list[str]:
+    """A module imports from floors below its own, or from its own room."""
+    return [
+        f"{name(root, path)}:{one.line}: {fault}"
+        for path in found(root, *PACKAGES)
+        for one in imports(path)
+        if not one.relative and (fault := points_down(root, path, one))
+    ]
+
+
+def imports_are_absolute(root: Path) -> list[str]:
+    """No relative import."""
+    return [
+        f"{name(root, path)}:{one.line}: relative import: write it out"
+        for path in found(root, *CODE, "tests")
+        for one in imports(path)
+        if one.relative
+    ]
+
+
+def no_import_cycle(root: Path) -> list[str]:
+    """No two modules need each other."""
+    ours = {module(root, path): path for path in found(root, *PACKAGES)}
+    edges = {
+        one: {i.target for i in imports(path) if not (i.lazy and name(root, path) in ON_FIRST_USE)}
+        & (ours.keys() - {one})
+        for one, path in ours.items()
+    }
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        return ["cycle: " + " -> ".join(error.args[1])]
+    return []
+
+
+def libraries_have_doors(root: Path) -> list[str]:
+    """An optional, heavy or moving library is imported in one place."""
+    return [
+        f"{name(root, path)}:{one.line}: imports {library}: only {DOORS[library]} may"
+        for path in found(root, *CODE)
+        for one in imports(path)
+        if (library := one.target.split(".")[0]) in DOORS
+        and not name(root, path).startswith(tuple(DOORS[library].split()))
+    ]
+
+
+def is_torch_free(root: Path, path: Path) -> bool:
+    """Tell whether a file must not import torch or transformers."""
+    here = name(root, path)
+    says_so = "Needs: torch" in (ast.get_docstring(tree(path)) or "")
+    may = says_so and here.startswith(("llmgym/envs/", "llmgym/rewards/model.py"))
+    return here in NO_TORCH or (here.startswith("llmgym/") and not may)
+
+
+def torch_stays_out(root: Path) -> list[str]:
+    """The light files import neither torch nor transformers."""
+    return [
+        f"{name(root, path)}:{one.line}: imports {one.target}; it must not"
+        for path in found(root, *PACKAGES)
+        for one in imports(path)
+        if one.target.split(".")[0] in ("torch", "transformers") and is_torch_free(root, path)
+    ]
+
+
+def only_the_registry_imports_by_name(root: Path) -> list[str]:
+    """`import_module` and `__import__` stand in llmgym/registry.py only."""
+    return [
+        f"{name(root, path)}:{node.lineno}: imports by name: only llmgym/registry.py may"
+        for path in found(root, *CODE)
+        if name(root, path) != "llmgym/registry.py"
+        for node in nodes(path)
+        if isinstance(node, ast.Call)
+        and dotted(node.func).split(".")[-1] in ("import_module", "__import__")
+    ]
+
+
+RULES = (
+    every_file_has_a_floor,
+    imports_point_down,
+    imports_are_absolute,
+    no_import_cycle,
+    libraries_have_doors,
+    torch_stays_out,
+    only_the_registry_imports_by_name,
+)

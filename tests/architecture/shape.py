@@ -1,0 +1,135 @@
+"""The rules of shape: short files and functions, plain names, classes abstract or final."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.architecture.source import (
+    ALL,
+    CODE,
+    PACKAGES,
+    dotted,
+    found,
+    functions,
+    imports,
+    module,
+    name,
+    nodes,
+)
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+BAD_NAME = re.compile(r"(^|[./])(utils|helpers|common|misc)($|\.)|_(v\d+|old|new|legacy)($|\.)")
+EXCEPTION = re.compile(r"(Error|Exception|Warning|NotFound)$")
+SKIPS = ("pytest.skip", "pytest.mark.skip", "unittest.skip")
+
+
+def files_are_short(root: Path) -> list[str]:
+    """No file is longer than 400 lines."""
+    lengths = {path: path.read_text("utf-8").count("\n") for path in found(root, *ALL)}
+    return [
+        f"{name(root, path)}: {lines} lines, over {MAX_FILE_LINES}: split it"
+        for path, lines in lengths.items()
+        if lines > MAX_FILE_LINES
+    ]
+
+
+def functions_are_short(root: Path) -> list[str]:
+    """No function is longer than 60 lines."""
+    return [
+        f"{name(root, path)}:{one.lineno}: {one.name} has {lines} lines, over {MAX_FUNCTION_LINES}"
+        for path in found(root, *ALL)
+        for one in functions(path)
+        if (lines := (one.end_lineno or 0) - one.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+
+
+def names_say_what_is_held(root: Path) -> list[str]:
+    """No drawer modules, no second generations."""
+    return [
+        f"{name(root, path)}: name it for what it holds"
+        for path in found(root, *ALL)
+        if BAD_NAME.search(module(root, path))
+    ]
+
+
+def code_is_ascii(root: Path) -> list[str]:
+    """Code is ASCII; other text stands as escapes."""
+    return [
+        f"{name(root, path)}:{number}: not ASCII: write an escape"
+        for path in found(root, *ALL)
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if not line.isascii()
+    ]
+
+
+def no_test_skips_itself(root: Path) -> list[str]:
+    """What is skipped is decided in conftest, from markers."""
+    faults = []
+    for path in found(root, "tests"):
+        for node in nodes(path) if name(root, path) != "tests/conftest.py" else ():
+            said = dotted(node) if isinstance(node, ast.Attribute) else ""
+            if said in SKIPS or said.endswith(("skipif", "importorskip")):
+                faults.append(f"{name(root, path)}:{node.lineno}: {said}: use a marker")
+        faults += [
+            f"{name(root, path)}:{one.line}: {one.target}: use a marker"
+            for one in imports(path)
+            if one.target in ("pytest.skip", "pytest.importorskip", "unittest.skip")
+        ]
+    return faults
+
+
+def no_probing(root: Path) -> list[str]:
+    """No `hasattr`: a type says what an object has."""
+    return [
+        f"{name(root, path)}:{node.lineno}: hasattr: a type says what an object has"
+        for path in found(root, *CODE)
+        for node in nodes(path)
+        if isinstance(node, ast.Call) and dotted(node.func) == "hasattr"
+    ]
+
+
+def classes(path: Path) -> Iterator[ast.ClassDef]:
+    """Yield every class of a file."""
+    yield from (node for node in nodes(path) if isinstance(node, ast.ClassDef))
+
+
+def bases(node: ast.ClassDef) -> list[str]:
+    """List the last words of a class's bases."""
+    return [dotted(base).split(".")[-1] for base in node.bases]
+
+
+def is_abstract(node: ast.ClassDef) -> bool:
+    """Tell whether a class is meant to be derived from."""
+    metaclass = any(dotted(keyword.value).endswith("ABCMeta") for keyword in node.keywords)
+    abstract = any(
+        dotted(decorator).endswith("abstractmethod")
+        for function in ast.walk(node)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for decorator in function.decorator_list
+    )
+    return metaclass or abstract or bool({"ABC", "Protocol"} & set(bases(node)))
+
+
+def classes_are_abstract_or_final(root: Path) -> list[str]:
+    """In trainers/ no class derives from a concrete class of ours; exceptions may."""
+    every = [node for path in found(root, *PACKAGES) for node in classes(path)]
+    concrete = {c.name for c in every if not is_abstract(c) and not EXCEPTION.search(c.name)}
+    return [
+        f"{name(root, path)}:{node.lineno}: {node.name} derives from {base}, which is concrete"
+        for path in found(root, "trainers")
+        for node in classes(path)
+        for base in bases(node)
+        if base in concrete
+    ]
+
+
+RULES = (
+    files_are_short,
+    functions_are_short,
+    names_say_what_is_held,
+    code_is_ascii,
+    no_test_skips_itself,
+    no_probing,
+    classes_are_abstract_or_final,
+)

@@ -1,0 +1,146 @@
+"""The rules of words: public names, settings, metric keys and config files explain themselves."""
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+
+from tests.architecture.source import PACKAGES, Function, found, name, nodes, tree
+
+SECTIONS = (
+    "objective|policy|value|loss|rewards|env|completions|advantages|perf|timing_s|eval|train"
+    "|sft|reward_model"
+)
+METRIC = re.compile(rf"({SECTIONS})/[a-z0-9_{{}}./@]+")
+SHAPE = re.compile(r"\[[^\]\n]*\]")
+HEADER = ("Purpose", "Hardware", "Result", "Run")
+
+
+def public(path: Path) -> Iterator[tuple[ast.ClassDef | Function, str]]:
+    """Yield a file's public classes, functions and methods, each with its class's docstring."""
+    for node in tree(path).body:
+        if not isinstance(node, ast.ClassDef | Function) or node.name.startswith("_"):
+            continue
+        yield node, ""
+        if isinstance(node, ast.ClassDef):
+            above = ast.get_docstring(node) or ""
+            members = (one for one in node.body if isinstance(one, Function))
+            yield from ((one, above) for one in members if not one.name.startswith("_"))
+
+
+def public_names_have_docstrings(root: Path) -> list[str]:
+    """Every module, and every public class, function and method, has a docstring."""
+    silent = []
+    for path in found(root, *PACKAGES, "scripts"):
+        if tree(path).body and not ast.get_docstring(tree(path)):
+            silent.append(f"{name(root, path)}:1: no header: say what the file is")
+        silent += [
+            f"{name(root, path)}:{node.lineno}: {node.name} has no docstring"
+            for node, _ in public(path)
+            if not ast.get_docstring(node)
+        ]
+    return silent
+
+
+def takes_tensors(node: ast.AST) -> bool:
+    """Tell whether a function has a parameter annotated as a tensor."""
+    if not isinstance(node, Function):
+        return False
+    every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    said = (ast.unparse(one.annotation) for one in every if one.annotation)
+    return any(re.search(r"\bTensor\b", text) for text in said)
+
+
+def tensors_have_shapes(root: Path) -> list[str]:
+    """A public function that takes tensors says their shapes in brackets, as in [B, T]."""
+    return [
+        f"{name(root, path)}:{node.lineno}: {node.name} takes tensors and names no shape, as [B, T]"
+        for path in found(root, "trainers")
+        for node, above in public(path)
+        if takes_tensors(node) and not SHAPE.search((ast.get_docstring(node) or "") + above)
+    ]
+
+
+def is_text(node: ast.AST | None) -> bool:
+    """Tell whether a statement is a bare string."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def settings_explain_themselves(root: Path) -> list[str]:
+    """Every field of trainers/config.py is followed by its string, which is its --help."""
+    return [
+        f"{name(root, path)}:{field.lineno}: {owner.name}.{field.target.id} has no string under it"
+        for path in found(root, "trainers")
+        if name(root, path) == "trainers/config.py"
+        for owner in nodes(path)
+        if isinstance(owner, ast.ClassDef)
+        for field, after in zip(owner.body, [*owner.body[1:], None], strict=True)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if not is_text(after)
+    ]
+
+
+def family(key: str) -> str:
+    """Give a metric key with its parts named by data left open: rewards/{}/mean."""
+    return re.sub(r"\{[^}]*\}", "{}", key)
+
+
+def literal(node: ast.AST) -> str:
+    """Give the text of a string or an f-string, its expressions as {}; else nothing."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return family(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
+    return ""
+
+
+def metric_literals(path: Path) -> set[str]:
+    """Give the literals of a file that look like a metric key, docstrings apart."""
+    inside = {id(part) for n in nodes(path) if isinstance(n, ast.JoinedStr) for part in n.values}
+    prose = {id(node.value) for node in nodes(path) if is_text(node)}
+    kept = (node for node in nodes(path) if id(node) not in inside | prose)
+    return {text for node in kept if METRIC.fullmatch(text := literal(node))}
+
+
+def metrics_are_documented(root: Path) -> list[str]:
+    """The metric keys in the source are the first column of docs/metrics.md, both ways."""
+    page = root / "docs/metrics.md"
+    if not page.exists():
+        return []
+    rows = (line.split("|")[1] for line in page.read_text("utf-8").splitlines() if line[:1] == "|")
+    documented = {family(key) for row in rows for key in re.findall(r"`([^`]+)`", row)}
+    used: dict[str, str] = {}
+    for path in found(root, "trainers"):
+        used |= dict.fromkeys(metric_literals(path), name(root, path))
+    return [
+        *(f"{used[key]}: {key} has no row in docs/metrics.md" for key in used.keys() - documented),
+        *(f"docs/metrics.md: {key} is nowhere in trainers/" for key in documented - used.keys()),
+    ]
+
+
+def config_files_have_headers(root: Path) -> list[str]:
+    """A config file opens with purpose, hardware, result and the command that names it."""
+    faults = []
+    for path in sorted((root / "configs").rglob("*.yaml")):
+        lines = path.read_text("utf-8").splitlines()
+        comments = list(takewhile(lambda line: line.startswith("#"), lines))
+        missing = [word for word in HEADER if not any(f"# {word}:" in one for one in comments)]
+        faults += [f"{name(root, path)}: no line `# {word}:`" for word in missing]
+        said = "\n".join(comments).partition("# Run:")[2]
+        if not re.search(rf"\b{re.escape(path.stem)}\b", said):
+            faults.append(f"{name(root, path)}: the command after `# Run:` does not name it")
+    return faults
+
+
+RULES = (
+    public_names_have_docstrings,
+    tensors_have_shapes,
+    settings_explain_themselves,
+    metrics_are_documented,
+    config_files_have_headers,
+)
