@@ -1,0 +1,1 @@
+"""PPO for language-model and classic environments. This package imports nothing by itself."""

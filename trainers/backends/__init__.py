@@ -1,0 +1,1 @@
+"""Engines: what holds weights and an optimizer and takes steps."""

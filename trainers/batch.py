@@ -1,0 +1,269 @@
+"""What travels through training: frozen records of tensors, and sums that become metrics.
+
+Shapes: B rows (sequences or environments), T actions of a row (response tokens or env steps),
+P prompt tokens, L = P + T. `[B, T]` fields are aligned on actions; masks say what is True.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextInputs:
+    """Token sequences: prompts padded on the left, responses on the right.
+
+        [ pad pad p0 p1 | r0 r1 r2 pad ]
+          <----- P ---->  <---- T ---->
+
+    Attributes:
+        tokens: [B, L] ids; what stands in padding never matters.
+        attention_mask: [B, L] True on real tokens.
+        num_prompt: P, so that actions are `tokens[:, P:]`.
+    """
+
+    tokens: Int[Tensor, "B L"]
+    attention_mask: Bool[Tensor, "B L"]
+    num_prompt: int
+
+    @property
+    def actions(self) -> Int[Tensor, "B T"]:
+        """[B, T] the ids after the prompt."""
+        return self.tokens[:, self.num_prompt :]
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        """[B] real tokens of each row: what a row costs."""
+        return self.attention_mask.sum(1)
+
+    def rows(self, index: Tensor) -> Self:
+        """Return the rows of `index` [N]."""
+        return replace(self, tokens=self.tokens[index], attention_mask=self.attention_mask[index])
+
+    def to(self, device: torch.device) -> Self:
+        """Return a copy on `device`."""
+        return replace(
+            self, tokens=self.tokens.to(device), attention_mask=self.attention_mask.to(device)
+        )
+
+    def window(self) -> tuple[int, int]:
+        """Return (left, right): prompt columns and action columns that no row needs.
+
+        At least one prompt and one action column stay.
+        """
+        used = self.attention_mask.any(0)
+        used[self.num_prompt - 1 : self.num_prompt + 1] = True
+        columns = used.nonzero().flatten()
+        return int(columns[0]), used.shape[0] - 1 - int(columns[-1])
+
+    def narrowed(self, left: int, right: int) -> Self:
+        """Return the rows without `left` prompt and `right` action columns."""
+        end = self.tokens.shape[1] - right
+        return replace(
+            self,
+            tokens=self.tokens[:, left:end],
+            attention_mask=self.attention_mask[:, left:end],
+            num_prompt=self.num_prompt - left,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlInputs:
+    """Steps of numeric environments: obs [B, T, ...] and actions [B, T] or [B, T, A]."""
+
+    obs: Float[Tensor, "B T ..."]
+    actions: Tensor
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        """[B] steps of each row: what a row costs."""
+        return torch.full(self.obs.shape[:1], self.obs.shape[1], device=self.obs.device)
+
+    def rows(self, index: Tensor) -> Self:
+        """Return the rows of `index` [N]."""
+        return replace(self, obs=self.obs[index], actions=self.actions[index])
+
+    def to(self, device: torch.device) -> Self:
+        """Return a copy on `device`."""
+        return replace(self, obs=self.obs.to(device), actions=self.actions.to(device))
+
+    def flat(self) -> Self:
+        """Return every step as a row of its own, [B * T, 1, ...]: an MLP has no memory."""
+        return replace(
+            self,
+            obs=self.obs.flatten(0, 1).unsqueeze(1),
+            actions=self.actions.flatten(0, 1).unsqueeze(1),
+        )
+
+    def window(self) -> tuple[int, int]:
+        """Return (0, 0): there is no padding."""
+        return 0, 0
+
+    def narrowed(self, left: int, right: int) -> Self:
+        """Return itself; there is nothing to trim."""
+        assert (left, right) == (0, 0), "control rows have no padding"
+        return self
+
+
+Inputs = TextInputs | ControlInputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """What happened in one iteration on this rank: the collector's work.
+
+    Attributes:
+        response_mask: [B, T] True on actions the policy took; False on padding, on what the
+            environment said between turns, and in rows whose reward failed.
+        logprobs: [B, T] of the actions under the policy that took them, by the trainer's forward,
+            of the tempered distribution.
+        generator_logprobs: [B, T] the same figure as the sampler reported it, or None.
+        ref_logprobs: [B, T] under the reference, or None without one.
+        rewards: [B, T] shaped reward after each action.
+        values: [B, T] critic at the state before each action.
+        next_values: [B, T] critic at the state after it.
+        terminated: [B, T] True where the task ended.
+        boundary: [B, T] True at the last action of an episode, or of the rollout.
+        index: [B] sequence index, counted over all ranks.
+    """
+
+    inputs: Inputs
+    response_mask: Bool[Tensor, "B T"]
+    logprobs: Float[Tensor, "B T"]
+    generator_logprobs: Float[Tensor, "B T"] | None = None
+    ref_logprobs: Float[Tensor, "B T"] | None = None
+    rewards: Float[Tensor, "B T"]
+    values: Float[Tensor, "B T"]
+    next_values: Float[Tensor, "B T"]
+    terminated: Bool[Tensor, "B T"]
+    boundary: Bool[Tensor, "B T"]
+    index: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience:
+    """What is learned from: fixed for all epochs of an iteration.
+
+    Attributes:
+        response_mask: [B, T] True on actions that count.
+        old_logprobs: [B, T] what the ratio divides by.
+        ref_logprobs: [B, T] under the reference, or None.
+        generator_logprobs: [B, T] as the sampler reported them, or None.
+        old_values: [B, T] critic before the update.
+        advantages: [B, T] whitened where configured.
+        returns: [B, T] targets of the critic, never whitened.
+        index: [B] sequence index, counted over all ranks.
+    """
+
+    inputs: Inputs
+    response_mask: Bool[Tensor, "B T"]
+    old_logprobs: Float[Tensor, "B T"]
+    ref_logprobs: Float[Tensor, "B T"] | None = None
+    generator_logprobs: Float[Tensor, "B T"] | None = None
+    old_values: Float[Tensor, "B T"]
+    advantages: Float[Tensor, "B T"]
+    returns: Float[Tensor, "B T"]
+    index: Int[Tensor, " B"]
+
+    def __len__(self) -> int:
+        """Return B."""
+        return self.index.shape[0]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    def rows(self, index: Tensor) -> Self:
+        """Return the rows of `index` [N]."""
+        picked = {name: value[index] for name, value in self._tensors().items()}
+        return replace(self, inputs=self.inputs.rows(index), **picked)
+
+    def to(self, device: torch.device) -> Self:
+        """Return a copy on `device`."""
+        moved = {name: value.to(device) for name, value in self._tensors().items()}
+        return replace(self, inputs=self.inputs.to(device), **moved)
+
+    def masked(self) -> Self:
+        """Return the same rows with nothing to learn: they keep ranks in step."""
+        return replace(self, response_mask=torch.zeros_like(self.response_mask))
+
+    def trimmed(self) -> Self:
+        """Return the rows without the padding columns that none of them needs."""
+        left, right = self.inputs.window()
+        end = self.response_mask.shape[1] - right
+        cut = {k: v[:, :end] for k, v in self._tensors().items() if v.dim() == 2}
+        return replace(self, inputs=self.inputs.narrowed(left, right), **cut)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Held-out performance in one environment: a mean with its 95 % interval.
+
+    Attributes:
+        scores: one figure a task, in task order, for paired comparisons.
+        rows: prompts, completions and scores, for the samples shown.
+    """
+
+    env: str
+    mean: float
+    ci_low: float
+    ci_high: float
+    scores: tuple[float, ...] = ()
+    rows: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Sums that are divided once, at the end: never a mean of means.
+
+    Attributes:
+        means: name -> (numerator, denominator).
+        maxima: name -> largest value seen.
+        minima: name -> smallest value seen.
+    """
+
+    means: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    maxima: Mapping[str, float] = field(default_factory=dict)
+    minima: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def scalars(cls, values: Mapping[str, float]) -> Self:
+        """Take figures that are global already; adding two of a name averages them."""
+        return cls(means={name: (float(value), 1.0) for name, value in values.items()})
+
+    @classmethod
+    def masked(cls, values: Mapping[str, Tensor], mask: Tensor) -> Self:
+        """Take the mean of each [B, T] tensor over the True entries of `mask` [B, T]."""
+        count = float(mask.sum())
+        sums = {k: float(v.detach().double()[mask].sum()) for k, v in values.items()}
+        return cls(means={name: (total, count) for name, total in sums.items()})
+
+    def __add__(self, other: "Metrics") -> "Metrics":
+        """Pool what both have seen."""
+        means = dict(self.means)
+        for name, (numerator, denominator) in other.means.items():
+            have = means.get(name, (0.0, 0.0))
+            means[name] = (have[0] + numerator, have[1] + denominator)
+        maxima, minima = dict(self.maxima), dict(self.minima)
+        for name, value in other.maxima.items():
+            maxima[name] = max(value, maxima.get(name, value))
+        for name, value in other.minima.items():
+            minima[name] = min(value, minima.get(name, value))
+        return Metrics(means=means, maxima=maxima, minima=minima)
+
+    def __or__(self, other: "Metrics") -> "Metrics":
+        """Join two sets of names; the right one wins."""
+        return Metrics(
+            means={**self.means, **other.means},
+            maxima={**self.maxima, **other.maxima},
+            minima={**self.minima, **other.minima},
+        )
+
+    def values(self) -> dict[str, float]:
+        """Return name -> figure; what nothing was counted for is left out."""
+        means = {name: n / d for name, (n, d) in self.means.items() if d}
+        return {**means, **self.maxima, **self.minima}

@@ -1,0 +1,1 @@
+"""Collectors: environments times a policy, into rollouts."""

@@ -1,0 +1,280 @@
+"""Every setting: frozen, strict and documented under each field. No torch, no tyro.
+
+`config_files.py` reads and writes these as YAML; `llmgym schema` prints them. A value is checked
+once, when it is built, and never repaired. What follows from other settings is a property.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from trainers.config_ppo import RULES, Count, NonNegative, Positive, PPOConfig, Share, Whole
+from trainers.errors import ConfigError
+
+PACKAGED = Path(__file__).parent / "configs"
+CONFIG_ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "configs"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run lives and what its randomness starts from."""
+
+    name: Name = "default"
+    """Folder of the run below `dir`; an existing one is refused unless resumed or cleaned."""
+    dir: str = "runs"
+    """Folder that holds all runs."""
+    seed: Whole = 0
+    """Seed of every random stream of the run."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class ModelConfig:
+    """The policy: a model that exists, or a fresh one."""
+
+    path: str | None = None
+    """A Hugging Face folder or hub id; null builds a fresh `preset`."""
+    preset: Literal["tiny", "small", "base", "mlp"] = "tiny"
+    """Fresh model: a Llama of about 1, 5 or 16 M parameters, or `mlp` for numeric observations."""
+    hidden_sizes: list[Count] = Field(default_factory=lambda: [64, 64])
+    """Widths of the hidden layers of `mlp`."""
+    vocab_size: Annotated[int, Field(ge=300)] | None = None
+    """Tokens of a tokenizer trained for a fresh model; null: 512 tiny, 4096 small and base."""
+    context: Count = 512
+    """Longest sequence of a fresh model, in tokens."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the forward pass; auto: bfloat16 on a GPU that multiplies it, else float32."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """Attention kernel; auto leaves the choice to transformers."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class TokenizerConfig:
+    """The tokenizer, where it is not the model's own."""
+
+    path: str | None = None
+    """A tokenizer folder or hub id; null: the model's own, or a fresh one for a fresh model."""
+    chat_template: str | None = None
+    """A file with a Jinja chat template; null: the tokenizer's own."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class DataConfig:
+    """Demonstration rows of the stage sft. PPO's tasks come from `envs`."""
+
+    path: str | None = None
+    """A .jsonl, .parquet, .csv or .tsv file, or a hub id; null: the solutions of `envs`."""
+    prompt_column: str = "prompt"
+    """Column with the prompt: text, or a list of messages. Empty: rows have no prompt."""
+    response_column: str = "response"
+    """Column with the response."""
+    columns: list[str] | None = None
+    """Names of a CSV's or TSV's columns, where it has no header line."""
+    num_examples: Count | None = None
+    """How many demonstrations to use; null: all (1024 of a procedural environment)."""
+    too_long: Literal["raise", "drop"] = "raise"
+    """A row or a prompt over the length limit stops the run, or is dropped and counted."""
+    split: str = "train"
+    """Split of a hub data set."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class EnvConfig:
+    """One environment of the run."""
+
+    id: str = "llmgym/Arithmetic-v0"
+    """A registered Gymnasium id, or `pkg.mod:ns/Name-v0`."""
+    weight: Positive = 1.0
+    """Share of the episodes, relative to the other entries."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the environment."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class RewardConfig:
+    """One reward; at most one of function and name. Neither: the environment's own."""
+
+    function: str | None = None
+    """`pkg.mod:fn` or `FILE.py:fn`. Short form: --reward."""
+    name: str | None = None
+    """A registered reward, such as `math.boxed`."""
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Factor of this reward in the sum."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the reward."""
+    isolated: bool = True
+    """Run a function in a process that can be killed when it hangs."""
+    timeout_seconds: Positive = 30.0
+    """Time one call of an isolated function may take."""
+
+    def __post_init__(self) -> None:
+        """Refuse two sources for one reward."""
+        if self.function is not None and self.name is not None:
+            raise ConfigError(
+                f"a reward has one source, got function {self.function!r} and name {self.name!r}. "
+                "Give one of them."
+            )
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class SFTConfig:
+    """Supervised stage: next-token cross-entropy on the responses of demonstrations."""
+
+    num_epochs: Whole = 0
+    """Passes over the demonstrations; 0 leaves the stage out."""
+    batch_size: Count = 32
+    """Rows of one optimizer step, over all ranks."""
+    learning_rate: Positive = 2.0e-5
+    """Peak rate; 1e-3 suits a fresh tiny model."""
+    warmup_fraction: Share = 0.03
+    """Share of the steps with a linearly rising rate; a cosine to 10 % follows."""
+    weight_decay: NonNegative = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: Positive | None = 1.0
+    """Largest gradient norm; null: no clipping."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of the rows kept back to measure the loss on."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class GenerationConfig:
+    """How responses are sampled."""
+
+    max_prompt_tokens: Count = 256
+    """Longest prompt, in tokens; a longer one is never cut (see data.too_long)."""
+    max_new_tokens: Count = 64
+    """Longest response of a turn, in tokens."""
+    temperature: Positive = 1.0
+    """Divides the logits, for policy, old policy and reference alike."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus of evaluation and play; training needs 1.0."""
+    top_k: Whole = 0
+    """Most likely tokens of evaluation and play; 0: all. Training needs 0."""
+    eos_token_ids: list[Whole] | None = None
+    """Ids that end a response; null: every one the model and its tokenizer name."""
+    batch_size: Count = 256
+    """Most rows generated at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse sampling from another support than the one that is scored."""
+        for field, got, neutral in (("top_p", self.top_p, 1.0), ("top_k", self.top_k, 0)):
+            if got != neutral:
+                raise ConfigError(
+                    f"generation.{field} must be {neutral} in training, got {got}: narrowing the "
+                    f"support makes every ratio wrong. For evaluation: llmgym eval --{field}."
+                )
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class BackendConfig:
+    """What runs the models."""
+
+    micro_batch_tokens: Count = 8192
+    """Most tokens, padding included, of one forward and backward pass of a rank."""
+    logprob_chunk: Count = 512
+    """Positions whose logits exist at once."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    timeout_seconds: Positive = 1800.0
+    """How long a rank waits for the others."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class EvalConfig:
+    """Greedy evaluation on tasks that are held out."""
+
+    every: Whole = 20
+    """Iterations between evaluations; 0: before and after only."""
+    num_tasks: Whole = 512
+    """Held-out tasks of an environment (`mlp`: episodes); 0: no evaluation."""
+    kwargs: dict[str, Any] = Field(default_factory=lambda: {"split": "test"})
+    """Arguments of the environments that make them held out, over those of `envs`."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What is saved to continue from."""
+
+    every: Whole = 10
+    """Iterations between checkpoints; 0: at the end only."""
+    every_minutes: Positive | None = None
+    """Minutes after which one is saved as well; null: off."""
+    keep_last: Count = 3
+    """Checkpoints kept of a stage."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class WandbConfig:
+    """Weights & Biases: offline unless logged in; WANDB_* variables win."""
+
+    enabled: bool = True
+    """Write a W&B run beside metrics.jsonl."""
+    project: str = "llmgym"
+    """Project of the run."""
+    group: str | None = None
+    """Group of the run, for sweeps and seeds."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class LogConfig:
+    """What is printed and written."""
+
+    every: Count = 1
+    """Iterations between lines on a console that is no terminal."""
+    samples_every: Whole = 10
+    """Iterations between samples shown and tabled; 0: never."""
+    sample_rows: Annotated[int, Field(ge=1, le=16)] = 16
+    """Most rows of such a table."""
+    wandb: WandbConfig = Field(default_factory=WandbConfig)
+    """Weights & Biases."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class Config:
+    """The whole tree."""
+
+    run: RunConfig = Field(default_factory=RunConfig)
+    """Folder and seed."""
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    """The policy."""
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    """The tokenizer."""
+    data: DataConfig = Field(default_factory=DataConfig)
+    """Demonstrations. Short form: --data FILE."""
+    envs: list[EnvConfig] = Field(default_factory=lambda: [EnvConfig()], min_length=1)
+    """Environments, mixed by weight."""
+    rewards: list[RewardConfig] = Field(default_factory=lambda: [RewardConfig()])
+    """Rewards, summed by weight; they replace the environment's own."""
+    sft: SFTConfig = Field(default_factory=SFTConfig)
+    """Supervised stage."""
+    ppo: PPOConfig = Field(default_factory=PPOConfig)
+    """PPO stage."""
+    generation: GenerationConfig = Field(default_factory=GenerationConfig)
+    """Sampling."""
+    backend: BackendConfig = Field(default_factory=BackendConfig)
+    """Execution."""
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    """Evaluation."""
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+    log: LogConfig = Field(default_factory=LogConfig)
+    """Logging."""
+
+    @property
+    def is_control(self) -> bool:
+        """True for numeric environments with an actor-critic MLP."""
+        return self.model.preset == "mlp" and self.model.path is None
+
+    @property
+    def digest(self) -> str:
+        """First 12 hex digits of the SHA-256 of all settings; in every checkpoint and log."""
+        text = json.dumps(SCHEMA.dump_python(self, mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+SCHEMA: TypeAdapter[Config] = TypeAdapter(Config)

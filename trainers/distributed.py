@@ -1,0 +1,137 @@
+"""Ranks: who this process is, and sums over all of them; the identity when alone.
+
+Reads the five variables every launcher sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
+MASTER_PORT) and nothing else. Starts no process.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import reduce
+from typing import Any, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainers.batch import Metrics
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """This process among its peers."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_launcher(cls) -> Self:
+        """Read the launcher's variables; without them, be alone."""
+        return cls(
+            rank=int(os.environ.get("RANK", "0")),
+            size=int(os.environ.get("WORLD_SIZE", "1")),
+            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        )
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, which alone writes, prints and logs."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU of this local rank, or the CPU."""
+        if torch.cuda.is_available():
+            return torch.device("cuda", self.local_rank)
+        return torch.device("cpu")
+
+    def share(self, count: int) -> range:
+        """Return this rank's block of `count` items that divide evenly among the ranks."""
+        assert count % self.size == 0, f"{count} items do not divide among {self.size} ranks"
+        each = count // self.size
+        return range(self.rank * each, (self.rank + 1) * each)
+
+
+def start(world: World, timeout_seconds: float) -> None:
+    """Join the other ranks; nothing to do when alone."""
+    if world.size == 1 or dist.is_initialized():
+        return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+
+
+def shutdown() -> None:
+    """Leave the other ranks. Call it at every end: an abandoned group can abort the exit."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _reduced(value: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
+    if not dist.is_initialized():
+        return value
+    result = value.detach().clone()
+    dist.all_reduce(result, op=op)
+    return result
+
+
+def global_sum(value: Tensor) -> Tensor:
+    """Return the sum of `value` over all ranks, same shape."""
+    return _reduced(value, dist.ReduceOp.SUM)
+
+
+def global_max(value: Tensor) -> Tensor:
+    """Return the largest `value` over all ranks, elementwise."""
+    return _reduced(value, dist.ReduceOp.MAX)
+
+
+def global_min(value: Tensor) -> Tensor:
+    """Return the smallest `value` over all ranks, elementwise."""
+    return _reduced(value, dist.ReduceOp.MIN)
+
+
+def gather(item: Item) -> list[Item]:
+    """Return every rank's picklable `item`, in rank order, on every rank."""
+    if not dist.is_initialized():
+        return [item]
+    items: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(items, item)
+    return items
+
+
+def broadcast(item: Item) -> Item:
+    """Return rank 0's picklable `item` on every rank."""
+    if not dist.is_initialized():
+        return item
+    items = [item]
+    dist.broadcast_object_list(items, src=0)
+    return items[0]
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def global_metrics(metrics: Metrics) -> Metrics:
+    """Pool the metrics of all ranks, whose names may differ; the same result on every rank."""
+    parts: Sequence[Metrics] = gather(metrics)
+    return reduce(lambda one, other: one + other, parts)
+
+
+def global_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and population variance of `values` [B, T] over `mask` [B, T] and all ranks.
+
+    In float64, in two passes, so that a large mean does not eat the variance. Nothing counted:
+    mean 0, variance 0.
+    """
+    picked = values.detach().double()[mask]
+    counted = torch.stack([picked.sum(), torch.tensor(picked.numel()).to(picked)])
+    total, count = global_sum(counted)
+    mean = total / count.clamp(min=1)
+    variance = global_sum((picked - mean).square().sum()) / count.clamp(min=1)
+    return mean, variance

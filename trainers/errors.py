@@ -1,0 +1,21 @@
+"""The failures of a training run, one class each; the docstring says when."""
+
+
+class ConfigError(ValueError):
+    """Raised when a setting, or a combination of settings, is not allowed; names its path."""
+
+
+class NonFiniteError(ArithmeticError):
+    """Raised on every rank when a loss or gradient is not finite, before a weight is changed."""
+
+
+class CheckpointError(RuntimeError):
+    """Raised when a checkpoint or a run folder cannot be written, trusted or continued."""
+
+
+class BackendError(RuntimeError):
+    """Raised when ranks disagree, a collective fails or memory runs out."""
+
+
+class GenerationError(RuntimeError):
+    """Raised when text cannot be generated: no end token, stale weights, non-finite logits."""

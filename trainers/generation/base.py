@@ -1,0 +1,92 @@
+"""The contract of a generator, and the records it takes and gives."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from llmgym.messages import FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt, and the random stream its response is drawn from.
+
+    Attributes:
+        token_ids: the prompt.
+        index: sequence index, counted over all ranks.
+        position: actions this sequence has already sampled in earlier turns.
+        max_new_tokens: longest response.
+    """
+
+    token_ids: Sequence[int]
+    index: int
+    position: int = 0
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What was sampled: ids (an end token included) and the log-probability of each.
+
+    `logprobs` are natural, of the tempered distribution that was sampled from.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to draw. Training uses the defaults but for temperature, seed and iteration.
+
+    Attributes:
+        temperature: divides the logits.
+        top_p: nucleus; evaluation only.
+        top_k: most likely tokens, 0 for all; evaluation only.
+        greedy: take the most likely token; nothing is drawn.
+        seed: of the run.
+        iteration: of `ppo.train`, so that each draws anew.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    greedy: bool = False
+    seed: int = 0
+    iteration: int = 0
+
+
+class Generator(ABC):
+    """Writes responses with the weights of one policy version."""
+
+    exact: bool
+    """True where draws and log-probabilities are those of the trainer's own forward."""
+
+    @property
+    @abstractmethod
+    def policy_version(self) -> int:
+        """The version of the weights in use."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        """Write one response to each request, in the order of the requests.
+
+        Raises:
+            GenerationError: the logits of the first step are not finite.
+        """
+
+    @abstractmethod
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take weights, (name, tensor) one at a time, and their version."""
+
+    @abstractmethod
+    def sleep(self) -> None:
+        """Give back the memory that is only needed while generating."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Undo `sleep`."""
