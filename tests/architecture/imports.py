@@ -19,7 +19,7 @@ from tests.architecture.source import (
 
 FLOORS = (
     "llmgym trainers",  # two rooms; "trainers" alone is its __init__, which imports nothing
-    "trainers.errors trainers.config trainers.batch",
+    "trainers.errors trainers.config trainers.config_ppo trainers.batch",
     "trainers.functional trainers.distributed",
     "trainers.models",
     "trainers.backends trainers.generation",
@@ -50,6 +50,7 @@ NO_TORCH = (
     "trainers/__init__.py",
     "trainers/errors.py",
     "trainers/config.py",
+    "trainers/config_ppo.py",
     "trainers/backends/__init__.py",
     "trainers/backends/zero_config.py",
 )

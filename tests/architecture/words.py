@@ -13,6 +13,9 @@ SECTIONS = (
     "|sft|reward_model"
 )
 METRIC = re.compile(rf"({SECTIONS})/[a-z0-9_{{}}./@]+")
+TENSOR = re.compile(
+    r"(torch\.)?Tensor\b|\w+\[Tensor, "
+)  # itself, not an iterator or a dict of them
 SHAPE = re.compile(r"\[[^\]\n]*\]")
 HEADER = ("Purpose", "Hardware", "Result", "Run")
 
@@ -49,7 +52,7 @@ def takes_tensors(node: ast.AST) -> bool:
         return False
     every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     said = (ast.unparse(one.annotation) for one in every if one.annotation)
-    return any(re.search(r"\bTensor\b", text) for text in said)
+    return any(TENSOR.match(text) for text in said)
 
 
 def tensors_have_shapes(root: Path) -> list[str]:
@@ -72,11 +75,11 @@ def is_text(node: ast.AST | None) -> bool:
 
 
 def settings_explain_themselves(root: Path) -> list[str]:
-    """Every field of trainers/config.py is followed by its string, which is its --help."""
+    """Every field of the settings is followed by its string, which is its --help."""
     return [
         f"{name(root, path)}:{field.lineno}: {owner.name}.{field.target.id} has no string under it"
         for path in found(root, "trainers")
-        if name(root, path) == "trainers/config.py"
+        if name(root, path).startswith("trainers/config")
         for owner in nodes(path)
         if isinstance(owner, ast.ClassDef)
         for field, after in zip(owner.body, [*owner.body[1:], None], strict=True)
