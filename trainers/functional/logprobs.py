@@ -1,0 +1,111 @@
+"""Log-probabilities of given tokens straight from hidden states, in chunks.
+
+The logits of a whole batch, [N, V], never exist at once: each chunk's are made, reduced to one
+figure a token and dropped; the backward pass makes them again.
+
+Shapes: N tokens, D hidden, V vocabulary.
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+EntropyMode = Literal["none", "metric", "loss"]
+
+
+def tempered_logits(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    bias: Float[Tensor, " V"] | None,
+    *,
+    temperature: float,
+    softcap: float | None = None,
+) -> Float[Tensor, "N V"]:
+    """Return fp32 logits [N, V] divided by the temperature.
+
+    The matrix product runs in the type of its inputs; what follows is fp32, because a bf16
+    log-sum-exp is off by whole percents (verl#2953).
+    """
+    logits = F.linear(hidden, weight, bias).float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits / temperature
+
+
+def gather_logprobs(
+    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Return log softmax(logits)[targets] [N] and log sum exp(logits) [N], in nats."""
+    normalizer = torch.logsumexp(logits, dim=-1)
+    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return picked - normalizer, normalizer
+
+
+def entropy_of(
+    logits: Float[Tensor, "N V"], normalizer: Float[Tensor, " N"]
+) -> Float[Tensor, " N"]:
+    """Return the exact entropy [N] of softmax(logits), in nats: log Z - E[logit].
+
+    An impossible token (logit -inf) has probability 0 and adds nothing.
+    """
+    probabilities = torch.exp(logits - normalizer.unsqueeze(-1))
+    return normalizer - (probabilities * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(-1)
+
+
+def _chunk(
+    hidden: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    temperature: float,
+    softcap: float | None,
+    entropy: EntropyMode,
+) -> tuple[Tensor, Tensor]:
+    logits = tempered_logits(hidden, weight, bias, temperature=temperature, softcap=softcap)
+    logprobs, normalizer = gather_logprobs(logits, targets)
+    if entropy == "none":
+        return logprobs, torch.zeros_like(logprobs)
+    if entropy == "metric":
+        return logprobs, entropy_of(logits.detach(), normalizer.detach())
+    return logprobs, entropy_of(logits, normalizer)
+
+
+def linear_logprobs(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    bias: Float[Tensor, " V"] | None,
+    targets: Int[Tensor, " N"],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 512,
+    entropy: EntropyMode = "none",
+    softcap: float | None = None,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
+    """Return log-probabilities [N] of `targets` and, where asked for, entropies [N], in nats.
+
+        log softmax((hidden W^T + b) / temperature)[targets]
+
+    Args:
+        hidden: [N, D] states that predict the targets.
+        weight: [V, D] output embedding.
+        bias: [V] or None.
+        targets: [N] token ids.
+        temperature: divides the logits.
+        chunk: tokens whose logits exist at once.
+        entropy: "none"; "metric" without a gradient; "loss" with one.
+        softcap: c of c * tanh(logits / c), for models that cap their logits.
+    """
+    run = partial(_chunk, temperature=temperature, softcap=softcap, entropy=entropy)
+    recompute = hidden.shape[0] > chunk and torch.is_grad_enabled()
+    if recompute:  # one chunk alone fits by definition: keeping its logits saves a pass
+        run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+    pairs = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    parts = [run(states, ids, weight, bias) for states, ids in pairs]
+    logprobs = torch.cat([part[0] for part in parts])
+    return logprobs, None if entropy == "none" else torch.cat([part[1] for part in parts])
