@@ -5,23 +5,21 @@ an environment calls one: a broken function (None, a wrong length or type) raise
 once; a failed sample (an exception, NaN, inf) is a `Score` of status "error", never a 0.0.
 """
 
-import importlib.util
 import inspect
 import json
 import logging
 import math
-import pkgutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 
-from llmgym.errors import RewardError, RewardNotFound
+from llmgym import registry
+from llmgym.errors import PluginError, RewardError, RewardNotFound
 from llmgym.messages import Sample, Score
 
 logger = logging.getLogger("llmgym.rewards")
@@ -206,7 +204,7 @@ def _attempt(
             return _checked(reward.score(samples), reward.name, len(samples)), ""
         except RewardError:
             raise
-        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
+        except Exception as error:
             failure = describe(error)
             logger.debug("%s() raised", reward.name, exc_info=True)
     return None, failure
@@ -236,7 +234,6 @@ def describe(error: BaseException) -> str:
 
 def _name(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__name__", type(fn).__name__))
-
 
 
 # Text targets, so that naming a reward loads its file, and only that one.
@@ -301,7 +298,7 @@ def _resolved(key: str) -> Reward:
     for number, (reward, weight) in enumerate(built):
         name = f"{reward.name}_{number}" if reward.name in parts else reward.name
         parts[name] = (reward, weight)
-    return load("llmgym.rewards.compose:Sum")(**parts)
+    return _load("llmgym.rewards.compose:Sum")(**parts)
 
 
 def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,18 +309,20 @@ def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:
             hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(FIELDS)}."
             raise RewardError(f'a reward has no setting "{key}". {hint}')
     if ("name" in entry) == ("function" in entry):
-        raise RewardError(f"a reward is given by its name or by a function, one of both; got {entry}")
+        raise RewardError(
+            f"a reward is given by its name or by a function, one of them; got {entry}"
+        )
     return entry
 
 
 def _built(entry: Mapping[str, Any]) -> Reward:
     if entry.get("isolated", "function" in entry):
         inside = {**entry, "isolated": False, "weight": 1.0}
-        return load("llmgym.rewards.isolate:Isolated")(inside)
+        return _load("llmgym.rewards.isolate:Isolated")(inside)
     kwargs = entry.get("kwargs", {})
     if "name" in entry:
-        return _called(load(_target(entry["name"])), kwargs)
-    made = load(entry["function"])
+        return _called(_load(_target(entry["name"])), kwargs)
+    made = _load(entry["function"])
     if isinstance(made, Reward) and not isinstance(made, type):
         return made
     if isinstance(made, type):
@@ -344,47 +343,16 @@ def _target(name: str) -> str:
         return REWARDS[name]
     near = get_close_matches(name, REWARDS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(REWARDS))}."
-    message = f'no reward is named "{name}". {hint}\nA function of yours is named PKG.MOD:FN or FILE.py:FN'
-    raise RewardNotFound(message)
+    raise RewardNotFound(
+        f'no reward is named "{name}". {hint}\nA function is named PKG.MOD:FN or FILE.py:FN.'
+    )
 
 
-def load(target: str) -> Any:  # noqa: ANN401 - whatever the user's module holds
-    """Return what "pkg.mod:name" or "path/file.py:name" names.
-
-    Raises:
-        RewardNotFound: no such file, module or name; says what the module has instead.
-    """
-    place, _, name = target.rpartition(":")
-    if not place.endswith(".py"):
-        module, where = _module(place, target), place
-    else:
-        module, where = _file_module(Path(place).resolve()), place
-    found = vars(module)
-    if name not in found:
-        public = [key for key, value in found.items() if callable(value) and key[:1] != "_"]
-        near = get_close_matches(name, public, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        listed = ", ".join(public) or "no functions"
-        raise RewardNotFound(f'{where} has no function "{name}". It has {listed}.{hint}')
-    return found[name]
-
-
-def _module(place: str, target: str) -> Any:  # noqa: ANN401
+def _load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     try:
-        return pkgutil.resolve_name(f"{place}:")
-    except (ImportError, ValueError, AttributeError) as error:
+        return registry.load(address)
+    except PluginError as error:
         raise RewardNotFound(
-            f"cannot import {place or target!r} of the reward {target}: {error}.\n"
-            "Install the package, or name a file: path/to/file.py:function"
+            f"{error}\nA reward is named PKG.MOD:FN or FILE.py:FN; the registered ones are "
+            f"{', '.join(sorted(REWARDS))}."
         ) from error
-
-
-@lru_cache(maxsize=64)
-def _file_module(path: Path) -> Any:  # noqa: ANN401
-    if not path.is_file():
-        raise RewardNotFound(f"no file {path} with a reward in it")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -6,7 +6,7 @@ reference compares with `Task.answer`, or with the column named by `column`.
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, final
@@ -107,3 +107,181 @@ class Numeric(Reward):
         text = _end(sample)
         given = number(text) if self.whole else last_number(text)
         return given is not None and abs(given - wanted) <= self.tol
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Choice(Reward):
+    """1.0 where the option that the response names is the answer.
+
+    The option is the last capital letter that stands alone, with or without brackets: "B", "(b)",
+    "The answer is B." A small letter counts only in brackets or as the whole response, since "a"
+    and "i" are words.
+    """
+
+    name: str = "choice"
+    column: str | None = None
+    options: str = "ABCDE"
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Compare each response's option with its reference."""
+        return [float(self._named(sample) == self._wanted(sample)) for sample in samples]
+
+    def _wanted(self, sample: Sample) -> str:
+        return str(reference(sample, self.column)).strip().strip("()").upper()
+
+    def _named(self, sample: Sample) -> str | None:
+        text = _end(sample).strip()
+        if len(text) == 1:
+            text = text.upper()
+        letters = f"{self.options.upper()}{self.options.lower()}"
+        pattern = rf"\(([{letters}])\)|(?<!\w)([{self.options.upper()}])(?![\w'])"
+        found = re.findall(pattern, text)
+        return (found[-1][0] or found[-1][1]).upper() if found else None
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Regex(Reward):
+    """1.0 where the pattern is found in the response; the pattern is yours, so keep it linear.
+
+    A pattern with nested repetition can take exponential time: wrap this reward in `Isolated`.
+    """
+
+    pattern: str
+    name: str = "regex"
+    whole: bool = False
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Search each response; with `whole`, match all of it."""
+        pattern = re.compile(self.pattern, re.DOTALL)
+        find = pattern.fullmatch if self.whole else pattern.search
+        return [float(find(_end(sample)) is not None) for sample in samples]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Contains(Reward):
+    """1.0 where the reference stands in the response as a word or phrase of its own."""
+
+    name: str = "contains"
+    column: str | None = None
+    ignore_case: bool = True
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Search each response for its reference."""
+        return [float(self._holds(sample)) for sample in samples]
+
+    def _holds(self, sample: Sample) -> bool:
+        wanted = str(reference(sample, self.column)).strip()
+        flags = re.IGNORECASE if self.ignore_case else re.NOFLAG
+        pattern = rf"(?<!\w){re.escape(wanted)}(?!\w)"
+        return re.search(pattern, _end(sample), flags) is not None
+
+
+THINK = re.compile(r"\s*<think>(.*)</think>(.*)", re.DOTALL)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ThinkFormat(Reward):
+    """1.0 for one block of `<think>...</think>` with text in it, then an answer with text in it.
+
+    It reads what the policy wrote, before a wrapper takes the thinking away.
+    """
+
+    name: str = "think_format"
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Judge the form of each response."""
+        return [float(self._formed(str(sample.response))) for sample in samples]
+
+    def _formed(self, text: str) -> bool:
+        if text.count("<think>") != 1 or text.count("</think>") != 1:
+            return False
+        found = THINK.fullmatch(text)
+        return found is not None and all(part.strip() for part in found.groups())
+
+
+SCRIPTS = {
+    "latin": ("LATIN",),
+    "cyrillic": ("CYRILLIC",),
+    "greek": ("GREEK",),
+    "arabic": ("ARABIC",),
+    "hebrew": ("HEBREW",),
+    "devanagari": ("DEVANAGARI",),
+    "thai": ("THAI",),
+    "hangul": ("HANGUL",),
+    "japanese": ("HIRAGANA", "KATAKANA", "CJK"),
+    "chinese": ("CJK",),
+}
+"""First words of the Unicode names of the letters of each script."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Language(Reward):
+    """The share of a response's letters that belong to a script, 0.0 where it has no letters.
+
+    It tells scripts apart, not languages: English and French are both "latin".
+    """
+
+    script: str
+    name: str = "language"
+
+    def __post_init__(self) -> None:
+        if self.script not in SCRIPTS:
+            raise RewardError(f"script must be one of {', '.join(SCRIPTS)}, got {self.script!r}")
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Count each response's letters."""
+        return [self._share(_end(sample)) for sample in samples]
+
+    def _share(self, text: str) -> float:
+        letters = [unicodedata.name(one, "") for one in text if one.isalpha()]
+        ours = [name for name in letters if name.startswith(SCRIPTS[self.script])]
+        return len(ours) / len(letters) if letters else 0.0
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Constant(Reward):
+    """The same for every response: the control that nothing can be learned from."""
+
+    value: float = 0.0
+    name: str = "constant"
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Return the value for each sample."""
+        return [self.value] * len(samples)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MathVerify(Reward):
+    """1.0 where the library math-verify finds the response equal to the answer.
+
+    It reads mathematics with a computer algebra system, so it runs in a process that can be
+    killed: name it "math.verify" rather than building it here.
+    """
+
+    name: str = "math.verify"
+    column: str | None = None
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Parse and compare each response.
+
+        Raises:
+            MissingExtraError: math-verify is not installed.
+        """
+        try:
+            import math_verify
+        except ImportError as error:
+            message = 'math.verify needs math-verify: pip install "llmgym-rl[math]"'
+            raise MissingExtraError(message) from error
+        verdicts = []
+        for sample in samples:
+            wanted = math_verify.parse(str(reference(sample, self.column)), parsing_timeout=None)
+            given = math_verify.parse(_end(sample), parsing_timeout=None)
+            verdicts.append(float(math_verify.verify(wanted, given, timeout_seconds=None)))
+        return verdicts

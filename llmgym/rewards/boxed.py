@@ -1,0 +1,107 @@
+r"""`math.boxed`: a mathematical answer in `\boxed{...}`, compared after normalising its notation.
+
+The normaliser rewrites text by fixed rules, and compares what are numbers as exact fractions. It
+knows no algebra (`2x` and `x+x` differ) and evaluates nothing.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import final
+
+from llmgym.messages import Sample
+from llmgym.rewards.base import Reward
+from llmgym.rewards.rules import MAX_CHARACTERS, number, reference
+
+MAX_ANSWER = 500
+"""A longer answer is none: it bounds the work of normalising."""
+
+SPACES = re.compile(r"\\[,;:! ]|\\q?quad|~|\s+")
+WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox|operatorname)\s*\{([^{}]*)\}")
+FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
+MIXED = re.compile(r"(-?)(\d+)\((\d+)\)/\((\d+)\)")
+GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,)(?=\d{3}(?!\d))")
+SIGNS = re.compile(r"\\left|\\right|\\\$|\$|\\%|%|\^\{?\\circ\}?|\\degree|\\displaystyle|\\!")
+UNITS = re.compile(
+    r"(?<=[\d)])(?:dollars?|cents?|degrees?|percent|units?|square|cubic|inches|inch|feet|foot|"
+    r"miles?|hours?|minutes?|seconds?|days?|weeks?|years?|apples?|[ck]?m|kg|g|mph|points?)"
+    r"(?:\^?\{?[23]\}?)?$"
+)
+
+
+def boxed(text: str) -> str | None:
+    r"""Return what stands in the last complete `\boxed{...}` of a text, or None."""
+    text = text[-MAX_CHARACTERS:]
+    start = text.rfind(r"\boxed{")
+    if start < 0:
+        return None
+    depth = 0
+    for end in range(start + len(r"\boxed"), len(text)):
+        depth += (text[end] == "{") - (text[end] == "}")
+        if depth == 0:
+            return text[start + len(r"\boxed{") : end]
+    return None
+
+
+def normalise(answer: str) -> str:
+    r"""Rewrite an answer's notation: `\dfrac{1}{2}` is `(1)/(2)`, `1,000\text{ m}` is `1000`."""
+    answer = answer.strip()[:MAX_ANSWER].rstrip(".")
+    answer = WRAPPERS.sub(r"\1", answer)
+    answer = SPACES.sub("", SIGNS.sub("", answer))
+    answer = SHORT_FRACTION.sub(r"(\1)/(\2)", answer)
+    for _ in range(4):  # nested fractions, from the inside out
+        answer = FRACTION.sub(r"(\1)/(\2)", answer)
+    answer = GROUPED.sub("", answer)
+    answer = answer.replace(r"\cdot", "*").replace(r"\times", "*").replace(r"\pi", "pi")
+    answer = re.sub(r"^[a-zA-Z]=", "", answer)
+    return UNITS.sub("", answer) or answer
+
+
+def value(answer: str) -> Fraction | None:
+    """Return a normalised answer's value where it is a number or a fraction of two, or None."""
+    mixed = MIXED.fullmatch(answer)
+    if mixed and int(mixed[4]):
+        size = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))
+        return -size if mixed[1] else size
+    sign = -1 if answer.startswith("-(") else 1
+    parts = answer.removeprefix("-") if sign < 0 else answer
+    numbers = [number(part.strip("()")) for part in parts.split("/")]
+    if len(numbers) > 2 or None in numbers:
+        return None
+    top, bottom = (*numbers, Fraction(1))[:2]
+    return sign * top / bottom if top is not None and bottom else None
+
+
+def same_answer(given: str, wanted: str) -> bool:
+    """Return whether two answers are equal: as numbers where both are, as text otherwise."""
+    if len(given) > MAX_ANSWER:
+        return False
+    given, wanted = normalise(given), normalise(wanted)
+    numbers = value(given), value(wanted)
+    if None not in numbers:
+        return numbers[0] == numbers[1]
+    return given == wanted and given != ""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Boxed(Reward):
+    r"""1.0 where the last `\boxed{...}` of the response equals the answer.
+
+    Attributes:
+        column: the reference's column; None for the task's answer. It may itself be boxed.
+    """
+
+    name: str = "math.boxed"
+    column: str | None = None
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Compare each response's boxed answer with its reference."""
+        return [float(self._equal(sample)) for sample in samples]
+
+    def _equal(self, sample: Sample) -> bool:
+        wanted = str(reference(sample, self.column))
+        given = boxed(str(sample.text))
+        return given is not None and same_answer(given, boxed(wanted) or wanted)
