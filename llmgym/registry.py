@@ -183,7 +183,7 @@ def load_entry_points() -> None:
                 _PLUGINS[entry.value] = "loaded"
 
 
-def load(address: str) -> Any:
+def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     """Return what an address names: "package.module:Name", or "path/to/file.py:name".
 
     Raises:
@@ -221,7 +221,8 @@ def _file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

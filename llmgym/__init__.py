@@ -1,0 +1,42 @@
+"""Gymnasium environments for language models: prompts, tasks, rewards, batched scoring.
+
+Importing it needs numpy and gymnasium only, registers the built-in ids and loads the installed
+plugins (entry points `llmgym.envs` and `llmgym.rewards`).
+"""
+
+from llmgym.env import LLMEnv, LLMWrapper, SingleTurnEnv
+from llmgym.envs import BUILT_IN
+from llmgym.messages import Completion, Message, Reply, Sample, Score, StopReason, Task
+from llmgym.registry import ids, load_entry_points, load_plugins, register, spec
+from llmgym.rewards.base import Reward, per_sample, resolve
+from llmgym.tasks import TaskSource, from_file, from_list, procedural
+from llmgym.vector import LLMVectorEnv
+
+__all__ = [
+    "Completion",
+    "LLMEnv",
+    "LLMVectorEnv",
+    "LLMWrapper",
+    "Message",
+    "Reply",
+    "Reward",
+    "Sample",
+    "Score",
+    "SingleTurnEnv",
+    "StopReason",
+    "Task",
+    "TaskSource",
+    "from_file",
+    "from_list",
+    "ids",
+    "load_plugins",
+    "per_sample",
+    "procedural",
+    "register",
+    "resolve",
+    "spec",
+]
+
+for _id, _target, _tags in BUILT_IN:
+    register(_id, _target, tags=_tags)
+load_entry_points()

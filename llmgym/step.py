@@ -1,0 +1,143 @@
+"""What one step is made of: the text the environment reads, the score in total, the info."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Self, final
+
+import numpy as np
+
+from llmgym.errors import EnvContractError
+from llmgym.executors import Outcome
+from llmgym.messages import Completion, Sample, Score
+
+
+class Reading(Completion):
+    """What the environment reads of a response: an action wrapper's text, and the response itself.
+
+    The dialogue and `Sample.response` keep the whole response; the environment sees this text.
+    """
+
+    __slots__ = ("whole",)
+    whole: Completion
+
+    @classmethod
+    def of(cls, action: str, text: str) -> Self:
+        """Return `text` as the reading of `action`, which may be a reading itself."""
+        whole = whole_response(action)
+        reading = cls(text, finish_reason=whole.finish_reason, policy_version=whole.policy_version)
+        reading.whole = whole
+        return reading
+
+    def __reduce__(self) -> tuple[Any, tuple[Completion, str]]:
+        """Rebuild from the two texts."""
+        return type(self).of, (self.whole, str(self))
+
+
+def whole_response(action: str) -> Completion:
+    """Return the response the policy wrote: of a reading, what was read; of a `str`, itself.
+
+    Raises:
+        EnvContractError: the action is no text.
+    """
+    if isinstance(action, Reading):
+        return action.whole
+    if isinstance(action, Completion):
+        return action
+    if not isinstance(action, str):
+        kind = type(action).__name__
+        raise EnvContractError(f"An action is text (str or Completion); received {kind}")
+    return Completion(action)
+
+
+def is_over(sample: Sample) -> bool:
+    """Return True for the last sample of an episode."""
+    return sample.terminated or sample.truncated
+
+
+def is_valid(sample: Sample, score: Score) -> bool:
+    """Return False where the reward means nothing: the scorer or the episode failed."""
+    failed = sample.reason is not None and sample.reason.invalidates
+    return score.status != "error" and not failed
+
+
+def step_info(sample: Sample, score: Score) -> dict[str, Any]:
+    """Return the info of one step: new, without clocks and without NaN."""
+    info: dict[str, Any] = {
+        "task_id": sample.task.id,
+        "task": sample.task.source,
+        "turn": sample.turn + 1,
+        "reward_valid": is_valid(sample, score),
+    }
+    info |= {f"reward/{name}": float(value) for name, value in score.parts.items()}
+    if sample.reason is not None:
+        info["stop_reason"] = sample.reason.value
+    if score.error is not None:
+        info["reward_error"] = score.error
+    return info
+
+
+def total(sample: Sample, score: Score) -> Score:
+    """Add what the environment paid; a failure of either makes the whole an error of value 0.0."""
+    if sample.reason is not None and sample.reason.invalidates and score.status != "error":
+        error = f"the episode ended by {sample.reason.value}"
+        return Score(0.0, status="error", error=error)
+    if score.status == "error":
+        return replace(score, value=0.0)
+    value = 0.0 if score.status == "abstain" else score.value
+    return replace(score, value=value + sample.env_reward)
+
+
+def objects(values: Sequence[object]) -> np.ndarray:
+    """Return values as a one-dimensional array of objects, whatever they are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+@final
+class BatchStep:
+    """The results of one step of N slots, as they come in.
+
+    Gymnasium lets the first slot's type rule an info array; here every array has its own type.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self.rewards = np.zeros(num_envs, dtype=np.float64)
+        self.terminated = np.zeros(num_envs, dtype=np.bool_)
+        self.truncated = np.zeros(num_envs, dtype=np.bool_)
+        self.env_ms = np.zeros(num_envs, dtype=np.float64)
+        self.samples: dict[int, Sample] = {}
+        self._score_ms = np.zeros(num_envs, dtype=np.float64)
+        self._valid = np.ones(num_envs, dtype=np.bool_)
+        self._reasons = objects([None] * num_envs)
+        self._errors = objects([None] * num_envs)
+        self._parts: dict[str, np.ndarray] = {}
+
+    def fail(self, slot: int, outcome: Outcome) -> None:
+        """Record a slot that raised or was late: truncated, reward 0.0, not valid."""
+        assert outcome.failure is not None
+        self.truncated[slot], self._valid[slot] = True, False
+        self._reasons[slot], self._errors[slot] = outcome.failure.value, outcome.error
+
+    def accept(self, slot: int, score: Score, milliseconds: float) -> None:
+        """Record the score of a slot's sample, and the time of the call that made it."""
+        sample = self.samples[slot]
+        self.rewards[slot] = score.value
+        self._score_ms[slot] = milliseconds
+        self._valid[slot] = is_valid(sample, score)
+        self._errors[slot] = score.error
+        self._reasons[slot] = None if sample.reason is None else sample.reason.value
+        for name, value in score.parts.items():
+            absent = np.full(len(self.rewards), np.nan, dtype=np.float32)
+            self._parts.setdefault(f"reward/{name}", absent)[slot] = value
+
+    def infos(self) -> dict[str, np.ndarray]:
+        """Return the infos, one array of [num_envs] for each name."""
+        return {
+            "reward_valid": self._valid,
+            "reward_error": self._errors,
+            "stop_reason": self._reasons,
+            "env_ms": self.env_ms,
+            "score_ms": self._score_ms,
+            **self._parts,
+        }

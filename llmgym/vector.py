@@ -1,0 +1,349 @@
+"""N slots of text environments: `advance` for every slot, then one scorer call a score group.
+
+An episode that has ended stays ended until the slot is reset (autoreset is disabled): no terminal
+observation is lost and no response is wasted. A failure in one slot ends that slot alone.
+"""
+
+import difflib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Literal, final
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from llmgym.env import LLMEnv, Observation, inner_env, task_at
+from llmgym.errors import EnvContractError, EpisodeOverError, RewardError
+from llmgym.executors import Outcome, run_inline, run_threads
+from llmgym.messages import Task
+from llmgym.step import BatchStep, is_over, objects, whole_response
+from llmgym.tasks import TaskSource, num_tasks
+
+MAX_THREADS = 32
+VALUES = {"indices": "index", "tasks": "task", "levels": "level"}
+OPTIONS = (*VALUES, "group_size", "reset_mask")
+
+Observations = tuple[Observation | None, ...]
+Infos = dict[str, np.ndarray]
+EnvFn = Callable[[], gymnasium.Env]
+
+
+@final
+class LLMVectorEnv(VectorEnv):
+    """Slots stepped together. Slots made by the same callable are one score group.
+
+    Args:
+        env_fns: one callable a slot; `[make] * 256` is one scorer call a step.
+        executor: "inline", or "threads" for environments that wait (tools, servers).
+        workers: threads at a time; None takes one a slot, up to 32.
+        env_timeout: seconds a slot may take for one step, with threads only; None for no limit.
+
+    Raises:
+        EnvContractError: no slots, spaces that differ, or a setting that does not fit.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {
+        **LLMEnv.metadata,
+        "autoreset_mode": AutoresetMode.DISABLED,
+    }
+
+    def __init__(
+        self,
+        env_fns: Sequence[EnvFn],
+        *,
+        executor: Literal["inline", "threads"] = "inline",
+        workers: int | None = None,
+        env_timeout: float | None = None,
+    ) -> None:
+        super().__init__()
+        self._fns = list(env_fns)
+        self.num_envs = len(self._fns)
+        _check_settings(self.num_envs, executor, workers, env_timeout)
+        self._run = run_inline
+        if executor == "threads":
+            count = workers or min(self.num_envs, MAX_THREADS)
+            self._run = partial(run_threads, workers=count, timeout=env_timeout)
+        self.envs = [make() for make in self._fns]
+        self._inner = [inner_env(env) for env in self.envs]
+        self._score_groups = _score_groups(self._fns)
+        self.render_mode = self.envs[0].render_mode
+        self.single_observation_space = self.envs[0].observation_space
+        self.single_action_space = self.envs[0].action_space
+        _check_spaces(self.envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._observations: list[Observation | None] = [None] * self.num_envs
+        self._tasks: list[Task | None] = [None] * self.num_envs
+        self._turns = np.zeros(self.num_envs, dtype=np.int64)
+        self._groups = np.arange(self.num_envs)
+        self._live = np.zeros(self.num_envs, dtype=np.bool_)
+        self._actions: Sequence[str | None] | None = None
+
+    def num_tasks(self) -> int | None:
+        """Return how many indices every slot has; None where the sources have no end."""
+        sizes = [num_tasks(self._source(slots[0])) for slots in self._score_groups]
+        return min((size for size in sizes if size is not None), default=None)
+
+    def tasks(self, indices: Iterable[int]) -> list[Task]:
+        """Return the tasks at indices of the source.
+
+        Raises:
+            EnvContractError: the slots have different sources.
+            TaskSourceError: the source has no such index.
+        """
+        if len(self._score_groups) > 1:
+            raise EnvContractError("The slots have several sources; ask envs.envs[slot].unwrapped")
+        return [task_at(self._source(0), index) for index in indices]
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observations, Infos]:
+        """Begin episodes.
+
+        Args:
+            seed: of the first slot, the others count up from it (a group shares its seed); a list
+                seeds slot by slot; None keeps the generators.
+            options: `indices`, `tasks` or `levels`: one for each group of slots; `group_size`:
+                neighbouring slots that share a task; `reset_mask`: [num_envs] bool, the slots to
+                reset (default all), which the values then belong to, in order.
+
+        Returns:
+            Observations, those of slots that were not reset as they were; infos `task_id`, `task`,
+            `turn`, `group` (the first slot of those that share a task).
+
+        Raises:
+            EnvContractError: an unknown option, or numbers that do not fit together.
+            TaskSourceError: there is no such index or level.
+        """
+        chosen = dict(options or {})
+        slots = self._slots_to_reset(chosen)
+        size = int(chosen.pop("group_size", 1))
+        values = _values(chosen, len(slots), size)
+        seeds = self._seeds(seed, slots, size, shared=bool(chosen.keys() & {"indices", "tasks"}))
+        for position, slot in enumerate(slots):
+            option = {} if values is None else {values[0]: values[1][position // size]}
+            obs, _ = self.envs[slot].reset(seed=seeds[slot], options=option)
+            self._observations[slot] = obs
+            self._tasks[slot] = self.envs[slot].unwrapped.task
+        self._live[slots] = True
+        self._turns[slots] = 0
+        self._regroup(slots, size)
+        observations = tuple(
+            obs if slot in seeds else deepcopy(obs) for slot, obs in enumerate(self._observations)
+        )
+        return observations, {**self._task_infos(), "group": self._groups.copy()}
+
+    def step(
+        self, actions: Sequence[str | None]
+    ) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, Infos]:
+        """Play one response in every slot whose action is not None.
+
+        Returns:
+            Observations (None for idle slots), rewards [num_envs] float64, always finite,
+            terminated and truncated [num_envs] bool, infos: `reward_valid` (False where the reward
+            means nothing), `reward/<part>` float32 (NaN where absent), `stop_reason`,
+            `reward_error`, `task_id`, `task` (objects, None where absent), `turn`, `env_ms` (of the
+            slot) and `score_ms` (of the call that scored it).
+
+        Raises:
+            EnvContractError: a wrong number of actions, or one that is no text.
+            EpisodeOverError: a slot whose episode has ended has an action.
+            ResetNeeded: there was no reset yet.
+            RewardError: the reward is broken.
+        """
+        acting = self._check_actions(actions)
+        outcomes = self._run(lambda slot: self._inner[slot].advance(actions[slot]), acting)
+        step = BatchStep(self.num_envs)
+        for slot, outcome in outcomes.items():
+            step.env_ms[slot] = 1000 * outcome.seconds
+            if outcome.failure is None:
+                self._accept(step, slot, outcome)
+            else:
+                self._fail(step, slot, outcome)
+        for slots in self._score_groups:
+            self._score(step, [slot for slot in slots if slot in step.samples], slots[0])
+        infos = {**self._task_infos(), **step.infos()}
+        observations = tuple(
+            obs if slot in outcomes else None for slot, obs in enumerate(self._observations)
+        )
+        return observations, step.rewards, step.terminated, step.truncated, infos
+
+    def step_async(self, actions: Sequence[str | None]) -> None:
+        """Take the actions of the next `step_wait`."""
+        self._check_actions(actions)
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Observations, np.ndarray, np.ndarray, np.ndarray, Infos]:
+        """Play the actions of `step_async`.
+
+        Raises:
+            EnvContractError: there was no `step_async`.
+        """
+        if self._actions is None:
+            raise EnvContractError("Call step_async(actions) before step_wait()")
+        actions, self._actions = self._actions, None
+        return self.step(actions)
+
+    def render(self) -> tuple[Any, ...]:
+        """Return what every slot renders."""
+        return tuple(env.render() for env in self.envs)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close every slot."""
+        for env in self.envs:
+            env.close()
+
+    def _source(self, slot: int) -> TaskSource:
+        return self.envs[slot].unwrapped.tasks
+
+    def _slots_to_reset(self, chosen: dict[str, Any]) -> list[int]:
+        unknown = sorted(set(chosen) - set(OPTIONS))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], OPTIONS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise EnvContractError(f"reset takes {', '.join(OPTIONS)}; received {unknown}{hint}")
+        mask = np.asarray(chosen.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise EnvContractError(
+                f"reset_mask must be [{self.num_envs}] bool with one True at least; received "
+                f"{mask.dtype} {list(mask.shape)}"
+            )
+        return np.flatnonzero(mask).tolist()
+
+    def _seeds(
+        self, seed: int | Sequence[int | None] | None, slots: list[int], size: int, *, shared: bool
+    ) -> dict[int, int | None]:
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=int(seed))
+            offsets = {slot: position // size for position, slot in enumerate(slots)}
+            return {slot: int(seed) + (slot if size == 1 else offsets[slot]) for slot in slots}
+        if seed is not None:
+            if len(seed) != self.num_envs:
+                message = (
+                    f"seed takes one number for each of {self.num_envs} slots; got {len(seed)}"
+                )
+                raise EnvContractError(message)
+            return {slot: seed[slot] for slot in slots}
+        if size == 1 or shared:
+            return dict.fromkeys(slots)
+        # Nothing says what a group's task is: its slots draw it, so they must draw the same.
+        drawn = self.np_random.integers(2**31, size=len(slots) // size)
+        return {slot: int(drawn[position // size]) for position, slot in enumerate(slots)}
+
+    def _regroup(self, slots: list[int], size: int) -> None:
+        first: dict[str, int] = {}
+        for position, slot in enumerate(slots):
+            leader = slots[position - position % size]
+            if size == 1:
+                leader = first.setdefault(self.envs[slot].unwrapped.task.id, slot)
+            self._groups[slot] = leader
+
+    def _check_actions(self, actions: Sequence[str | None]) -> list[int]:
+        if len(actions) != self.num_envs:
+            message = f"step takes one action for each of {self.num_envs} slots; got {len(actions)}"
+            raise EnvContractError(message)
+        acting = [slot for slot, action in enumerate(actions) if action is not None]
+        for slot in acting:
+            whole_response(actions[slot])
+            if self._tasks[slot] is None:
+                raise ResetNeeded(f"Call reset() before the first step: slot {slot} has no task")
+            if not self._live[slot]:
+                raise EpisodeOverError(
+                    f"The episode of slot {slot} has ended: reset it (options reset_mask), or pass "
+                    "None as its action"
+                )
+        return acting
+
+    def _accept(self, step: BatchStep, slot: int, outcome: Outcome) -> None:
+        obs, terminated, truncated, sample = outcome.value
+        step.terminated[slot], step.truncated[slot] = terminated, truncated
+        step.samples[slot] = replace(sample, group=int(self._groups[slot]))
+        self._observations[slot] = obs
+        self._live[slot] = not is_over(sample)
+        self._turns[slot] += 1
+
+    def _fail(self, step: BatchStep, slot: int, outcome: Outcome) -> None:
+        step.fail(slot, outcome)
+        # A stuck thread may still hold the old environment: the new one shares nothing with it.
+        rng = deepcopy(self.envs[slot].unwrapped.np_random)
+        self.envs[slot] = self._fns[slot]()
+        self.envs[slot].unwrapped.np_random = rng
+        self._inner[slot] = inner_env(self.envs[slot])
+        self._observations[slot] = deepcopy(self._observations[slot])
+        self._live[slot] = False
+        self._turns[slot] += 1
+
+    def _score(self, step: BatchStep, slots: list[int], leader: int) -> None:
+        samples = [step.samples[slot] for slot in slots]
+        began = time.monotonic()
+        scores = self._inner[leader].score_batch(samples)
+        elapsed = 1000 * (time.monotonic() - began)
+        if len(scores) != len(samples):
+            raise RewardError(f"score_batch gave {len(scores)} scores for {len(samples)} samples")
+        for slot, score in zip(slots, scores, strict=True):
+            step.accept(slot, score, elapsed)
+
+    def _task_infos(self) -> Infos:
+        ids = [None if task is None else task.id for task in self._tasks]
+        sources = [None if task is None else task.source for task in self._tasks]
+        turns = self._turns.copy()
+        return {"task_id": objects(ids), "task": objects(sources), "turn": turns}
+
+
+def _score_groups(fns: Sequence[EnvFn]) -> list[list[int]]:
+    groups: dict[int, list[int]] = {}
+    for slot, make in enumerate(fns):
+        groups.setdefault(id(make), []).append(slot)
+    return list(groups.values())
+
+
+def _values(chosen: dict[str, Any], count: int, size: int) -> tuple[str, list[Any]] | None:
+    if size < 1 or count % size:
+        raise EnvContractError(f"group_size must divide the {count} slots to reset; got {size}")
+    given = [name for name in VALUES if name in chosen]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise EnvContractError(f"reset takes one of {', '.join(VALUES)}; received {given}")
+    values = list(chosen[given[0]])
+    if len(values) != count // size:
+        raise EnvContractError(
+            f"{given[0]} takes one value for each of {count // size} groups ({count} slots, "
+            f"group_size {size}); got {len(values)}"
+        )
+    return VALUES[given[0]], values
+
+
+def _check_settings(
+    num_envs: int, executor: str, workers: int | None, env_timeout: float | None
+) -> None:
+    if num_envs < 1:
+        raise EnvContractError("A vector needs one slot at least; received no env_fns")
+    if executor not in ("inline", "threads"):
+        raise EnvContractError(f'executor is "inline" or "threads"; received {executor!r}')
+    if executor == "inline" and (workers is not None or env_timeout is not None):
+        raise EnvContractError('workers and env_timeout need executor="threads"')
+    if workers is not None and workers < 1:
+        raise EnvContractError(f"workers must be 1 or more; received {workers}")
+
+
+def _check_spaces(envs: Sequence[gymnasium.Env]) -> None:
+    for slot, env in enumerate(envs):
+        for name, first in (
+            ("observation_space", envs[0].observation_space),
+            ("action_space", envs[0].action_space),
+        ):
+            if getattr(env, name) != first:
+                raise EnvContractError(
+                    f"Slots must have equal spaces: {name} of slot {slot} is {getattr(env, name)}, "
+                    f"of slot 0 {first}"
+                )
