@@ -31,7 +31,8 @@ except SystemExit as stop:
 def fresh(code: str) -> tuple[set[str], float]:
     """Run `code` in a new interpreter; give the packages it loaded and its CPU seconds."""
     command = [sys.executable, "-W", "ignore", "-c", REPORT.format(code=code)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     loaded, spent = json.loads(done.stderr)
     return set(loaded), spent
 
