@@ -59,6 +59,22 @@ class Columns:
     multi_label: MultiLabel = "first"
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class TaskList:
+    """Tasks that are all there."""
+
+    tasks: tuple[Task, ...]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> Task:
+        """Return task `index`."""
+        return self.tasks[index]
+
+
 def num_tasks(source: TaskSource | Sequence[Task]) -> int | None:
     """Return how many tasks a source has, or None where it has no end."""
     try:
@@ -78,7 +94,7 @@ def from_list(
     columns: Columns = Columns(),
     *,
     source: str = "list",
-) -> tuple[Task, ...]:
+) -> TaskList:
     """Make tasks of prompts, of mappings by column name, or of ready tasks.
 
     Raises:
@@ -87,7 +103,7 @@ def from_list(
     pairs = list(enumerate(rows, start=1))
     ready = [row for _, row in pairs if isinstance(row, Task)]
     if ready and len(ready) == len(pairs):
-        return tuple(ready)
+        return TaskList(tuple(ready))
     table = [(i, {columns.prompt: row} if isinstance(row, str) else row) for i, row in pairs]
     return _tasks(table, columns, source)
 
@@ -95,7 +111,7 @@ def from_list(
 def from_file(
     path: str | Path,
     columns: Columns = Columns(),
-) -> tuple[Task, ...]:
+) -> TaskList:
     """Read tasks from a .jsonl, .parquet, .csv or .tsv file; read once a process until it changes.
 
     Raises:
@@ -108,7 +124,7 @@ def from_file(
 
 
 @lru_cache(maxsize=64)
-def _file_tasks(path: Path, columns: Columns, stamp: int) -> tuple[Task, ...]:
+def _file_tasks(path: Path, columns: Columns, stamp: int) -> TaskList:
     del stamp  # part of the key only: a file that changed is read again
     return _tasks(read_table(path, columns.names), columns, str(path))
 
@@ -119,7 +135,7 @@ def from_hf(
     *,
     split: str = "train",
     config: str | None = None,
-) -> tuple[Task, ...]:
+) -> TaskList:
     """Read tasks from a Hugging Face data set, by hub id or folder.
 
     Raises:
@@ -127,7 +143,7 @@ def from_hf(
         TaskSourceError: a missing column or prompt; names the row.
     """
     try:
-        import datasets  # noqa: PLC0415 - the door of this library
+        import datasets
     except ImportError as error:
         message = 'reading from the hub needs datasets: pip install "llmgym-rl[data]"'
         raise MissingExtraError(message) from error
@@ -285,7 +301,7 @@ def _first(source: TaskSource | Sequence[Task], cap: int) -> Iterable[Task]:
     return islice((source[i] for i in range(cap if size is None else size)), None)
 
 
-def _tasks(table: Sequence[Row], columns: Columns, source: str) -> tuple[Task, ...]:
+def _tasks(table: Sequence[Row], columns: Columns, source: str) -> TaskList:
     if not table:
         raise TaskSourceError(f"{source} has no rows; give it at least one")
     for name in (columns.prompt, columns.answer, columns.solution, columns.label):
@@ -295,7 +311,7 @@ def _tasks(table: Sequence[Row], columns: Columns, source: str) -> tuple[Task, .
     tasks = tuple(task for task in made if task is not None)
     if not tasks:
         raise TaskSourceError(f"{source} has no row with a single label, and multi_label is drop")
-    return tasks
+    return TaskList(tasks)
 
 
 def _check_column(name: str | None, table: Sequence[Row], columns: Columns, source: str) -> None:

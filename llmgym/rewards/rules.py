@@ -18,7 +18,10 @@ from llmgym.rewards.base import Reward
 MAX_CHARACTERS = 20_000
 """Longer responses are judged by their end: it bounds the work of every rule."""
 
-NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
+DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+WHOLE_NUMBER = re.compile(rf"[-+]?(?:{DIGITS})")
+# A sign belongs to a number unless something stands before it: the last number of "9-4" is 4.
+ANY_NUMBER = re.compile(rf"(?:(?<![\w.)\]])[-+])?(?:{DIGITS})")
 MAX_DIGITS = 400
 """Longer numbers are no number: converting them takes quadratic time."""
 
@@ -40,7 +43,7 @@ def number(text: str) -> Fraction | None:
     """Return the number that a text is, exactly, or None: "1,234.5", "-3", "7/8", "50%" is 50."""
     text = text.strip().rstrip(".").strip("$%").strip()
     top, slash, bottom = text.partition("/")
-    if len(text) > MAX_DIGITS or not NUMBER.fullmatch(top.strip()):
+    if len(text) > MAX_DIGITS or not WHOLE_NUMBER.fullmatch(top.strip()):
         return None
     value = Fraction(top.replace(",", "").strip())
     if not slash:
@@ -52,7 +55,7 @@ def number(text: str) -> Fraction | None:
 
 def last_number(text: str) -> Fraction | None:
     """Return the last number that stands in a text, or None."""
-    found = NUMBER.findall(text[-MAX_CHARACTERS:])
+    found = ANY_NUMBER.findall(text[-MAX_CHARACTERS:])
     return number(found[-1]) if found else None
 
 

@@ -1,0 +1,75 @@
+"""The far end of `Isolated`: one process that scores one sample after another on its main thread.
+
+Run by `isolate.py` as a new session; not a command for people. The process splits in two: the
+child grades, the parent only waits for the trainer to go away, and then kills the whole group, so
+that a grader that never returns does not outlive its trainer. Verdicts go over a pipe of their
+own, as JSON: nothing that a grader prints can be taken for one.
+"""
+
+import json
+import logging
+import os
+import select
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+from llmgym.errors import LLMGymError, RewardError
+from llmgym.messages import Sample
+from llmgym.rewards.base import Reward, describe, resolve, score_samples
+
+READY = b"ready"
+
+
+def main() -> None:
+    """Score what arrives on the pipe argv[1], answer on the pipe argv[2]."""
+    requests, verdicts = int(sys.argv[1]), int(sys.argv[2])
+    logging.disable(logging.WARNING)  # the trainer reports failures, once a batch
+    if os.fork() == 0:
+        _grade(Connection(requests, writable=False), Connection(verdicts, readable=False))
+        os._exit(0)
+    os.close(verdicts)  # so that the trainer sees the end of the grader, not of this process
+    hang_up = select.poll()
+    hang_up.register(requests, 0)  # asks for nothing, hence wakes only when the other end closes
+    hang_up.poll()
+    os.killpg(0, signal.SIGKILL)
+
+
+def _grade(requests: Connection, verdicts: Connection) -> None:
+    reward = _loaded(requests, verdicts)
+    while reward is not None:
+        try:
+            sample: Sample = requests.recv()
+        except EOFError:
+            return
+        verdicts.send_bytes(json.dumps(_verdict(reward, sample)).encode())
+
+
+def _loaded(requests: Connection, verdicts: Connection) -> Reward | None:
+    try:
+        reward = resolve(requests.recv())
+    except LLMGymError as error:
+        answer = {"kind": type(error).__name__, "message": str(error)}
+        verdicts.send_bytes(json.dumps(answer).encode())
+        return None
+    verdicts.send_bytes(READY)
+    return reward
+
+
+def _verdict(reward: Reward, sample: Sample) -> dict[str, Any]:
+    try:
+        score = score_samples(reward, [sample], retries=0)[0]
+    except RewardError as error:
+        return {"kind": "RewardError", "message": str(error)}
+    except Exception as error:  # a sample that does not unpickle well, a logger that fails
+        return {"value": 0.0, "status": "error", "error": describe(error)}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm left pending would end the next sample
+    return {
+        "value": score.value,
+        "parts": dict(score.parts),
+        "status": score.status,
+        "spans": score.spans,
+        "error": score.error,
+    }
