@@ -1,0 +1,339 @@
+"""Checkpoints: written so that a kill at any moment leaves the previous one or the new one whole.
+
+    stage -> write -> vote -> seal -> publish -> rotate
+
+Each is a function of its own. Every rank calls `save`; rank 0 alone stages, publishes and rotates,
+and after each part all ranks hear of every rank's problems, so that they take the same branch. A
+folder without a valid `manifest.json`, which is written last, does not exist for us. A manifest
+proves that nothing was damaged, not who wrote it: load checkpoints of people you trust.
+"""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from safetensors import SafetensorError
+
+from trainers.distributed import World, broadcast, gather
+from trainers.errors import CheckpointError
+from trainers.manifest import (
+    FORMAT,
+    MANIFEST,
+    NAME,
+    fingerprint,
+    fsync,
+    published,
+    read_manifest,
+    sequence_of,
+    size_of,
+    verify,
+    write_manifest,
+)
+from trainers.state_files import State, read_state, write_state
+
+MAX_FAILURES = 3
+SPACE_FACTOR = 1.2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A checkpoint that was verified.
+
+    Attributes:
+        number: the iteration or step in its name.
+        passed_over: newer ones that are broken, and why.
+    """
+
+    path: Path
+    number: int
+    passed_over: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What a checkpoint holds.
+
+    Attributes:
+        shared: states that are the same on every rank, by name.
+        own: this rank's states, by name; of rank 0 where there were fewer ranks.
+        identity: what `identity_of` returned when it was saved.
+    """
+
+    shared: Mapping[str, dict[str, Any]]
+    own: Mapping[str, Any]
+    identity: Mapping[str, Any]
+
+
+def checkpoint_name(prefix: str, number: int) -> str:
+    """Return the folder's name, as in ppo_000120."""
+    return f"{prefix}_{number:06d}"
+
+
+@final
+class Saver:
+    """Saves and rotates; forgives two failed saves in a row, since the last one stands.
+
+    Args:
+        folder: holds all checkpoints of a run.
+        identity: what `identity_of` returned.
+        world: this process among its peers.
+        keep_last: how many of a prefix are kept.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], *, world: World, keep_last: int
+    ) -> None:
+        self.num_failed = 0
+        self._folder, self._identity = folder, identity
+        self._world, self._keep_last = world, keep_last
+
+    def save(
+        self,
+        name: str,
+        *,
+        shared: Mapping[str, State],
+        own: Mapping[str, Any],
+        must: bool = False,
+    ) -> Path | None:
+        """Save; None if it failed and may be tried again after the next iteration.
+
+        Raises:
+            CheckpointError: on every rank, at the third failure in a row, or if it `must` succeed.
+        """
+        try:
+            path = save(
+                self._folder,
+                name,
+                shared=shared,
+                own=own,
+                identity=self._identity,
+                world=self._world,
+            )
+        except CheckpointError as error:
+            self.num_failed += 1
+            if must or self.num_failed >= MAX_FAILURES:
+                raise
+            _log.warning("%s\nTried again after the next iteration.", error)
+            return None
+        self.num_failed = 0
+        if self._world.is_main:
+            rotate(self._folder, name.rpartition("_")[0], self._keep_last)
+        return path
+
+
+def save(
+    folder: Path,
+    name: str,
+    *,
+    shared: Mapping[str, State],
+    own: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    world: World,
+) -> Path:
+    """Save a checkpoint; called by every rank.
+
+    Args:
+        name: as `checkpoint_name` makes it.
+        shared: states that are the same on every rank, by name; rank 0 writes them.
+        own: this rank's states, by name.
+        identity: what `identity_of` returned.
+
+    Raises:
+        CheckpointError: on every rank, when one of them could not write; the older checkpoints
+            are untouched.
+    """
+    assert NAME.fullmatch(name), f"{name!r} is no checkpoint's name"
+    draft = folder / f"{name}.tmp"
+    try:
+        vote(name, attempt(lambda: stage(draft)) if world.is_main else None)
+        vote(name, attempt(lambda: write(draft, shared, own, world)))
+        files = seal(draft, name, world)
+        body = {"format": FORMAT, "name": name, "identity": identity, "files": files}
+        vote(name, attempt(lambda: write_manifest(draft, body)) if world.is_main else None)
+        vote(name, attempt(lambda: publish(draft)) if world.is_main else None)
+    except CheckpointError:
+        if world.is_main:
+            shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return folder / name
+
+
+def attempt(work: Callable[[], object]) -> str | None:
+    """Do some writing; return what went wrong with the disk, None if nothing did."""
+    try:
+        work()
+    except (OSError, SafetensorError) as error:
+        return str(error)
+    return None
+
+
+def vote(name: str, problem: str | None) -> None:
+    """Hear of every rank's problem.
+
+    Raises:
+        CheckpointError: on every rank, if one has a problem.
+    """
+    problems = gather(problem)
+    if any(problems):
+        said = "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(problems) if one)
+        raise CheckpointError(f"could not save {name} ({said}). The checkpoints before it stand.")
+
+
+def stage(draft: Path) -> None:
+    """Make the empty folder that is written into; `OSError` where space is short."""
+    draft.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if draft.exists():
+        shutil.rmtree(draft)
+    needed = int(SPACE_FACTOR * max(map(size_of, published(draft.parent)), default=0))
+    free = shutil.disk_usage(draft.parent).free
+    if free < needed:
+        raise OSError(
+            f"{free:,} bytes free in {draft.parent}, about {needed:,} needed; "
+            "free some, or lower checkpoint.keep_last"
+        )
+    draft.mkdir(mode=0o700)
+
+
+def write(draft: Path, shared: Mapping[str, State], own: Mapping[str, Any], world: World) -> None:
+    """Write this rank's part: rank 0 the shared states as well."""
+    if not draft.is_dir():
+        raise OSError(f"{draft} of rank 0 is not seen here: runs need a shared filesystem")
+    if world.is_main:
+        for part, state in shared.items():
+            write_state(state, draft, part)
+    write_state(own, draft, f"rank_{world.rank}")
+
+
+def seal(draft: Path, name: str, world: World) -> dict[str, list[Any]]:
+    """Make what was written durable and return file -> [size in bytes, SHA-256].
+
+    The files are dealt out over the ranks.
+
+    Raises:
+        CheckpointError: on every rank, if a file cannot be made durable.
+    """
+    files = broadcast(sorted(os.listdir(draft)) if world.is_main else [])
+    sealed: dict[str, list[Any]] = {}
+
+    def work() -> None:
+        for file in files[world.rank :: world.size]:
+            fsync(draft / file)
+            sealed[file] = fingerprint(draft / file)
+
+    vote(name, attempt(work))
+    return {file: entry for part in gather(sealed) for file, entry in part.items()}
+
+
+def publish(draft: Path) -> None:
+    """Give the folder its name in one step; one of that name stays aside until `rotate`."""
+    target = draft.with_suffix("")
+    if os.path.lexists(target):
+        aside = target.with_name(f"{target.name}.replaced")
+        if os.path.lexists(aside):
+            discard(aside)
+        os.rename(target, aside)
+    os.rename(draft, target)
+    fsync(draft.parent)
+
+
+def rotate(folder: Path, prefix: str, keep_last: int) -> None:
+    """Remove all but the newest `keep_last`: only folders with our manifest, never a link."""
+    ours = [
+        path
+        for path in published(folder, prefix)
+        if not path.is_symlink() and read_manifest(path) is not None
+    ]
+    current = [path for path in ours if not path.suffix]
+    newest = sorted(current, key=sequence_of)[-keep_last:]
+    for path in ours:
+        if path not in newest:
+            discard(path)
+    for trash in folder.glob(".trash-*"):
+        if not trash.is_symlink() and NAME.fullmatch(trash.name.removeprefix(".trash-")):
+            _remove(trash)
+
+
+def discard(path: Path) -> None:
+    """Move a checkpoint out of sight, then delete it; half of one is never seen."""
+    trash = path.with_name(f".trash-{path.name}")
+    if os.path.lexists(trash):
+        _remove(trash)
+    os.rename(path, trash)
+    _remove(trash)
+
+
+def find(folder: Path, prefix: str) -> Found | None:
+    """Return the newest whole checkpoint; rank 0 decides for all. None: none was ever published.
+
+    Raises:
+        CheckpointError: on every rank, if there are some and none is whole; says why.
+    """
+    outcome = broadcast(_find(folder, prefix))
+    if isinstance(outcome, str):
+        raise CheckpointError(outcome)
+    for said in outcome.passed_over if outcome else ():
+        _log.warning("passed over %s", said)
+    return outcome
+
+
+def find_at(path: Path) -> Found:
+    """Return the checkpoint at `path`, which must be whole; rank 0 decides for all.
+
+    Raises:
+        CheckpointError: on every rank, if it is broken or not one of ours.
+    """
+    match = NAME.fullmatch(path.name)
+    problem = broadcast(verify(path) if match else "its name is no checkpoint's")
+    if problem is not None or match is None:
+        raise CheckpointError(
+            f"cannot resume from {path}: {problem}. A bare --resume takes the newest whole one."
+        )
+    return Found(path=path, number=int(match[2]))
+
+
+def load(path: Path, rank: int = 0) -> Loaded:
+    """Read a checkpoint that `find` returned; nothing in it is executed, tensors are on the CPU.
+
+    Raises:
+        CheckpointError: it has no valid manifest.
+    """
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise CheckpointError(f"{path} is no checkpoint: it has no valid {MANIFEST}")
+    parts = [file.removesuffix(".json") for file in manifest["files"] if file.endswith(".json")]
+    mine = f"rank_{rank}" if f"rank_{rank}" in parts else "rank_0"
+    return Loaded(
+        shared={p: read_state(path, p) for p in parts if not re.fullmatch(r"rank_\d+", p)},
+        own=read_state(path, mine),
+        identity=manifest["identity"],
+    )
+
+
+def _find(folder: Path, prefix: str) -> Found | str | None:
+    problems = []
+    for path in sorted(published(folder, prefix), key=sequence_of, reverse=True):
+        problem = verify(path)
+        match = NAME.fullmatch(path.name)
+        if problem is None and match:
+            return Found(path=path, number=int(match[2]), passed_over=tuple(problems))
+        problems.append(f"{path}: {problem}")
+    if not problems:
+        return None
+    return (
+        f"none of the checkpoints in {folder} is whole:\n  " + "\n  ".join(problems) + "\n"
+        "Restore one from a copy, or start anew with --clean."
+    )
+
+
+def _remove(trash: Path) -> None:
+    if trash.is_symlink() or trash.is_file():
+        trash.unlink()
+    else:
+        shutil.rmtree(trash)

@@ -1,0 +1,92 @@
+"""What makes a run this run: its settings and versions, compared at resume and between ranks."""
+
+import json
+import logging
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainers.config import SCHEMA, Config
+from trainers.config_files import difference
+from trainers.distributed import World, gather
+from trainers.errors import BackendError, ConfigError
+
+CHANGEABLE = frozenset(
+    {"log", "eval", "checkpoint", "backend", "run.dir", "run.name", "ppo.num_iterations"}
+)
+"""Settings, and sections of them, that may differ when a run is resumed."""
+
+_PACKAGES = ("torch", "transformers", "safetensors", "numpy", "gymnasium")
+_log = logging.getLogger(__name__)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of what a run's numbers depend on."""
+    return {"python": python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def identity_of(config: Config, world: World) -> dict[str, Any]:
+    """Return what a checkpoint must fit to be continued; kept in its manifest."""
+    return {
+        "config": SCHEMA.dump_python(config, mode="json"),
+        "digest": config.digest,
+        "versions": versions(),
+        "world_size": world.size,
+    }
+
+
+def check_identity(saved: Mapping[str, Any], config: Config, run: Path) -> None:
+    """Refuse to continue with settings that would make it another run; other versions warn.
+
+    Args:
+        saved: what `identity_of` returned when the checkpoint was saved.
+
+    Raises:
+        ConfigError: names each setting that differs and both values.
+    """
+    try:
+        before = SCHEMA.validate_json(json.dumps(saved["config"]))
+    except ValidationError as error:
+        raise ConfigError(
+            f"cannot resume {run}: this version does not know its settings ({error.errors()[0]}). "
+            "Start anew with --run.name NAME."
+        ) from error
+    changes = [one for one in difference(config, before) if not _may_change(one.split(" ")[0])]
+    if changes:
+        raise ConfigError(
+            f"cannot resume {run}: {', '.join(changes)}. Undo it, or start anew with "
+            "--run.name NAME."
+        )
+    now = versions()
+    for name, was in saved["versions"].items():
+        if now.get(name) != was:
+            _log.warning("saved with %s %s, now %s: bits may differ", name, was, now.get(name))
+
+
+def same_everywhere(**named: str) -> None:
+    """Check that every rank has the same settings, versions, data, tokenizer.
+
+    Args:
+        named: digests or versions, by what they are of.
+
+    Raises:
+        BackendError: on every rank; names the first rank that differs, and in what.
+    """
+    everyone = gather(named)
+    for rank, theirs in enumerate(everyone):
+        differing = [key for key in named if theirs.get(key) != everyone[0].get(key)]
+        if differing:
+            said = ", ".join(f"{k} {everyone[0].get(k)} and {theirs.get(k)}" for k in differing)
+            raise BackendError(
+                f"rank 0 and rank {rank} differ: {said}. Start every rank with the same command, "
+                "code and files."
+            )
+
+
+def _may_change(key: str) -> bool:
+    parts = key.split(".")
+    return any(".".join(parts[: i + 1]) in CHANGEABLE for i in range(len(parts)))
