@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zlib import crc32
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
@@ -163,13 +164,16 @@ def load_plugins(modules: Sequence[str]) -> None:
 def load_entry_points() -> None:
     """Load the installed packages that announce themselves; a broken one is only a warning.
 
-    An entry point names a module that registers when it is imported, or a function to call.
+    An entry point is a module that registers when it is imported. In the group `llmgym.envs` it may
+    be a function to call; in `llmgym.rewards`, the reward's own name and address.
     """
     for group in ENTRY_POINT_GROUPS:
         for entry in importlib.metadata.entry_points(group=group):
             try:
                 plugin = entry.load()
-                if group == "llmgym.envs" and callable(plugin):
+                if group == "llmgym.rewards" and entry.attr:
+                    load("llmgym.rewards.base:register_reward")(entry.name, entry.value)
+                elif callable(plugin):
                     plugin()
             except Exception:  # noqa: BLE001 - code of strangers must not break the import of ours
                 _PLUGINS[entry.value] = "broken"
@@ -217,7 +221,7 @@ def _file(path: Path) -> ModuleType:
     if not path.is_file():
         raise PluginError(f"There is no file {path}; an address is file.py:name")
     # One file is one module, however often it is named: pickling and caches rely on it.
-    name = f"llmgym_file_{path.stem}_{abs(hash(str(path))):x}"
+    name = f"llmgym_file_{path.stem}_{crc32(str(path).encode()):08x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
