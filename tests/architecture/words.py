@@ -17,6 +17,7 @@ TENSOR = re.compile(
     r"(torch\.)?Tensor\b|\w+\[Tensor, "
 )  # itself, not an iterator or a dict of them
 SHAPE = re.compile(r"\[[^\]\n]*\]")
+SETTINGS = ("trainers/config.py", "trainers/config_ppo.py")
 HEADER = ("Purpose", "Hardware", "Result", "Run")
 
 
@@ -79,7 +80,7 @@ def settings_explain_themselves(root: Path) -> list[str]:
     return [
         f"{name(root, path)}:{field.lineno}: {owner.name}.{field.target.id} has no string under it"
         for path in found(root, "trainers")
-        if name(root, path).startswith("trainers/config")
+        if name(root, path) in SETTINGS
         for owner in nodes(path)
         if isinstance(owner, ast.ClassDef)
         for field, after in zip(owner.body, [*owner.body[1:], None], strict=True)
