@@ -1,0 +1,234 @@
+"""Generation with the training weights themselves: the policy's own forward, and a cache.
+
+Exact: what is drawn and its log-probability are those of the trainer's forward, up to rounding.
+The model's generation settings are never read: what is not said here does not happen.
+
+B rows, P prompt, T actions, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from trainers.errors import GenerationError
+from trainers.generation.base import Generator, Request, Response, Sampling
+from trainers.generation.sampling import sample, token_logprobs, uniforms
+from trainers.models.causal_lm import CausalPolicy
+
+# Below this share of rows still being written, the finished ones leave the batch and its cache.
+# Removing copies the cache, so not at every end.
+_COMPACT_BELOW = 0.875
+
+
+@contextmanager
+def _caching(model: nn.Module) -> Iterator[None]:
+    """Switch gradient checkpointing off, under which a model that trains keeps no cache."""
+    layers = [one for one in model.modules() if vars(one).get("gradient_checkpointing")]
+    for layer in layers:
+        layer.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = True
+
+
+@final
+class _Batch:
+    """The rows being written at one time: what their next forward needs.
+
+    Attributes:
+        rows: [b] which requests are left.
+        live: [b] False where a row has ended and not yet left.
+        logits: [b, V] of the next token.
+    """
+
+    def __init__(self, model: nn.Module, requests: Sequence[Request], pad_token_id: int) -> None:
+        self._model = model
+        # ALiBi families count by the mask themselves.
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        device = next(model.parameters()).device
+        width = max(len(one.token_ids) for one in requests)
+        room = max(one.max_new_tokens for one in requests)
+        gaps = [width - len(one.token_ids) for one in requests]
+        padded = [
+            [pad_token_id] * gap + list(one.token_ids)
+            for gap, one in zip(gaps, requests, strict=True)
+        ]
+        tokens = torch.tensor(padded, device=device)
+        columns = torch.arange(width + room, device=device)
+        self._used = width
+        self._mask = (columns >= torch.tensor(gaps, device=device)[:, None]).long()
+        self._cache = DynamicCache(config=model.config)
+        self.rows = torch.arange(len(requests), device=device)
+        self.live = torch.ones_like(self.rows, dtype=torch.bool)
+        # Padding on the left: a row's first token is at position 0, wherever it stands.
+        self._position = (self._mask[:, :width].cumsum(1) - 1).clamp(min=0)
+        self.logits = self._forward(tokens)
+
+    def _forward(self, tokens: Tensor) -> Tensor:
+        given = {"position_ids": self._position} if self._takes_positions else {}
+        output = self._model(
+            input_ids=tokens,
+            attention_mask=self._mask[:, : self._used],
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **given,
+        )
+        return output.logits[:, -1]
+
+    def advance(self, tokens: Tensor) -> None:
+        """Append one token [b] to every row; a row that has ended stays at its position."""
+        self._position = self._position[:, -1:] + self.live[:, None]
+        self._used += 1
+        self.logits = self._forward(tokens[:, None])
+
+    def compact(self, tokens: Tensor) -> Tensor:
+        """Drop the rows that have ended, here and from `tokens` [b], which is returned."""
+        keep = self.live.nonzero().flatten()
+        self.rows, self.live = self.rows[keep], self.live[keep]
+        self._mask, self._position = self._mask[keep], self._position[keep]
+        self._cache.batch_select_indices(keep)
+        return tokens[keep]
+
+
+@final
+class TransformersGenerator(Generator):
+    """Writes with the policy that is being trained, row by row exact.
+
+    Args:
+        policy: the policy; its weights are used where they are, nothing is copied.
+        eos_token_ids: each of them ends a response, and is its last token.
+        pad_token_id: fills prompts up on the left; what it is never matters.
+        batch_size: most rows written at once.
+        autocast: the type of the trainer's forward, where it is not that of the weights.
+    """
+
+    exact = True
+
+    def __init__(
+        self,
+        policy: CausalPolicy,
+        *,
+        eos_token_ids: Sequence[int],
+        pad_token_id: int,
+        batch_size: int,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self._policy = policy
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._pad_token_id = pad_token_id
+        self._batch_size = batch_size
+        self._autocast = autocast
+        self._policy_version = 0
+
+    @property
+    def policy_version(self) -> int:
+        """The version of the weights in use."""
+        return self._policy_version
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        """Write one response to each request, in the order of the requests.
+
+        Raises:
+            GenerationError: the logits of the first step are not finite.
+        """
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))
+        responses: dict[int, Response] = {}
+        model = self._policy.model
+        device = next(model.parameters()).device.type
+        with (
+            _caching(model),
+            torch.autocast(device, self._autocast, enabled=self._autocast is not None),
+        ):
+            for start in range(0, len(order), self._batch_size):
+                chosen = order[start : start + self._batch_size]
+                written = self._write([requests[i] for i in chosen], sampling)
+                responses.update(zip(chosen, written, strict=True))
+        return [responses[i] for i in range(len(requests))]
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Record the version; the weights must be the policy's own, which are used in place."""
+        given = {tensor.data_ptr() for _, tensor in weights}
+        named = self._policy.model.named_parameters()
+        absent = [name for name, tensor in named if tensor.data_ptr() not in given]
+        assert not absent, f"{absent[0]} is not shared with the policy that is trained"
+        self._policy_version = version
+
+    def sleep(self) -> None:
+        """Nothing to give back: the cache lives inside `generate`."""
+
+    def wake(self) -> None:
+        """Nothing to undo."""
+
+    def _write(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        batch = _Batch(self._policy.model, requests, self._pad_token_id)
+        _check_finite(batch.logits)
+        rows = batch.rows
+        room = max(one.max_new_tokens for one in requests)
+        steps = torch.arange(room, device=rows.device)
+        limits = torch.tensor([one.max_new_tokens for one in requests], device=rows.device)
+        eos = torch.tensor(sorted(self._eos_token_ids), device=rows.device)
+        draws = _draws(requests, steps, sampling)
+        tokens = torch.zeros(len(requests), room, dtype=torch.long, device=rows.device)
+        logprobs = torch.zeros(len(requests), room, device=rows.device)
+        for step in range(room):
+            drawn = sample(batch.logits, draws[batch.rows, step], sampling)
+            tokens[batch.rows, step] = drawn
+            logprobs[batch.rows, step] = token_logprobs(batch.logits, drawn, sampling.temperature)
+            ended = torch.isin(drawn, eos) | (limits[batch.rows] <= step + 1)
+            batch.live &= ~ended
+            left = int(batch.live.sum())
+            if left == 0:
+                break
+            if left < _COMPACT_BELOW * len(batch.rows):
+                drawn = batch.compact(drawn)
+            batch.advance(drawn)
+        return self._responses(requests, tokens.tolist(), logprobs.tolist())
+
+    def _responses(
+        self,
+        requests: Sequence[Request],
+        tokens: Sequence[Sequence[int]],
+        logprobs: Sequence[Sequence[float]],
+    ) -> list[Response]:
+        """Cut each row behind its first end token, or at its limit."""
+        responses = []
+        for request, ids, figures in zip(requests, tokens, logprobs, strict=True):
+            limit = request.max_new_tokens
+            ends = (i for i, token in enumerate(ids[:limit]) if token in self._eos_token_ids)
+            end = next(ends, None)
+            length = limit if end is None else end + 1
+            responses.append(
+                Response(
+                    token_ids=tuple(ids[:length]),
+                    logprobs=tuple(figures[:length]),
+                    finish_reason="length" if end is None else "stop",
+                    policy_version=self._policy_version,
+                )
+            )
+        return responses
+
+
+def _draws(requests: Sequence[Request], steps: Tensor, sampling: Sampling) -> Tensor:
+    """Return the uniforms [B, T] of every token that may be drawn."""
+    index = torch.tensor([one.index for one in requests], device=steps.device)
+    first = torch.tensor([one.position for one in requests], device=steps.device)
+    return uniforms(sampling.seed, sampling.iteration, index[:, None], first[:, None] + steps)
+
+
+def _check_finite(logits: Tensor) -> None:
+    bad = (~logits.isfinite()).any(1)
+    if bool(bad.any()):
+        raise GenerationError(
+            f"the policy's logits are not finite for {int(bad.sum())} of {len(bad)} prompts, "
+            "before a token was sampled: the weights are broken.\n"
+            "Continue from an earlier checkpoint, often at a lower rate: --ppo.learning-rate 1e-6"
+        )
