@@ -18,7 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True, kw_only=True)
 class Import:
-    """One imported name: `from a.b import c` gives a.b and a.b.c."""
+    """One imported name: `from a.b import c` gives a.b.c."""
 
     target: str
     line: int
@@ -65,13 +65,21 @@ def imports(path: Path) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             targets, level = [alias.name for alias in node.names], 0
         elif isinstance(node, ast.ImportFrom):
-            origin, level = node.module or "", node.level
-            targets = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+            targets, level = [f"{node.module}.{alias.name}" for alias in node.names], node.level
         else:
             continue
         lazy = id(node) in inside
         for target in targets:
             yield Import(target=target, line=node.lineno, relative=level > 0, lazy=lazy)
+
+
+def owner(root: Path, target: str) -> str:
+    """Give the module of the tree that an imported name is or stands in; "" if it has none."""
+    while target and not any(
+        (root / f"{target.replace('.', '/')}{end}").is_file() for end in (".py", "/__init__.py")
+    ):
+        target = target.rpartition(".")[0]
+    return target
 
 
 def dotted(node: ast.AST) -> str:

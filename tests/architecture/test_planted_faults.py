@@ -63,6 +63,11 @@ FAULTS = [
     ),
     (
         imports.imports_point_down,
+        {"llmgym/env.py": "from trainers import run\n"},
+        "llmgym/env.py:1: on floor 0 imports trainers.run,",
+    ),
+    (
+        imports.imports_point_down,
         {"llmgym/env.py": "import trainers.config\n"},
         "llmgym/env.py:1: on floor 0",
     ),
@@ -85,6 +90,14 @@ FAULTS = [
         "trainers/batch.py:4",
     ),
     (imports.imports_are_absolute, {"llmgym/env.py": "from . import tasks\n"}, "llmgym/env.py:1"),
+    (
+        imports.no_import_cycle,
+        {
+            "llmgym/__init__.py": "import llmgym.env\n",
+            "llmgym/env.py": "from llmgym import __version__\n",
+        },
+        "cycle: llmgym",
+    ),
     (
         imports.no_import_cycle,
         {
