@@ -36,9 +36,10 @@ class TextInputs:
         return self.tokens[:, self.num_prompt :]
 
     @property
-    def lengths(self) -> Int[Tensor, " B"]:
-        """[B] real tokens of each row: what a row costs."""
-        return self.attention_mask.sum(1)
+    def sizes(self) -> Int[Tensor, "B 2"]:
+        """[B, 2] prompt and response tokens of each row: the widths it needs."""
+        prompt, response = self.attention_mask.tensor_split([self.num_prompt], dim=1)
+        return torch.stack([prompt.sum(1), response.sum(1)], dim=1)
 
     def rows(self, index: Tensor) -> Self:
         """Return the rows of `index` [N]."""
@@ -49,6 +50,12 @@ class TextInputs:
         return replace(
             self, tokens=self.tokens.to(device), attention_mask=self.attention_mask.to(device)
         )
+
+    def blank(self) -> Self:
+        """Return one row of zeros with one prompt and one response token."""
+        mask = self.attention_mask.new_zeros(1, self.attention_mask.shape[1])
+        mask[:, self.num_prompt - 1 : self.num_prompt + 1] = True
+        return replace(self, tokens=self.tokens.new_zeros(mask.shape), attention_mask=mask)
 
     def window(self) -> tuple[int, int]:
         """Return (left, right): prompt columns and action columns that no row needs.
@@ -79,9 +86,11 @@ class ControlInputs:
     actions: Tensor
 
     @property
-    def lengths(self) -> Int[Tensor, " B"]:
-        """[B] steps of each row: what a row costs."""
-        return torch.full(self.obs.shape[:1], self.obs.shape[1], device=self.obs.device)
+    def sizes(self) -> Int[Tensor, "B 2"]:
+        """[B, 2] zero and the steps of each row: the widths it needs."""
+        sizes = self.actions.new_zeros((self.obs.shape[0], 2), dtype=torch.long)
+        sizes[:, 1] = self.obs.shape[1]
+        return sizes
 
     def rows(self, index: Tensor) -> Self:
         """Return the rows of `index` [N]."""
@@ -98,6 +107,11 @@ class ControlInputs:
             obs=self.obs.flatten(0, 1).unsqueeze(1),
             actions=self.actions.flatten(0, 1).unsqueeze(1),
         )
+
+    def blank(self) -> Self:
+        """Return one row of zeros."""
+        zeros = self.obs.new_zeros(1, *self.obs.shape[1:])
+        return replace(self, obs=zeros, actions=self.actions.new_zeros(1, *self.actions.shape[1:]))
 
     def window(self) -> tuple[int, int]:
         """Return (0, 0): there is no padding."""
@@ -156,6 +170,7 @@ class Experience:
         old_values: [B, T] critic before the update.
         advantages: [B, T] whitened where configured.
         returns: [B, T] targets of the critic, never whitened.
+        weights: [B, T] share of each action in the loss, or None before an update.
         index: [B] sequence index, counted over all ranks.
     """
 
@@ -167,6 +182,7 @@ class Experience:
     old_values: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
+    weights: Float[Tensor, "B T"] | None = None
     index: Int[Tensor, " B"]
 
     def __len__(self) -> int:
@@ -176,6 +192,10 @@ class Experience:
     def _tensors(self) -> dict[str, Tensor]:
         named = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    def columns(self) -> dict[str, Tensor]:
+        """Return the [B, T] tensors by name."""
+        return {name: value for name, value in self._tensors().items() if value.dim() == 2}
 
     def rows(self, index: Tensor) -> Self:
         """Return the rows of `index` [N]."""
@@ -187,15 +207,18 @@ class Experience:
         moved = {name: value.to(device) for name, value in self._tensors().items()}
         return replace(self, inputs=self.inputs.to(device), **moved)
 
-    def masked(self) -> Self:
-        """Return the same rows with nothing to learn: they keep ranks in step."""
-        return replace(self, response_mask=torch.zeros_like(self.response_mask))
+    def blank(self) -> Self:
+        """Return one row with nothing to learn, which keeps ranks in step."""
+        zeros = {
+            name: value.new_zeros(1, *value.shape[1:]) for name, value in self._tensors().items()
+        }
+        return replace(self, inputs=self.inputs.blank(), **zeros)
 
     def trimmed(self) -> Self:
         """Return the rows without the padding columns that none of them needs."""
         left, right = self.inputs.window()
         end = self.response_mask.shape[1] - right
-        cut = {k: v[:, :end] for k, v in self._tensors().items() if v.dim() == 2}
+        cut = {name: value[:, :end] for name, value in self.columns().items()}
         return replace(self, inputs=self.inputs.narrowed(left, right), **cut)
 
 

@@ -73,9 +73,11 @@ def shutdown() -> None:
 def _reduced(value: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
     if not dist.is_initialized():
         return value
-    result = value.detach().clone()
+    # NCCL reduces on GPUs only; what comes from the CPU goes back there.
+    device = "cuda" if dist.get_backend() == "nccl" else value.device
+    result = value.detach().to(device, copy=True)
     dist.all_reduce(result, op=op)
-    return result
+    return result.to(value.device)
 
 
 def global_sum(value: Tensor) -> Tensor:

@@ -19,3 +19,10 @@ class BackendError(RuntimeError):
 
 class GenerationError(RuntimeError):
     """Raised when text cannot be generated: no end token, stale weights, non-finite logits."""
+
+
+LOWER_RATES = (
+    "Often a learning rate is too high: lower --ppo.learning-rate or --ppo.critic-learning-rate, "
+    "and continue with --resume."
+)
+"""What to do about a NonFiniteError."""

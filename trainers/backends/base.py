@@ -26,12 +26,18 @@ class Engine(ABC):
         """Where inputs must be."""
 
     @abstractmethod
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the model returns
-        """Run the model through its wrapper; the bare module would skip the wrapper's hooks."""
+    def forward(self, *args: Any, last: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Run the model through its wrapper; the bare module would skip the wrapper's hooks.
+
+        Args:
+            args: passed to the model.
+            last: True for the last micro-batch of an optimizer step; ranks sum gradients after it.
+            kwargs: passed to the model.
+        """
 
     @abstractmethod
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradient of `loss`; `last` marks the last micro-batch of an optimizer step."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`, of which every rank holds its part of a sum."""
 
     @abstractmethod
     def step(self) -> float:

@@ -1,4 +1,4 @@
-"""KL divergence to the reference: estimators from samples, and the controller of its weight."""
+"""Ratios and KL divergences from log-probabilities, and the controller of the KL's weight."""
 
 from typing import Any, final
 
@@ -10,6 +10,13 @@ from trainers.config_ppo import PPOConfig
 
 MAX_LOG_RATIO = 20.0
 """exp(20) = 5e8 is still far from fp32's overflow; beyond it exp gives inf, and inf * 0 = NaN."""
+
+
+def ratio_of(
+    logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Return the importance ratio exp(logprobs - old_logprobs), the exponent kept in +-20."""
+    return torch.exp((logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
 
 
 def kl_estimate(

@@ -1,0 +1,156 @@
+"""The engine on plain torch: one process, or one a rank under DistributedDataParallel."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainers.backends.base import Engine
+from trainers.errors import LOWER_RATES, NonFiniteError
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW and clipping of one engine; the rate is set from outside, by progress."""
+
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+
+
+@final
+class TorchEngine(Engine):
+    """One module, its AdamW, and gradients summed over ranks."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: OptimizerSettings,
+        *,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Move the module to `device`; `dtype` is that of the matrix products (autocast)."""
+        self._name = name
+        self._module = module.to(device)
+        self._device = device
+        self._dtype = dtype
+        self._settings = settings
+        self._wrapped = module
+        if dist.is_initialized():  # rank 0's weights become everyone's
+            self._wrapped = DistributedDataParallel(self._module, broadcast_buffers=False)
+        self._optimizer = torch.optim.AdamW(
+            self._module.parameters(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        """The bare model."""
+        return self._module
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must be."""
+        return self._device
+
+    def _waiting(self, last: bool) -> AbstractContextManager[None]:
+        if isinstance(self._wrapped, DistributedDataParallel) and not last:
+            return self._wrapped.no_sync()
+        return nullcontext()
+
+    def forward(self, *args: Any, last: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Run the model; gradients are summed over ranks after the `last` backward."""
+        mixed = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+        with self._waiting(last), mixed:
+            return self._wrapped(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this rank's part of the loss."""
+        # DistributedDataParallel divides the sum over ranks by their number; this undoes it.
+        scale = dist.get_world_size() if dist.is_initialized() else 1
+        (loss * scale).backward()
+
+    def step(self) -> float:
+        """Clip, step, clear; return the norm before clipping."""
+        limit = self._settings.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(
+            self._module.parameters(), math.inf if limit is None else limit
+        ).item()
+        if not math.isfinite(norm):  # the gradient is a sum over ranks: all see the same
+            raise NonFiniteError(self._blame())
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _blame(self) -> str:
+        named = self._module.named_parameters()
+        bad = [n for n, p in named if p.grad is not None and not p.grad.isfinite().all()]
+        self._optimizer.zero_grad(set_to_none=True)
+        return (
+            f"the gradient of the {self._name} is not finite; no weight was changed. First bad "
+            f"tensor: {bad[0] if bad else 'none alone, only their norm'}. {LOWER_RATES}"
+        )
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of every parameter group."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, tensor), a tied tensor once."""
+        for name, parameter in self._module.named_parameters():
+            yield name, parameter.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, AdamW's moments and step counts, by parameter name."""
+        named = dict(self._module.named_parameters())
+        moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
+        for name, parameter in named.items():
+            for kind, value in self._optimizer.state.get(parameter, {}).items():
+                moments[kind][name] = value.detach().clone()
+        weights = {name: parameter.detach().clone() for name, parameter in named.items()}
+        return {"weights": weights, "optimizer": moments}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, bit for bit."""
+        named = dict(self._module.named_parameters())
+        missing = named.keys() ^ state["weights"].keys()
+        if missing:
+            raise ValueError(f"the {self._name}'s weights differ in name: {sorted(missing)[:3]}")
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(state["weights"][name])
+        for name, parameter in named.items():
+            moments = {k: state["optimizer"][k][name] for k in MOMENTS if state["optimizer"][k]}
+            if moments:
+                moved = {k: v.detach().clone().to(parameter.device) for k, v in moments.items()}
+                self._optimizer.state[parameter] = moved
+
+    def _move_moments(self, device: torch.device) -> None:
+        for state in self._optimizer.state.values():
+            for kind in ("exp_avg", "exp_avg_sq"):
+                state[kind] = state[kind].to(device)
+
+    def offload(self) -> None:
+        """Move AdamW's moments to host memory."""
+        self._move_moments(torch.device("cpu"))
+
+    def reload(self) -> None:
+        """Move AdamW's moments back."""
+        self._move_moments(self._device)

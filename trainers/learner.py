@@ -1,0 +1,225 @@
+"""The learner: policy and critic behind one door, micro-batches, counts that agree over ranks.
+
+`critic: separate` is two engines with an optimizer each; `shared` is one engine whose model has a
+value head. `ppo.py` trains through nothing else, and the collector sees it as an `Actor`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from trainers.backends.base import Engine
+from trainers.batch import Experience, Inputs, Metrics
+from trainers.config import Config
+from trainers.distributed import global_max
+from trainers.functional.logprobs import EntropyMode
+from trainers.functional.schedules import rate_factor
+
+
+def packed(sizes: Tensor, budget: int) -> list[Tensor]:
+    """Group rows, longest first, so that rows times common width stays within `budget` tokens.
+
+    Args:
+        sizes: [B, 2] prompt and response width of each row.
+        budget: tokens of a group, padding included; a longer row is a group of its own.
+
+    Returns:
+        Row numbers of each group; every row is in exactly one.
+    """
+    order = torch.argsort(sizes.sum(1), descending=True, stable=True).tolist()
+    widths = sizes.tolist()
+    groups: list[list[int]] = []
+    prompt = response = 0
+    for row in order:
+        wide = (max(prompt, widths[row][0]), max(response, widths[row][1]))
+        if groups and (len(groups[-1]) + 1) * sum(wide) <= budget:
+            groups[-1].append(row)
+            prompt, response = wide
+        else:
+            groups.append([row])
+            prompt, response = widths[row]
+    return [torch.tensor(group, device=sizes.device) for group in groups]
+
+
+@torch.no_grad()
+def evaluated(
+    inputs: Inputs, run: Callable[[Inputs, Tensor], Tensor], *, budget: int, device: torch.device
+) -> Tensor:
+    """Run a model over all rows by token budget, without gradients.
+
+    Every rank runs it equally often, on blank rows at the end where there is less to do.
+
+    Args:
+        inputs: B rows.
+        run: takes some rows, trimmed, and their numbers [n]; returns [n, K].
+        budget: tokens of one pass, padding included.
+        device: where the model is.
+
+    Returns:
+        [B, K'] float32 in row order, zeros where rows were trimmed.
+    """
+    groups = packed(inputs.sizes, budget)
+    result = torch.empty(0)
+    for group in groups:
+        rows = inputs.rows(group)
+        micro = rows.narrowed(*rows.window())
+        part = run(micro.to(device), group).float()
+        if not result.numel():  # text values have one column more than there are actions
+            extra = part.shape[1] - micro.actions.shape[1]
+            result = part.new_zeros(inputs.actions.shape[0], inputs.actions.shape[1] + extra)
+        result[group, : part.shape[1]] = part
+    blank = inputs.blank()
+    blank = blank.narrowed(*blank.window()).to(device)
+    for _ in range(int(global_max(torch.tensor(len(groups), device=device))) - len(groups)):
+        run(blank, torch.zeros(1, dtype=torch.long))
+    return result.to(inputs.actions.device)
+
+
+@final
+class Learner:
+    """Policy and critic in training."""
+
+    def __init__(self, policy: Engine, critic: Engine | None, config: Config) -> None:
+        """Take the engines; without a critic, the policy's model has a value head."""
+        self._policy = policy
+        self._critic = critic
+        self._config = config
+        self._version = 0
+
+    @property
+    def policy_version(self) -> int:
+        """Optimizer steps taken by the policy: which weights these are."""
+        return self._version
+
+    @property
+    def policy_module(self) -> nn.Module:
+        """The bare policy."""
+        return self._policy.module
+
+    @property
+    def critic_module(self) -> nn.Module | None:
+        """The bare critic; None when the trunk is shared."""
+        return None if self._critic is None else self._critic.module
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the policy's (name, tensor)."""
+        return self._policy.weights()
+
+    def anneal(self, progress: float) -> None:
+        """Set both learning rates; `progress` is the share of iterations done."""
+        ppo = self._config.ppo
+        factor = rate_factor(progress, ppo.lr_schedule, warmup=ppo.warmup_fraction)
+        self._rates = (factor * ppo.learning_rate, factor * ppo.critic_learning_rate)
+        self._policy.set_learning_rate(self._rates[0])
+        if self._critic is not None:
+            self._critic.set_learning_rate(self._rates[1])
+
+    def micro_batches(self, experience: Experience) -> list[Experience]:
+        """Split a minibatch by token budget, each part trimmed to its own width.
+
+        Every rank gets the same number: blank rows, without loss, fill up where there is less.
+        """
+        groups = packed(experience.inputs.sizes, self._config.backend.micro_batch_tokens)
+        parts = [experience.rows(group).trimmed().to(self._policy.device) for group in groups]
+        number = int(global_max(torch.tensor(max(len(parts), 1), device=self._policy.device)))
+        blank = experience.blank().trimmed().to(self._policy.device)
+        return parts + [blank] * (number - len(parts))
+
+    def forward(
+        self, experience: Experience, *, entropy: EntropyMode, last: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logprobs, entropies and values [B, T] of a micro-batch, with gradients."""
+        mask, inputs = experience.response_mask, experience.inputs
+        output = self._policy.forward(inputs, mask, entropy=entropy, last=last)
+        if self._critic is None:
+            output, values = output
+        else:
+            values = self._critic.forward(inputs, last=last)
+        return output.logprobs, output.entropy, values[:, : mask.shape[1]]
+
+    def backward(self, policy_loss: Tensor | None, value_loss: Tensor) -> None:
+        """Add gradients; without a policy loss only the critic learns."""
+        if self._critic is None:
+            assert policy_loss is not None, "a shared trunk has no critic-only phase"
+            self._policy.backward(policy_loss + self._config.ppo.value_coef * value_loss)
+            return
+        self._critic.backward(value_loss)
+        if policy_loss is not None:
+            self._policy.backward(policy_loss)
+
+    def step(self, *, critic_only: bool) -> Metrics:
+        """Step the optimizers; return gradient norms before clipping, and rates."""
+        figures: dict[str, float] = {}
+        if self._critic is not None:
+            figures["value/grad_norm"] = self._critic.step()
+            figures["value/lr"] = self._rates[1]
+        if not critic_only:
+            figures["policy/grad_norm"] = self._policy.step()
+            figures["policy/lr"] = self._rates[0]
+            self._version += 1
+        return Metrics.scalars(figures)
+
+    def _run(self, inputs: Inputs, run: Callable[[Inputs, Tensor], Tensor]) -> Tensor:
+        budget = self._config.backend.micro_batch_tokens
+        return evaluated(inputs, run, budget=budget, device=self._policy.device)
+
+    def _both(self, inputs: Inputs, response_mask: Tensor) -> Any:  # noqa: ANN401
+        mask = response_mask[:, : inputs.actions.shape[1]].to(self._policy.device)
+        return self._policy.forward(inputs, mask, entropy="none")
+
+    def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
+        """Return [B, T] log-probabilities of the actions under the current policy."""
+
+        def run(micro: Inputs, rows: Tensor) -> Tensor:
+            output = self._both(micro, response_mask[rows])
+            return (output[0] if self._critic is None else output).logprobs
+
+        return self._run(inputs, run)
+
+    def values(self, inputs: Inputs) -> Tensor:
+        """Return the critic's [B, T + 1] values of text, [B, T] of control."""
+
+        def run(micro: Inputs, rows: Tensor) -> Tensor:
+            if self._critic is not None:
+                return self._critic.forward(micro)
+            nothing = torch.zeros(micro.actions.shape[:2], dtype=torch.bool)
+            return self._both(micro, nothing)[1]
+
+        return self._run(inputs, run)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return both engines and the policy's version."""
+        critic = None if self._critic is None else self._critic.state_dict()
+        return {"policy": self._policy.state_dict(), "critic": critic, "version": self._version}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._policy.load_state_dict(state["policy"])
+        if self._critic is not None:
+            self._critic.load_state_dict(state["critic"])
+        self._version = int(state["version"])
+
+
+@final
+class FrozenPolicy:
+    """The reference: a copy that never trains, scored by token budget as the policy is."""
+
+    def __init__(self, module: nn.Module, config: Config, *, dtype: torch.dtype) -> None:
+        """Take a policy module for good: its gradients are switched off."""
+        self._module = module.requires_grad_(False)
+        self._device = next(module.parameters()).device
+        self._dtype = dtype
+        self._budget = config.backend.micro_batch_tokens
+
+    def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
+        """Return [B, T] log-probabilities of the actions."""
+        mixed = self._dtype != torch.float32
+
+        def run(micro: Inputs, rows: Tensor) -> Tensor:
+            mask = response_mask[rows, : micro.actions.shape[1]].to(self._device)
+            with torch.autocast(self._device.type, self._dtype, enabled=mixed):
+                return self._module(micro, mask, entropy="none").logprobs
+
+        return evaluated(inputs, run, budget=self._budget, device=self._device)

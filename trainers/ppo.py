@@ -1,0 +1,411 @@
+"""Proximal policy optimization with a critic: the whole algorithm, in the order it runs.
+
+    collect -> make_experience (gae, whiten) -> epochs of minibatches (policy_loss, value_loss)
+
+Not here: acting (`collect/`), models, optimizers and ranks (`learner.py`, `backends/`), logging and
+checkpoints (`runner.py`). `train` is a generator of metrics and does no I/O.
+
+Shapes: B rows (sequences, or steps of an environment), T actions of a row. `response_mask` is True
+on actions; every sum runs over it and over all ranks, and every mean divides once, by a global
+count. Sources: Schulman et al. 2017, arXiv:1707.06347; docs/ppo.md has all equations.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from trainers.batch import ControlInputs, Experience, Metrics, Rollout
+from trainers.collect.base import Collector
+from trainers.config import Config
+from trainers.config_ppo import PPOConfig
+from trainers.distributed import global_metrics, global_moments, global_sum
+from trainers.errors import LOWER_RATES, NonFiniteError
+from trainers.functional.kl import kl_estimate, ratio_of
+from trainers.functional.logprobs import EntropyMode
+from trainers.learner import Learner
+from trainers.ppo_metrics import describe, describe_update
+
+GAE_CHUNK = 64
+"""Actions solved by one matrix product: B * 64 * 64 floats, and T / 64 steps of Python."""
+MAX_IMPORTANCE = 2.0
+"""Cap of truncated importance sampling (Yao et al. 2025; verl's `tis_imp_ratio_cap`)."""
+
+
+def gae(
+    rewards: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    next_values: Float[Tensor, "B T"],
+    terminated: Bool[Tensor, "B T"],
+    boundary: Bool[Tensor, "B T"],
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """Estimate advantages backwards over time.
+
+        delta_t = r_t + gamma * (1 - terminated_t) * next_values_t - values_t
+        A_t     = delta_t + gamma * gae_lambda * (1 - boundary_t) * A_{t+1}
+
+    The last action of a row ends it, whatever `boundary` says. Solved in chunks: within one,
+    A = D delta, where D[t, s] = (gamma * gae_lambda)^(s - t) if no boundary lies in [t, s).
+
+    Args:
+        rewards: [B, T] reward after each action, in reward units.
+        values: [B, T] critic at the state before each action.
+        next_values: [B, T] critic at the state after it; not read where terminated.
+        terminated: [B, T] True where the task ended; a truncated action is not terminated and
+            still bootstraps.
+        boundary: [B, T] True at the last action of an episode, however it ended.
+        gamma: discount of an action.
+        gae_lambda: 0 is one-step TD, 1 is Monte Carlo.
+
+    Returns:
+        advantages [B, T] and returns [B, T] = advantages + values.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: Schulman et al. 2016, arXiv:1506.02438, eq. 16.
+    """
+    named = {"values": values, "next_values": next_values}
+    for name, tensor in {**named, "terminated": terminated, "boundary": boundary}.items():
+        if tensor.shape != rewards.shape:
+            raise ValueError(f"{name} must be {tuple(rewards.shape)} like rewards, "
+                             f"got {tuple(tensor.shape)}")  # fmt: skip
+    bootstrap = torch.where(terminated, torch.zeros_like(next_values), next_values)
+    delta = rewards + gamma * bootstrap - values
+    decay = gamma * gae_lambda
+    episode = boundary.cumsum(1) - boundary.long()  # boundaries before t: a new id after each
+    advantages = torch.empty_like(delta)
+    carry = torch.zeros_like(delta[:, 0])  # A at the first action after the chunk
+    for begin in reversed(range(0, delta.shape[1], GAE_CHUNK)):
+        part = slice(begin, begin + GAE_CHUNK)
+        ids = episode[:, part]
+        steps = torch.arange(ids.shape[1], device=ids.device)
+        distance = steps.unsqueeze(0) - steps.unsqueeze(1)  # [t, s] = s - t
+        powers = torch.pow(torch.tensor(decay).to(delta), distance.clamp(min=0)) * (distance >= 0)
+        reach = powers * (ids.unsqueeze(2) == ids.unsqueeze(1))
+        inside = torch.einsum("bts,bs->bt", reach, delta[:, part])
+        open_end = (ids == ids[:, -1:]) & ~boundary[:, part][:, -1:]  # t still runs past the chunk
+        beyond = torch.pow(torch.tensor(decay).to(delta), steps.flip(0) + 1)
+        advantages[:, part] = inside + open_end * beyond * carry.unsqueeze(1)
+        carry = advantages[:, begin]
+    return advantages, advantages + values
+
+
+def whiten(
+    advantages: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Shift and scale to mean 0 and variance 1 over the mask and all ranks; 0 elsewhere.
+
+        A <- (A - mean) / sqrt(variance + 1e-8)
+
+    Population variance: one action, or equal ones, give 0 and not NaN.
+    """
+    mean, variance = global_moments(advantages, response_mask)
+    whitened = (advantages.double() - mean) / torch.sqrt(variance + 1e-8)
+    return torch.where(response_mask, whitened, torch.zeros_like(whitened)).to(advantages.dtype)
+
+
+def _compacted_gae(rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor]:
+    """Run `gae` on actions alone: what stands between two turns neither decays nor carries."""
+    mask = rollout.response_mask
+    order = torch.argsort((~mask).long(), dim=1, stable=True)  # actions first, in their order
+    real = torch.gather(mask, 1, order)
+
+    def compact(tensor: Tensor, filler: float) -> Tensor:
+        moved = torch.gather(tensor, 1, order)
+        return torch.where(real, moved, torch.full_like(moved, filler))
+
+    advantages, returns = gae(
+        compact(rollout.rewards, 0),
+        compact(rollout.values, 0),
+        compact(rollout.next_values, 0),
+        compact(rollout.terminated, 1),
+        compact(rollout.boundary, 1),
+        config.gamma,
+        config.gae_lambda,
+    )
+    empty = torch.zeros_like(rollout.rewards)
+    return empty.scatter(1, order, advantages * real), empty.scatter(1, order, returns * real)
+
+
+def _only(mask: Tensor, values: Tensor | None) -> Tensor | None:
+    """Put 0 wherever `mask` is False: a NaN there would reach the gradient through a 0 * NaN."""
+    return None if values is None else torch.where(mask, values, torch.zeros_like(values))
+
+
+def make_experience(rollout: Rollout, config: PPOConfig) -> Experience:
+    """Turn what happened into what is learned from: advantages, returns, fixed old figures.
+
+    Steps of an environment become rows of their own, since an MLP has no memory.
+    """
+    advantages, returns = _compacted_gae(rollout, config)
+    if config.whiten_advantages:
+        advantages = whiten(advantages, rollout.response_mask)
+    generator_says = config.old_logprobs == "generator"
+    old = rollout.generator_logprobs if generator_says else rollout.logprobs
+    assert old is not None, "ppo.old_logprobs is generator, but the rollout has no such figures"
+    mask = rollout.response_mask
+    experience = Experience(
+        inputs=rollout.inputs,
+        response_mask=mask,
+        old_logprobs=_only(mask, old),
+        ref_logprobs=_only(mask, rollout.ref_logprobs),
+        generator_logprobs=_only(mask, rollout.generator_logprobs),
+        old_values=_only(mask, rollout.values),
+        advantages=advantages,
+        returns=returns,
+        index=rollout.index,
+    )
+    return _flat(experience) if isinstance(rollout.inputs, ControlInputs) else experience
+
+
+def _flat(experience: Experience) -> Experience:
+    assert isinstance(experience.inputs, ControlInputs)
+    steps = experience.response_mask.shape[1]
+    offsets = torch.arange(steps, device=experience.index.device)
+    index = (experience.index.unsqueeze(1) * steps + offsets).flatten()
+    columns = experience.columns()
+    flat = {name: column.reshape(-1, 1) for name, column in columns.items()}
+    return replace(experience, inputs=experience.inputs.flat(), index=index, **flat)
+
+
+def minibatches(
+    experience: Experience, config: Config, iteration: int, epoch: int
+) -> Iterator[Tensor]:
+    """Yield this rank's row numbers [n] of each minibatch of an epoch.
+
+    Membership is a function of (seed, iteration, epoch, global sequence index) alone, so it does
+    not depend on how rows lie on ranks; n may be 0.
+    """
+    total = int(global_sum(torch.tensor(len(experience))))
+    rng = np.random.default_rng((config.run.seed, iteration, epoch))
+    place = torch.empty(total, dtype=torch.long)
+    place[torch.from_numpy(rng.permutation(total))] = torch.arange(total)
+    mine = place[experience.index.cpu()]
+    size = math.ceil(total / config.ppo.num_minibatches)
+    for number in range(config.ppo.num_minibatches):
+        members = ((mine // size) == number).nonzero().flatten()
+        yield members[torch.argsort(mine[members])].to(experience.index.device)
+
+
+def policy_loss(
+    logprobs: Float[Tensor, "B T"],
+    old_logprobs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    clip_dual: float | None = None,
+) -> Float[Tensor, "B T"]:
+    """Return the clipped surrogate of each action, to be minimized.
+
+        ratio = exp(logprobs - old_logprobs)
+        loss  = max(-ratio * A, -clip(ratio, 1 - clip_low, 1 + clip_high) * A)
+        loss  = min(loss, -clip_dual * A)   where A < 0 and clip_dual is given
+
+    Args:
+        logprobs: [B, T] of the actions, now.
+        old_logprobs: [B, T] when they were taken.
+        advantages: [B, T].
+        clip_low: how far below 1 the ratio still earns.
+        clip_high: how far above 1 it still earns.
+        clip_dual: bound for actions that turned out badly and became likely; > 1, or None.
+
+    Source: arXiv:1707.06347 eq. 7; dual clip: Ye et al. 2020, arXiv:1912.09729 eq. 5.
+    """
+    ratio = ratio_of(logprobs, old_logprobs)
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    loss = torch.maximum(-ratio * advantages, -clipped * advantages)
+    if clip_dual is None:
+        return loss
+    return torch.where(advantages < 0, torch.minimum(loss, -clip_dual * advantages), loss)
+
+
+def value_loss(
+    values: Float[Tensor, "B T"],
+    old_values: Float[Tensor, "B T"],
+    returns: Float[Tensor, "B T"],
+    *,
+    value_clip: float | None = None,
+) -> Float[Tensor, "B T"]:
+    """Return half the squared error of each value, the worse of the plain and the clipped one.
+
+        loss = 1/2 max((V - R)^2, (clip(V, V_old - value_clip, V_old + value_clip) - R)^2)
+
+    Args:
+        values: [B, T] critic, now.
+        old_values: [B, T] critic when the actions were taken.
+        returns: [B, T] targets.
+        value_clip: largest move that is paid for, in reward units; None: off.
+
+    Source: Schulman et al., the `baselines` implementation; Engstrom et al., arXiv:2005.12729.
+    """
+    error = (values - returns).square()
+    if value_clip is None:
+        return 0.5 * error
+    near = values.clamp(old_values - value_clip, old_values + value_clip)
+    return 0.5 * torch.maximum(error, (near - returns).square())
+
+
+def _weighted(experience: Experience, config: Config) -> tuple[Experience, float]:
+    """Give each action its weight [B, T]; return this rank's part of the denominator N as well."""
+    mask = experience.response_mask.float()
+    lengths = mask.sum(1, keepdim=True)
+    rows = float((lengths > 0).sum())
+    weights, part = {
+        "token": (mask, float(mask.sum())),
+        "sequence": (mask / lengths.clamp(min=1), rows),
+        "constant": (mask, rows * config.generation.max_new_tokens),  # arXiv:2503.20783
+    }[config.ppo.loss_aggregation]
+    return replace(experience, weights=weights), part
+
+
+def _terms(
+    experience: Experience, logprobs: Tensor, entropies: Tensor, values: Tensor, config: PPOConfig
+) -> dict[str, Tensor]:
+    """Return the terms of the objective for each action, [B, T] each, 0 outside the mask."""
+    surrogate = policy_loss(
+        logprobs,
+        experience.old_logprobs,
+        experience.advantages,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        clip_dual=config.clip_dual,
+    )
+    if config.mismatch_correction == "tis":
+        assert experience.generator_logprobs is not None
+        trust = ratio_of(experience.old_logprobs, experience.generator_logprobs)
+        surrogate = surrogate * trust.clamp(max=MAX_IMPORTANCE)
+    terms = {"policy": surrogate, "entropy": entropies}
+    if config.kl_placement == "loss":
+        assert experience.ref_logprobs is not None
+        terms["kl"] = kl_estimate(logprobs, experience.ref_logprobs, config.kl_loss_estimator)
+    terms["value"] = value_loss(
+        values, experience.old_values, experience.returns, value_clip=config.value_clip
+    )
+    zero = torch.zeros_like(logprobs)
+    return {name: torch.where(experience.response_mask, t, zero) for name, t in terms.items()}
+
+
+def _pooled(losses: dict[str, float]) -> dict[str, float]:
+    """Sum each loss over all ranks, and let every rank see the same vote on finiteness."""
+    totals = global_sum(torch.tensor(list(losses.values()), dtype=torch.float64))
+    pooled = dict(zip(losses, totals.tolist(), strict=True))
+    broken = [f"{name} {value}" for name, value in pooled.items() if not math.isfinite(value)]
+    if broken:
+        raise NonFiniteError(
+            f"the loss is not finite ({', '.join(broken)}); no weight was changed. {LOWER_RATES}"
+        )
+    return pooled
+
+
+def update(
+    learner: Learner, experience: Experience, config: Config, *, critic_only: bool = False
+) -> Metrics:
+    """Take one optimizer step on one minibatch.
+
+        (1/N) sum w (policy + kl_loss_coef * kl - entropy_coef * entropy)    and    (1/n) sum value
+
+    Weights w and N follow `ppo.loss_aggregation`, n counts actions. Both counts are over all ranks,
+    so the gradient does not depend on how rows are split into micro-batches or over ranks.
+
+    Returns:
+        Metrics, pooled over all ranks.
+
+    Raises:
+        NonFiniteError: on every rank, before a weight is changed.
+    """
+    ppo = config.ppo
+    experience, local = _weighted(experience, config)
+    counts = torch.tensor([local, float(experience.response_mask.sum())], dtype=torch.float64)
+    denominator, actions = global_sum(counts).clamp(min=1.0).tolist()
+    entropy: EntropyMode = "loss" if ppo.entropy_coef > 0 else "metric"
+    metrics = Metrics()
+    losses: dict[str, float] = {}
+    micro_batches = learner.micro_batches(experience)
+    for number, micro in enumerate(micro_batches, start=1):
+        last = number == len(micro_batches)
+        logprobs, entropies, values = learner.forward(micro, entropy=entropy, last=last)
+        terms = _terms(micro, logprobs, entropies, values, ppo)
+        assert micro.weights is not None
+        parts = {name: (micro.weights * term).sum() / denominator for name, term in terms.items()}
+        parts["value"] = terms["value"].sum() / actions
+        policy = parts["policy"] - ppo.entropy_coef * parts["entropy"]
+        policy = policy + ppo.kl_weight * parts["kl"] if "kl" in parts else policy
+        learner.backward(None if critic_only else policy, parts["value"])
+        share = ppo.value_coef if ppo.critic == "shared" else 1.0
+        named = {"loss/policy_avg": parts["policy"], "loss/value_avg": parts["value"]}
+        named["loss/total"] = policy + share * parts["value"]
+        if "kl" in parts:
+            named["loss/kl"] = ppo.kl_weight * parts["kl"]
+        for name, value in named.items():
+            losses[name] = losses.get(name, 0.0) + float(value)
+        metrics += describe_update(micro, logprobs, entropies, values, ppo)
+    pooled = Metrics.scalars(_pooled(losses))
+    return global_metrics(metrics) | pooled | learner.step(critic_only=critic_only)
+
+
+def over_target_kl(metrics: Metrics, config: PPOConfig) -> bool:
+    """Tell whether KL(old, new) <= target_kl is broken; a global figure, the same on every rank.
+
+    The constraint of trust-region policy optimization (Schulman et al. 2015, arXiv:1502.05477),
+    kept by stopping. There is no hidden factor.
+    """
+    if config.target_kl is None:
+        return False
+    return metrics.values().get("policy/approxkl_avg", 0.0) > config.target_kl
+
+
+def learn(learner: Learner, experience: Experience, config: Config, iteration: int) -> Metrics:
+    """Run the epochs of one iteration, until `target_kl` is passed."""
+    metrics = Metrics()
+    critic_only = iteration < config.ppo.critic_warmup_iterations
+    epoch = 0
+    for epoch in range(config.ppo.num_epochs):
+        seen = Metrics()
+        for index in minibatches(experience, config, iteration, epoch):
+            seen += update(learner, experience.rows(index), config, critic_only=critic_only)
+        metrics += seen
+        if over_target_kl(seen, config.ppo):
+            break
+    return metrics | Metrics.scalars({"policy/epochs": epoch + 1})
+
+
+def train(
+    collector: Collector, learner: Learner, config: Config, start: int = 0
+) -> Iterator[Metrics]:
+    """Collect and learn, iteration after iteration; yield the metrics of each.
+
+    Args:
+        collector: acts with the learner's weights.
+        learner: holds policy and critic.
+        config: `ppo`, `generation.max_new_tokens` and `run.seed` are read.
+        start: first iteration, after a resume.
+
+    Yields:
+        Metrics, pooled over all ranks.
+    """
+    for iteration in range(start, config.ppo.num_iterations):
+        began = time.perf_counter()
+        learner.anneal(iteration / config.ppo.num_iterations)
+        rollout = collector.collect(learner, iteration)  # 1. act, with exactly these weights
+        acted = time.perf_counter()
+        experience = make_experience(rollout, config.ppo)  # 2. advantages
+        collector.record(experience)
+        metrics = describe(experience)
+        prepared = time.perf_counter()
+        metrics |= learn(learner, experience, config, iteration)  # 3. learn
+        ended = time.perf_counter()
+        seconds = {
+            "timing_s/advantage": prepared - acted,
+            "timing_s/update": ended - prepared,
+            "timing_s/total": ended - began,
+        }
+        yield metrics | collector.metrics() | Metrics.scalars(seconds)
