@@ -26,9 +26,9 @@ FLOORS = (
     "trainers.models",
     "trainers.backends trainers.generation",
     "trainers.learner trainers.collect",
-    "trainers.ppo trainers.sft trainers.reward_model trainers.compress",
+    "trainers.ppo trainers.ppo_metrics trainers.sft trainers.reward_model trainers.compress",
     "trainers.checkpoint trainers.manifest trainers.state_files trainers.identity "
-    "trainers.evaluate trainers.export "
+    "trainers.run_folder trainers.evaluate trainers.export "
     "trainers.loggers trainers.report trainers.serve",
     "trainers.runner",
     "trainers.cli",
