@@ -1,0 +1,1 @@
+"""The models: policies and critics over transformers' models, and small actor-critic MLPs."""

@@ -1,0 +1,165 @@
+"""The text policy: any causal language model of transformers, scored at its responses only.
+
+Shapes: B rows, P prompt tokens, T response tokens, L = P + T, N = response tokens in the mask,
+V vocabulary, D hidden. Logits [B, L, V] are never built:
+
+    tokens   p0 p1 p2 | r0 r1 r2
+    hidden         h2   h3 h4        the state *before* a token predicts it: P - 1 .. L - 2
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from trainers.batch import TextInputs
+from trainers.errors import ConfigError
+from trainers.functional.logprobs import EntropyMode, linear_logprobs
+from trainers.models.output import PolicyOutput
+
+PROBE_TOLERANCE = 1e-3  # a wrong scale, cap or position is off by far more; rounding by far less
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Count real tokens from 0 in each row: [B, L], so that left padding moves nothing."""
+    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def hidden_states(model: PreTrainedModel, inputs: TextInputs) -> Tensor:
+    """Return the decoder body's last hidden states [B, L, D]; padding cannot reach them."""
+    body = model.base_model
+    mask = inputs.attention_mask
+    given = {"position_ids": position_ids(mask)}
+    if "position_ids" not in inspect.signature(body.forward).parameters:
+        given = {}  # ALiBi families count by the mask themselves
+    tokens = inputs.tokens.masked_fill(~mask, 0)
+    out = body(input_ids=tokens, attention_mask=mask.long(), use_cache=False, **given)
+    return out.last_hidden_state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionScorer:
+    """From hidden states to log-probabilities of the tempered distribution.
+
+        logits = softcap * tanh(scale * (W h + b) / softcap);  p = softmax(logits / temperature)
+
+    Attributes:
+        temperature: divides the logits.
+        chunk: positions whose logits exist at once.
+        scale: factor of the logits (Granite, Cohere).
+        softcap: bound of the logits (Gemma 2), or None.
+    """
+
+    temperature: float
+    chunk: int
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, config: PretrainedConfig, *, temperature: float, chunk: int) -> Self:
+        """Read scale and cap from the model's configuration."""
+        known = config.get_text_config().to_dict()
+        scale = float(known.get("logit_scale") or 1.0) / float(known.get("logits_scaling") or 1.0)
+        softcap = known.get("final_logit_softcapping")
+        return cls(temperature=temperature, chunk=chunk, scale=scale, softcap=softcap)
+
+    def __call__(
+        self, head: nn.Module, hidden: Tensor, targets: Tensor, *, entropy: EntropyMode
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return logprobs [N] and entropies [N] or None, of `targets` [N] after `hidden` [N, D]."""
+        bias = head.bias
+        if self.scale != 1.0:
+            hidden, bias = hidden * self.scale, None if bias is None else bias * self.scale
+        return linear_logprobs(
+            hidden,
+            head.weight,
+            bias,
+            targets,
+            temperature=self.temperature,
+            chunk=self.chunk,
+            entropy=entropy,
+            softcap=self.softcap,
+        )
+
+
+def scattered(values: Tensor, mask: Tensor) -> Tensor:
+    """Return [B, T] with `values` [N] where `mask` [B, T] is True, 0 elsewhere."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+def score_responses(
+    model: PreTrainedModel,
+    scorer: ActionScorer,
+    hidden: Tensor,
+    inputs: TextInputs,
+    response_mask: Tensor,
+    *,
+    entropy: EntropyMode,
+) -> PolicyOutput:
+    """Score the tokens of `response_mask` [B, T] from the hidden states [B, L, D].
+
+    With no token at all every parameter still gets a gradient, zero, which DDP waits for.
+    """
+    head = model.get_output_embeddings()
+    before = hidden[:, inputs.num_prompt - 1 : -1]
+    logprobs, entropies = scorer(
+        head, before[response_mask], inputs.actions[response_mask], entropy=entropy
+    )
+    if entropies is not None:
+        entropies = scattered(entropies, response_mask)
+    return PolicyOutput(scattered(logprobs, response_mask), entropies)
+
+
+@final
+class CausalPolicy(nn.Module):
+    """A causal language model that returns what PPO needs.
+
+    Args:
+        model: the bare transformers model, also for generation and export.
+        temperature: divides the logits.
+        chunk: positions whose logits exist at once.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, temperature: float, chunk: int) -> None:
+        super().__init__()
+        self.model = model
+        self.scorer = ActionScorer.of(model.config, temperature=temperature, chunk=chunk)
+
+    def forward(
+        self, inputs: TextInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
+    ) -> PolicyOutput:
+        """Return log-probabilities [B, T] of the responses, and their entropy where asked."""
+        hidden = hidden_states(self.model, inputs)
+        return score_responses(
+            self.model, self.scorer, hidden, inputs, response_mask, entropy=entropy
+        )
+
+
+@torch.no_grad()
+def check_head(policy: CausalPolicy) -> None:
+    """Compare a few log-probabilities, left-padded, with the model's own logits on the row alone.
+
+    Raises:
+        ConfigError: they differ: a head or a padding rule of this architecture is not known here.
+    """
+    model, temperature = policy.model, policy.scorer.temperature
+    device = model.get_input_embeddings().weight.device
+    tokens = torch.arange(1, 9, device=device).unsqueeze(0) % model.config.vocab_size
+    logits = model(input_ids=tokens, use_cache=False).logits.float() / temperature
+    expected = logits.log_softmax(-1)[:, 1:-1].gather(-1, tokens[:, 2:, None]).squeeze(-1)
+    padded = TextInputs(
+        tokens=nn.functional.pad(tokens, (3, 0)),
+        attention_mask=nn.functional.pad(torch.ones_like(tokens).bool(), (3, 0)),
+        num_prompt=5,
+    )
+    got = policy(padded, torch.ones_like(expected, dtype=torch.bool)).logprobs
+    difference = float((got - expected).abs().max())
+    if not difference <= PROBE_TOLERANCE:
+        raise ConfigError(
+            f"{type(model).__name__} computes its logits in a way that is not known here: on a "
+            f"padded row log-probabilities differ from the model's own by {difference:.2g}. "
+            "Choose a model of another family."
+        )

@@ -1,0 +1,76 @@
+"""What can be known about a model's files before they are loaded, and what to say otherwise."""
+
+import difflib
+import json
+import os
+import struct
+from pathlib import Path
+
+from trainers.errors import ConfigError
+
+
+def check_model_files(source: str) -> None:
+    """Check that a folder holds a configuration and whole safetensors; a hub id passes.
+
+    Raises:
+        ConfigError: it does not, or it is a path and there is no such folder.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        if looks_like_path(source):
+            raise ConfigError(f"model folder {source} does not exist.{_did_you_mean(folder)}")
+        return
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{source} is no model folder: it has no config.json.")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(
+            f"{source} has no *.safetensors. Weights in other formats can run code when they are "
+            "read, so they are refused: load them once with transformers and save_pretrained."
+        )
+    for file in files:
+        _check_header(file)
+
+
+def looks_like_path(source: str) -> bool:
+    """Say whether a name can only be a path: hub ids have one slash at most."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).exists()
+
+
+def explained(source: str, error: Exception, *, otherwise: str | None = None) -> str:
+    """Return one message for what transformers raised about `source`."""
+    if Path(source).is_dir():
+        return otherwise or f"{source} does not load: {error}"
+    if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "ON", "YES"):
+        return (
+            f"{source} is neither a folder nor in the local cache, and HF_HUB_OFFLINE is set. "
+            f"Give a folder, or unset it to download.{_did_you_mean(Path(source))}"
+        )
+    return f"{source} is neither a folder nor a model that could be downloaded: {error}"
+
+
+def _did_you_mean(folder: Path) -> str:
+    parent = folder.parent
+    siblings = [one.name for one in parent.iterdir() if one.is_dir()] if parent.is_dir() else []
+    close = difflib.get_close_matches(folder.name, siblings, n=1)
+    return f" Did you mean {parent / close[0]}?" if close else ""
+
+
+def _check_header(file: Path) -> None:
+    """Compare a safetensors header (8 bytes of length, then JSON) with the file's size."""
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        head = handle.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
+        if length > size - 8:
+            raise ConfigError(f"{file} is damaged: its header is cut off. Copy it again.")
+        try:
+            entries = json.loads(handle.read(length))
+        except ValueError as error:
+            raise ConfigError(f"{file} is damaged: its header is not JSON.") from error
+    ends = [one["data_offsets"][1] for name, one in entries.items() if name != "__metadata__"]
+    if 8 + length + max(ends, default=0) != size:
+        raise ConfigError(
+            f"{file} is damaged: it has {size} bytes where its header names "
+            f"{8 + length + max(ends, default=0)}. Copy it again."
+        )

@@ -1,0 +1,323 @@
+"""Models and tokenizers from a folder, a hub id, or nothing; errors come before weights.
+
+Parameters are float32 whatever the file holds: the engines compute in bfloat16 by autocast.
+Dropout is off, in the configuration and in every module. Code from a hub is never run.
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from trainers.config import Config
+from trainers.errors import ConfigError
+from trainers.models.causal_lm import CausalPolicy, check_head
+from trainers.models.chat import ChatFormat, train_tokenizer
+from trainers.models.critic import Critic, SharedActorCritic, head_name, token_classifier
+from trainers.models.files import check_model_files, explained
+
+PRESETS = {  # hidden, layers, heads, intermediate
+    "tiny": (128, 4, 4, 384),
+    "small": (256, 4, 4, 1024),
+    "base": (384, 8, 6, 1024),
+}
+VOCAB_SIZES = {"tiny": 512, "small": 4096, "base": 4096}
+
+
+def load_tokenizer(config: Config, texts: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of the model or of `tokenizer.path`, or train one on `texts`.
+
+    Raises:
+        ConfigError: there is none, or it is not a fast one.
+    """
+    source = config.tokenizer.path or config.model.path
+    if source is None:
+        preset = config.model.preset
+        tokenizer = train_tokenizer(texts, config.model.vocab_size or VOCAB_SIZES[preset])
+    else:
+        tokenizer = _existing_tokenizer(source)
+    if config.tokenizer.chat_template is not None:
+        file = Path(config.tokenizer.chat_template)
+        if not file.is_file():
+            raise ConfigError(f"tokenizer.chat_template {file} does not exist or is no file.")
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    return tokenizer
+
+
+def _existing_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    missing = (
+        f"{source} has no tokenizer. Copy tokenizer.json and tokenizer_config.json into it, or "
+        "set tokenizer.path to a folder that has them."
+    )
+    folder = Path(source)
+    if folder.is_dir() and not list(folder.glob("tokenizer*")):
+        raise ConfigError(missing)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(explained(source, error, otherwise=missing)) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(
+            f"the tokenizer of {source} is not a fast one (it has no tokenizer.json). Set "
+            "tokenizer.path to one that is."
+        )
+    return tokenizer
+
+
+def load_chat(config: Config, tokenizer: PreTrainedTokenizerFast, *, env: str) -> ChatFormat:
+    """Return the chat format, with every end token that model and tokenizer name.
+
+    Args:
+        env: id of the environment, for the message.
+
+    Raises:
+        ConfigError: no chat template, no end token, or more tokens than the model embeds.
+    """
+    source = config.model.path
+    name = config.tokenizer.path or source or f"the fresh {config.model.preset} model"
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"{name} has no chat template, but {env} gives messages. Use an instruct model, or "
+            "--tokenizer.chat-template FILE."
+        )
+    model_config = None if source is None else load_config(source)
+    if model_config is not None:
+        _check_vocabulary(tokenizer, model_config, name)
+    given = config.generation.eos_token_ids
+    ends = _named_ends(tokenizer, model_config, source) if given is None else list(given)
+    if not ends:
+        raise ConfigError(
+            f"{name} names no end token (and so no padding to fall back on): a response would "
+            "never end. Set --generation.eos-token-ids."
+        )
+    return ChatFormat(tokenizer, eos_token_ids=ends)
+
+
+def _check_vocabulary(
+    tokenizer: PreTrainedTokenizerFast, model_config: PretrainedConfig, name: str
+) -> None:
+    largest = max(tokenizer.get_vocab().values())
+    embedded = model_config.get_text_config().vocab_size
+    if largest >= embedded:
+        raise ConfigError(
+            f"the tokenizer of {name} has ids up to {largest}, but the model embeds only "
+            f"{embedded} tokens. Set tokenizer.path to the model's own tokenizer."
+        )
+
+
+def _named_ends(
+    tokenizer: PreTrainedTokenizerFast, model_config: PretrainedConfig | None, source: str | None
+) -> list[int]:
+    named: list[Any] = [tokenizer.eos_token_id]
+    if model_config is not None and source is not None:
+        named += [model_config.get_text_config().eos_token_id]
+        named += [_generation_config(source).eos_token_id]
+    flat = [one for item in named for one in (item if isinstance(item, list) else [item])]
+    return list(dict.fromkeys(int(one) for one in flat if one is not None))
+
+
+def _generation_config(source: str) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:  # a folder need not have one
+        return GenerationConfig()
+
+
+def load_config(source: str) -> PretrainedConfig:
+    """Return a model's configuration, dropout off.
+
+    Raises:
+        ConfigError: there is no such model, or it needs code of its own.
+    """
+    check_model_files(source)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(explained(source, error)) from error
+    return without_dropout(config)
+
+
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """Set every dropout of a configuration, and of those inside it, to 0; return it."""
+    for name, value in vars(config).items():
+        if isinstance(value, PretrainedConfig):
+            without_dropout(value)
+        elif isinstance(value, float) and ("dropout" in name or "pdrop" in name):
+            setattr(config, name, 0.0)
+    return config
+
+
+def _dropout_off(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
+    """Load a causal language model: float32, dropout off, in train mode.
+
+    Args:
+        source: a folder, or a hub id.
+        attention: kernel of the attention; "auto" leaves it to transformers.
+
+    Raises:
+        ConfigError: it does not exist, is damaged, or is no causal language model.
+    """
+    config = load_config(source)
+    chosen = {} if attention == "auto" else {"attn_implementation": attention}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **chosen,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(explained(source, error)) from error
+    _dropout_off(model)
+    return model.train()
+
+
+def fresh_llama(preset: str, vocab_size: int, context: int, seed: int) -> LlamaForCausalLM:
+    """Build a Llama with random weights and tied embeddings; the global generator is untouched.
+
+    Args:
+        preset: tiny (about 1 M parameters at 512 tokens), small (5 M) or base (16 M at 4096).
+        context: longest sequence, in tokens.
+    """
+    hidden, layers, heads, intermediate = PRESETS[preset]
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=intermediate,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return LlamaForCausalLM(config).train()
+
+
+def load_policy_model(config: Config, chat: ChatFormat) -> PreTrainedModel:
+    """Return the bare model of `model.path`, or a fresh one that fits the tokenizer.
+
+    Raises:
+        ConfigError: as of `load_causal_lm`; or prompt and response do not fit its context.
+    """
+    limits = config.generation.max_prompt_tokens, config.generation.max_new_tokens
+    if config.model.path is not None:
+        check_context(load_config(config.model.path), *limits)
+        return load_causal_lm(config.model.path, attention=config.model.attention)
+    vocab_size = max(chat.tokenizer.get_vocab().values()) + 1
+    model = fresh_llama(config.model.preset, vocab_size, config.model.context, config.run.seed)
+    check_context(model.config, *limits)
+    for held in (model.config, model.generation_config):
+        held.eos_token_id = chat.end_token_id
+        held.pad_token_id = chat.pad_token_id
+    return model
+
+
+def load_policy(config: Config, chat: ChatFormat) -> CausalPolicy | SharedActorCritic:
+    """Return the text policy of a run, on a trunk shared with the critic where configured.
+
+    Raises:
+        ConfigError: as of `load_policy_model`; or the architecture's head is not known here.
+    """
+    model = load_policy_model(config, chat)
+    settings = {"temperature": config.generation.temperature, "chunk": config.backend.logprob_chunk}
+    policy = CausalPolicy(model, **settings)
+    check_head(policy)
+    if config.backend.gradient_checkpointing:
+        enable_checkpointing(model)
+    return SharedActorCritic(model, **settings) if config.ppo.critic == "shared" else policy
+
+
+def enable_checkpointing(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def build_critic(policy_model: PreTrainedModel, init: str = "policy") -> Critic:
+    """Build a separate critic.
+
+    Args:
+        policy_model: the policy's bare model.
+        init: "policy" copies its body and V = 0; else a model folder, whose one-label score head
+            (of a token or sequence classifier) is taken over.
+
+    Raises:
+        ConfigError: the folder does not load, or there is no token classifier of this kind.
+    """
+    model = token_classifier(policy_model) if init == "policy" else _load_classifier(init)
+    _dropout_off(model)
+    return Critic(model.train())
+
+
+def _load_classifier(source: str) -> PreTrainedModel:
+    config = load_config(source)
+    labels, config.num_labels = config.num_labels, 1
+    config.classifier_dropout = 0.0
+    try:
+        with torch.device("meta"):
+            head = head_name(AutoModelForTokenClassification.from_config(config))
+        model, report = AutoModelForTokenClassification.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=labels != 1,
+            key_mapping={r"^(score|classifier)\.": f"{head}."},
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(explained(source, error)) from error
+    new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    for name, parameter in model.get_submodule(head).named_parameters(prefix=head):
+        if name in new or f"{head}.weight" in new:
+            nn.init.zeros_(parameter)
+    return model
+
+
+def check_context(config: PretrainedConfig, max_prompt_tokens: int, max_new_tokens: int) -> None:
+    """Refuse prompts and responses that together do not fit the model.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+    total = max_prompt_tokens + max_new_tokens
+    if total > context:
+        raise ConfigError(
+            f"generation.max_prompt_tokens {max_prompt_tokens} + generation.max_new_tokens "
+            f"{max_new_tokens} = {total} exceeds the model's context of {context} tokens. Lower "
+            "one of them, or raise model.context for a fresh model."
+        )
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers a model learns; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
