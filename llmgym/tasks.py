@@ -60,9 +60,9 @@ class Columns:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class TaskList:
-    """Tasks that are all there."""
+    """Tasks that are all there; compared by identity, so that a list of them is a cheap key."""
 
     tasks: tuple[Task, ...]
 

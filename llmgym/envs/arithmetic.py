@@ -6,7 +6,7 @@ decides the split it belongs to, so no held-out sum was ever trained on turned a
 
 from dataclasses import dataclass
 from operator import add, mul, sub
-from typing import Any, Literal, final
+from typing import Any, final
 from zlib import crc32
 
 import numpy as np
@@ -15,9 +15,9 @@ from llmgym.env import SingleTurnEnv
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Task
 from llmgym.rewards.rules import Numeric
+from llmgym.splits import Split, check_split
 from llmgym.tasks import procedural, task_id
 
-Split = Literal["train", "test"]
 OPERATIONS = {"+": add, "-": sub, "*": mul}
 TEST_ONE_IN = 5
 """One pair of operands in this many is held out."""
@@ -42,7 +42,7 @@ class MakeTask:
         operation = self.operations[int(rng.integers(len(self.operations)))]
         while True:
             a, b = (int(one) for one in rng.integers(10**level, size=2))
-            if split_of(a, b) == self.split:
+            if self.split in ("all", split_of(a, b)):
                 break
         prompt, answer = f"{a} {operation} {b} =", OPERATIONS[operation](a, b)
         return Task(
@@ -70,7 +70,7 @@ def make(
     Args:
         digits: of each operand at most, in [1, 9]; the level of the tasks.
         operations: any of `+`, `-` and `*`, one drawn for each task.
-        split: "train", or "test" for the held-out pairs.
+        split: "train", "test" for the held-out pairs, or "all".
         seed: another seed is another order of tasks.
         size: the number of tasks; None for no end.
         **kwargs: for `SingleTurnEnv`; a `reward` replaces the one above.
@@ -78,12 +78,11 @@ def make(
     Raises:
         TaskSourceError: a setting out of its range.
     """
+    check_split(split)
     if not 1 <= digits <= 9:
         raise TaskSourceError(f"digits must be in [1, 9], got {digits}")
     if not operations or set(operations) - set(OPERATIONS):
         raise TaskSourceError(f'operations must be some of "+-*", got {operations!r}')
-    if split not in ("train", "test"):
-        raise TaskSourceError(f'split must be "train" or "test", got {split!r}')
     tasks = procedural(MakeTask(operations, split), seed, level=digits, size=size)
     reward = kwargs.pop("reward", None) or Numeric(whole=True)
     return SingleTurnEnv(tasks, reward, **kwargs)

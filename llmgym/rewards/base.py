@@ -241,7 +241,7 @@ REWARDS: dict[str, str] = {
     "exact": "llmgym.rewards.rules:Exact",
     "numeric": "llmgym.rewards.rules:Numeric",
     "math.boxed": "llmgym.rewards.boxed:Boxed",
-    "math.verify": "llmgym.rewards.rules:math_verify",
+    "math.verify": "llmgym.rewards.isolate:math_verify",
     "choice": "llmgym.rewards.rules:Choice",
     "regex": "llmgym.rewards.rules:Regex",
     "contains": "llmgym.rewards.rules:Contains",
@@ -252,7 +252,9 @@ REWARDS: dict[str, str] = {
 }
 """Rewards by name: "module:factory"."""
 
-FIELDS = ("function", "name", "weight", "kwargs", "isolated")
+RewardSpec = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Reward | Callable[..., Verdict]
+
+FIELDS = ("function", "name", "weight", "kwargs", "isolated", "timeout_seconds")
 
 
 def register_reward(name: str, target: str) -> None:
@@ -269,20 +271,22 @@ def register_reward(name: str, target: str) -> None:
         raise RewardNotFound(f'the reward name "{name}" already means {REWARDS[name]}')
 
 
-def resolve(spec: str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Reward) -> Reward:
+def resolve(spec: RewardSpec) -> Reward:
     """Return the reward that a text, a mapping or a list of mappings names, one object a process.
 
     Args:
-        spec: a registered name ("math.boxed"); a function ("pkg.mod:fn" or "file.py:fn"), which
-            runs in a killable process; a mapping with `name` or `function` and perhaps `kwargs`,
-            `weight` and `isolated`; a list of mappings, which is their weighted sum; or a reward.
+        spec: a registered name ("math.boxed"); a function ("pkg.mod:fn" or "file.py:fn"); a
+            mapping with `name` or `function` and perhaps `kwargs` and `weight`; a list of
+            mappings, which is their weighted sum; or an object: a reward, or a plain function. A
+            function given by name runs in a process that is killed after `timeout_seconds` (10),
+            unless `isolated` is false.
 
     Raises:
         RewardNotFound: no such name, file, module or function.
         RewardError: a mapping with unknown keys, with neither name nor function, or with both.
     """
-    if isinstance(spec, Reward):
-        return spec
+    if isinstance(spec, Reward) or callable(spec):
+        return _as_reward(spec, {})
     if isinstance(spec, str):
         spec = {"function" if ":" in spec else "name": spec}
     entries = [spec] if isinstance(spec, Mapping) else spec
@@ -316,18 +320,20 @@ def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _built(entry: Mapping[str, Any]) -> Reward:
-    if entry.get("isolated", "function" in entry):
+    if "function" in entry and entry.get("isolated", True):
         inside = {**entry, "isolated": False, "weight": 1.0}
-        return _load("llmgym.rewards.isolate:Isolated")(inside)
+        timeout = float(entry.get("timeout_seconds", 10.0))
+        return _load("llmgym.rewards.isolate:Isolated")(inside, timeout=timeout)
     kwargs = entry.get("kwargs", {})
     if "name" in entry:
         return _called(_load(_target(entry["name"])), kwargs)
-    made = _load(entry["function"])
-    if isinstance(made, Reward) and not isinstance(made, type):
-        return made
+    return _as_reward(_load(entry["function"]), kwargs)
+
+
+def _as_reward(made: Any, kwargs: Mapping[str, Any]) -> Reward:  # noqa: ANN401 - a user's object
     if isinstance(made, type):
         return _called(made, kwargs)
-    return from_function(made, kwargs=kwargs)
+    return made if isinstance(made, Reward) else from_function(made, kwargs=kwargs)
 
 
 def _called(factory: Callable[..., Reward], kwargs: Mapping[str, Any]) -> Reward:

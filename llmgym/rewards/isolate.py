@@ -17,6 +17,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, final
@@ -25,6 +26,7 @@ from llmgym import errors
 from llmgym.errors import RewardError
 from llmgym.messages import Sample, Score
 from llmgym.rewards.base import Reward
+from llmgym.rewards.rules import MathVerify
 from llmgym.rewards.worker import READY
 
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "TZ")
@@ -91,10 +93,8 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the process group and close the pipes."""
-        try:
+        with suppress(ProcessLookupError):  # it may be gone already
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it is gone already
         self.process.wait()
         self.requests.close()
         self.verdicts.close()
@@ -206,6 +206,11 @@ class Isolated(Reward):
             raise RewardError(f"{self.name} did not start in its process: {why}")
         assert worker.job is not None
         scores[worker.job] = Score(0.0, status="error", error=f"{self.name}: {why}")
+
+
+def math_verify(column: str | None = None, workers: int = 2, timeout: float = 10.0) -> Isolated:
+    """Return the reward "math.verify": the library math-verify, in processes of its own."""
+    return Isolated(MathVerify(column=column), workers, timeout)
 
 
 def _kill_all(pool: list[Worker]) -> None:

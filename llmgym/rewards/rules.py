@@ -264,8 +264,8 @@ class Constant(Reward):
 class MathVerify(Reward):
     """1.0 where the library math-verify finds the response equal to the answer.
 
-    It reads mathematics with a computer algebra system, so it runs in a process that can be
-    killed: name it "math.verify" rather than building it here.
+    It reads mathematics with a computer algebra system, so it must run where it can be killed:
+    the name "math.verify" stands for `isolate.math_verify`, which sees to that.
     """
 
     name: str = "math.verify"

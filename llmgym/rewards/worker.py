@@ -17,7 +17,7 @@ from typing import Any
 
 from llmgym.errors import LLMGymError, RewardError
 from llmgym.messages import Sample
-from llmgym.rewards.base import Reward, describe, resolve, score_samples
+from llmgym.rewards.base import Reward, resolve, score_samples
 
 READY = b"ready"
 
@@ -62,8 +62,6 @@ def _verdict(reward: Reward, sample: Sample) -> dict[str, Any]:
         score = score_samples(reward, [sample], retries=0)[0]
     except RewardError as error:
         return {"kind": "RewardError", "message": str(error)}
-    except Exception as error:  # a sample that does not unpickle well, a logger that fails
-        return {"value": 0.0, "status": "error", "error": describe(error)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm left pending would end the next sample
     return {

@@ -1,0 +1,145 @@
+"""Calculator annotations, as in "48/2 = <<48/2=24>>24": found, computed exactly, compared.
+
+The arithmetic is parsed by the grammar below and computed in fractions; nothing is evaluated.
+
+    sum     := product (("+" | "-") product)*
+    product := factor (("*" | "/") factor)*
+    factor  := ("+" | "-") factor | "(" sum ")" | number
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from operator import add, mul, sub, truediv
+from typing import final
+
+MAX_CHARACTERS = 200
+"""Longer expressions are wrong: it bounds the size of the fractions."""
+
+MAX_DEPTH = 20
+
+ANNOTATION = re.compile(r"<<([^<>]*)>>")
+TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+|[-+*/()])\s*")
+OPERATION = re.compile(r"[0-9.)]\s*[-+*/]")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One calculation in a text.
+
+    Attributes:
+        expression: what stands before the last "=", without spaces.
+        result: what stands after it.
+        right: True where the expression's value, rounded as the result is written, is the result.
+    """
+
+    expression: str
+    result: str
+    right: bool
+
+
+def annotations(text: str) -> list[Annotation]:
+    """Return the annotations of a text, in order.
+
+    One without an operation (`<<5=5>>`) calculates nothing and is left out; one that cannot be
+    read (`<<2+=5>>`) is there, and wrong.
+    """
+    found = []
+    for inside in ANNOTATION.findall(text):
+        expression, _, result = inside.rpartition("=")
+        expression, result = "".join(expression.split()), result.strip()
+        if OPERATION.search(expression) or "=" not in inside:
+            right = len(inside) <= MAX_CHARACTERS and _is_right(expression, result)
+            found.append(Annotation(expression, result, right))
+    return found
+
+
+def share_right(text: str) -> float:
+    """Return the share of a text's annotations that are right; 0.0 where it has none."""
+    found = annotations(text)
+    return sum(one.right for one in found) / len(found) if found else 0.0
+
+
+def consistency(text: str, solution: str) -> float:
+    """Return right / max(written, in the solution), 0.0 where nothing is annotated.
+
+    Annotations are counted once each, however often they are repeated, so neither leaving out the
+    hard ones nor repeating an easy one pays.
+    """
+    written, wanted = set(annotations(text)), set(annotations(solution))
+    right = sum(one.right for one in written)
+    return right / max(len(written), len(wanted), 1)
+
+
+def compute(expression: str) -> Fraction:
+    """Return the value of an arithmetic expression, exactly.
+
+    Raises:
+        ValueError: it is no such expression, is nested too deeply, or divides by zero.
+    """
+    tokens = _tokens(expression)
+    value, end = _sum(tokens, 0, 0)
+    if end != len(tokens):
+        raise ValueError(f"cannot read {expression!r} from token {end} on")
+    return value
+
+
+def _is_right(expression: str, result: str) -> bool:
+    try:
+        value, written = compute(expression), compute(result)
+    except ValueError:
+        return False
+    if value == written:
+        return True
+    # 10/3=3.33 is right and 10/3=3.3 as well: half a unit of the last written decimal.
+    decimals = len(result.strip().partition(".")[2])
+    return decimals > 0 and abs(value - written) <= Fraction(1, 2 * 10**decimals)
+
+
+def _tokens(text: str) -> list[str]:
+    tokens, position = [], 0
+    while position < len(text):
+        found = TOKEN.match(text, position)
+        if found is None:
+            raise ValueError(f"cannot read {text!r} from character {position} on")
+        tokens.append(found[1])
+        position = found.end()
+    return tokens
+
+
+def _sum(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
+    value, at = _product(tokens, at, depth)
+    while at < len(tokens) and tokens[at] in "+-":
+        operation = add if tokens[at] == "+" else sub
+        right, at = _product(tokens, at + 1, depth)
+        value = operation(value, right)
+    return value, at
+
+
+def _product(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
+    value, at = _factor(tokens, at, depth)
+    while at < len(tokens) and tokens[at] in "*/":
+        operation = mul if tokens[at] == "*" else truediv
+        right, at = _factor(tokens, at + 1, depth)
+        if operation is truediv and right == 0:
+            raise ValueError("division by zero")
+        value = operation(value, right)
+    return value, at
+
+
+def _factor(tokens: list[str], at: int, depth: int) -> tuple[Fraction, int]:
+    if at >= len(tokens) or depth > MAX_DEPTH:
+        raise ValueError("the expression ends too early, or is nested too deeply")
+    token = tokens[at]
+    if token in "+-":
+        value, at = _factor(tokens, at + 1, depth + 1)
+        return (-value if token == "-" else value), at
+    if token == "(":
+        value, at = _sum(tokens, at + 1, depth + 1)
+        if at >= len(tokens) or tokens[at] != ")":
+            raise ValueError("a bracket is not closed")
+        return value, at + 1
+    if token in ")*/":
+        raise ValueError(f"a number was expected, got {token}")
+    return Fraction(token.rstrip(".")), at + 1
