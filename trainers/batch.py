@@ -214,6 +214,15 @@ class Experience:
         }
         return replace(self, inputs=self.inputs.blank(), **zeros)
 
+    def flat(self) -> Self:
+        """Return every step of an environment as a row of its own: an MLP has no memory."""
+        assert isinstance(self.inputs, ControlInputs), "the tokens of a text belong together"
+        steps = self.response_mask.shape[1]
+        offsets = torch.arange(steps, device=self.index.device)
+        index = (self.index.unsqueeze(1) * steps + offsets).flatten()
+        columns = {name: column.reshape(-1, 1) for name, column in self.columns().items()}
+        return replace(self, inputs=self.inputs.flat(), index=index, **columns)
+
     def trimmed(self) -> Self:
         """Return the rows without the padding columns that none of them needs."""
         left, right = self.inputs.window()

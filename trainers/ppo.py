@@ -163,17 +163,7 @@ def make_experience(rollout: Rollout, config: PPOConfig) -> Experience:
         returns=returns,
         index=rollout.index,
     )
-    return _flat(experience) if isinstance(rollout.inputs, ControlInputs) else experience
-
-
-def _flat(experience: Experience) -> Experience:
-    assert isinstance(experience.inputs, ControlInputs)
-    steps = experience.response_mask.shape[1]
-    offsets = torch.arange(steps, device=experience.index.device)
-    index = (experience.index.unsqueeze(1) * steps + offsets).flatten()
-    columns = experience.columns()
-    flat = {name: column.reshape(-1, 1) for name, column in columns.items()}
-    return replace(experience, inputs=experience.inputs.flat(), index=index, **flat)
+    return experience.flat() if isinstance(rollout.inputs, ControlInputs) else experience
 
 
 def minibatches(
@@ -346,7 +336,7 @@ def update(
         if "kl" in parts:
             named["loss/kl"] = ppo.kl_weight * parts["kl"]
         for name, value in named.items():
-            losses[name] = losses.get(name, 0.0) + float(value)
+            losses[name] = losses.get(name, 0.0) + value.item()
         metrics += describe_update(micro, logprobs, entropies, values, ppo)
     pooled = Metrics.scalars(_pooled(losses))
     return global_metrics(metrics) | pooled | learner.step(critic_only=critic_only)
