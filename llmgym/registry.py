@@ -200,10 +200,14 @@ def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     try:
         return getattr(module, name)
     except AttributeError:
-        public = [key for key in vars(module) if not key.startswith("_")]
+        public = [key for key, value in vars(module).items() if _is_own(key, value, module)]
         near = difflib.get_close_matches(name, public, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(public)}"
         raise PluginError(f"{place} has no {name!r}; {hint}") from None
+
+
+def _is_own(key: str, value: object, module: ModuleType) -> bool:
+    return not key.startswith("_") and getattr(value, "__module__", "") == module.__name__
 
 
 def _module(name: str) -> ModuleType:
