@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# A second environment without the extras, to show that the environments need none of them.
+REQUIRED := .venv/required
 # Options for pip when torch is installed, such as --find-links with a folder of CPU builds.
 TORCH_OPTIONS ?=
 # Two workers with one thread each finish the suite sooner than one worker with two threads.
@@ -10,7 +12,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 PYTEST = $(BIN)/python -m pytest -q
 
-.PHONY: install train test test-slow test-gpu format lint type architecture check clean help
+.PHONY: install train test test-required test-slow test-gpu format lint type architecture check clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -31,6 +33,14 @@ train: install  ## run the quickstart: a warm start, then PPO, in about five min
 
 test: install  ## the default suite: everything this machine can run, without the slow part
 	$(PYTEST) -n $(WORKERS)
+
+$(REQUIRED)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(REQUIRED)
+	$(REQUIRED)/bin/python -m pip install --quiet -c constraints.txt -e . pytest pytest-xdist pytest-timeout hypothesis
+	@touch $@
+
+test-required: $(REQUIRED)/.installed  ## what runs with the required packages only, without torch
+	$(REQUIRED)/bin/python -m pytest -q -n $(WORKERS)
 
 test-slow: install  ## the slow part
 	$(PYTEST) -n $(WORKERS) -m slow
@@ -53,7 +63,7 @@ type: install  ## static types
 architecture: install  ## the house rules, executed
 	$(PYTEST) tests/architecture
 
-check: lint type architecture test  ## all of the above that CI runs
+check: lint type architecture test-required test  ## all of the above that CI runs
 
 clean:  ## remove the environment, caches and builds; runs/ stays
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

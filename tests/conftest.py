@@ -28,7 +28,7 @@ DATA = (ROOT / os.environ.get("LLMGYM_DATA", "../shared/data")).resolve()
 PACKAGES = {"deepspeed": "deepspeed", "vllm": "vllm", "peers": "trl"}
 ON_REQUEST = {"slow", "network"}
 MARKERS = {"gpu", "multigpu", "data"} | PACKAGES.keys() | ON_REQUEST
-NEEDS_NO_TORCH = ("tests/architecture/", "tests/unit/llmgym/")
+TRAINING = ("unit/trainers", "parity", "learning", "resume", "distributed", "faults", "gpu")
 
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("house")
@@ -119,11 +119,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """With the required packages only, leave out the files that train."""
-    if find_spec("torch") is not None or not collection_path.name.startswith("test_"):
-        return None
-    inside = collection_path.relative_to(ROOT).as_posix()
-    return None if inside.startswith(NEEDS_NO_TORCH) else True
+    """With the required packages only, leave out the folders that train."""
+    trains = collection_path in [ROOT / "tests" / folder for folder in TRAINING]
+    return True if trains and find_spec("torch") is None else None
 
 
 @pytest.hookimpl(trylast=True)
