@@ -1,0 +1,1 @@
+"""Where metrics go: the console, JSON lines in the run folder, Weights & Biases."""

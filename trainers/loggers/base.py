@@ -1,0 +1,60 @@
+"""What a logger is: it is told what happened, on rank 0 only, and never ends a run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from trainers.batch import Evaluation
+from trainers.config import Config
+
+Stage = Literal["sft", "ppo"]
+Status = Literal["finished", "failed", "interrupted"]
+# The x axis of each stage; it stands in every record.
+STEP_KEYS: Mapping[Stage, str] = {"sft": "sft/step", "ppo": "train/global_step"}
+
+
+class Logger(ABC):
+    """Takes figures, samples and evaluations of one run."""
+
+    @abstractmethod
+    def start(
+        self, config: Config, run_dir: Path, resume_state: Mapping[str, Any] | None = None
+    ) -> None:
+        """Open the log of a run; `resume_state` is the `state_dict` of the checkpoint resumed."""
+
+    @abstractmethod
+    def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
+        """Take the figures of one iteration of PPO, or of one optimizer step of SFT."""
+
+    @abstractmethod
+    def samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Take a few sampled responses: env, prompt, completion, reward, its parts, and more."""
+
+    @abstractmethod
+    def evaluation(self, evaluations: Sequence[Evaluation], step: int) -> None:
+        """Take held-out scores; step 0 is before PPO."""
+
+    @abstractmethod
+    def note(self, title: str, text: str) -> None:
+        """Take a line that says what the run consists of, such as the model's size."""
+
+    @abstractmethod
+    def close(self, status: Status) -> None:
+        """Finish the log; nothing is logged afterwards."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps so that the log continues."""
+
+
+def evaluation_values(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    """Return the figures of held-out scores by metric key."""
+    values: dict[str, float] = {}
+    for one in evaluations:
+        values[f"eval/{one.env}/mean"] = one.mean
+        values[f"eval/{one.env}/ci_low"] = one.ci_low
+        values[f"eval/{one.env}/ci_high"] = one.ci_high
+    if evaluations:
+        values["eval/score"] = sum(one.mean for one in evaluations) / len(evaluations)
+    return values

@@ -1,0 +1,197 @@
+"""What a person sees while a run runs: one live line in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from trainers.batch import Evaluation
+from trainers.config import Config
+from trainers.loggers.alarms import alarms
+from trainers.loggers.base import Logger, Stage, Status
+from trainers.loggers.lines import WIDTH, cut, duration, figure, interval, sample, sparkline
+from trainers.loggers.wandb import mode
+
+SFT_STEPS_A_LINE = 20
+# A short name on the line, and the metric it shows.
+SHOWN: Mapping[Stage, Mapping[str, str]] = {
+    "sft": {"loss": "sft/loss"},
+    "ppo": {
+        "reward": "objective/scores",
+        "kl": "objective/kl",
+        "length": "completions/mean_length",
+        "tokens_per_s": "perf/tokens_per_s",
+    },
+}
+UNITS = {"length": ("len", ""), "tokens_per_s": ("", " tok/s")}
+
+
+class ConsoleLogger(Logger):
+    """Prints a header, the course of the run, samples, warnings once, and a closing block.
+
+    `is_quiet` leaves warnings and the closing block. NO_COLOR and a stream that is no terminal
+    are honoured.
+    """
+
+    def __init__(self, *, is_quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._console = Console(
+            file=stream or sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
+        self._is_quiet = is_quiet
+        self._live: Live | None = None
+        self._config = Config()
+        self._run_dir = Path()
+        self._rewards: list[float] = []
+        self._warned: Counter[str] = Counter()
+        self._evaluations: list[Sequence[Evaluation]] = []
+        self._reached = ""
+        self._began: tuple[float, int] | None = None
+
+    def _print(self, text: str = "", *, style: str = "") -> None:
+        self._console.print(Text(text, style=style))
+
+    def start(
+        self, config: Config, run_dir: Path, resume_state: Mapping[str, Any] | None = None
+    ) -> None:
+        """Print the header."""
+        self._config, self._run_dir = config, run_dir
+        if self._console.is_terminal and not self._is_quiet:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        ppo = config.ppo
+        title = f"llmgym  {config.run.name} -> {run_dir}"
+        self.note("", f"{title}  seed {config.run.seed}")
+        if ppo.num_iterations and not config.is_control:
+            updates = ppo.num_minibatches * ppo.num_epochs
+            self.note(
+                "batch",
+                f"{ppo.num_prompts} prompts x {ppo.samples_per_prompt} completions = "
+                f"{ppo.num_episodes} episodes, {updates} updates an iteration",
+            )
+        self.note("W&B", mode() if config.log.wandb.enabled else "off")
+
+    def note(self, title: str, text: str) -> None:
+        """Print one line of the header."""
+        if not self._is_quiet:
+            label = f"{title:<8} " if title else ""
+            self._print(f"{label}{cut(text, WIDTH - len(label))}", style="" if title else "bold")
+
+    def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
+        """Show the figures of a step; warn of what is wrong with them, once each."""
+        total = f"/{self._config.ppo.num_iterations}" if section == "ppo" else ""
+        self._reached = f"{section} {step}{total}"
+        if section == "ppo":
+            self._rewards.append(values.get("objective/scores", 0.0))
+            self._alarm(values, step)
+            self._explain(values)
+        every = self._config.log.every * (SFT_STEPS_A_LINE if section == "sft" else 1)
+        named = {name: values[key] for name, key in SHOWN[section].items() if key in values}
+        left = self._left(step) if section == "ppo" else ""
+        if self._live is not None:
+            self._live.update(Text(self._live_line(named, left)), refresh=True)
+        elif not self._is_quiet and (step % every == 0 or step == 1):
+            pairs = [f"{name}={figure(value)}" for name, value in named.items()]
+            pairs += [f"eta={left}"] if left else []
+            self._print(cut(" ".join([self._reached.replace(" ", "="), *pairs]), WIDTH))
+
+    def _live_line(self, named: Mapping[str, float], left: str) -> str:
+        said = [self._reached]
+        for name, value in named.items():
+            word, unit = UNITS.get(name, (name, ""))
+            course = f" {sparkline(self._rewards)}" if name == "reward" else ""
+            said.append(f"{word} {figure(value)}{unit}{course}".strip())
+        return cut("  ".join([*said, *([f"eta {left}"] if left else [])]), WIDTH)
+
+    def _left(self, step: int) -> str:
+        now = time.monotonic()
+        if self._began is None:
+            self._began = (now, step)
+            return ""
+        since, first = self._began
+        each = (now - since) / max(step - first, 1)
+        return duration(each * max(self._config.ppo.num_iterations - step, 0))
+
+    def _alarm(self, values: Mapping[str, float], step: int) -> None:
+        for name, text in alarms(values, self._config, step).items():
+            if name not in self._warned:
+                said = fill(f"warning: {text} (iteration {step})", WIDTH, break_on_hyphens=False)
+                self._print(said, style="yellow")
+            self._warned[name] += 1
+
+    def _explain(self, values: Mapping[str, float]) -> None:
+        is_first = len(self._rewards) == 1 and not self._is_quiet
+        if is_first and abs(values.get("loss/policy_avg", 1.0)) < 1e-2:
+            self._print("The policy loss starts near 0: its ratio starts at 1. Watch the reward.")
+
+    def samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Show the first and the last row."""
+        if not self._is_quiet and rows:
+            for row in (rows[0], rows[-1])[: len(rows)]:
+                for line in sample(row):
+                    self._print(line, style="dim")
+
+    def evaluation(self, evaluations: Sequence[Evaluation], step: int) -> None:
+        """Show held-out scores."""
+        self._evaluations.append(evaluations)
+        if not self._is_quiet:
+            for one in evaluations:
+                self._print(cut(f"Held-out {interval(one)}  {one.env}, iteration {step}", WIDTH))
+
+    def close(self, status: Status) -> None:
+        """Print what was reached, what it looks like now, where it is and what to do next."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._print()
+        if status != "finished":
+            self._print(f"Stopped at {self._reached or 'the start'}: {status}.", style="bold")
+        if self._evaluations:
+            self._compare(self._evaluations[0], self._evaluations[-1])
+        counted = [f"{name} ({count} x)" for name, count in self._warned.items()]
+        if counted:
+            self._print(f"Warnings {', '.join(counted)}", style="yellow")
+        self._point(status)
+
+    def _compare(self, before: Sequence[Evaluation], after: Sequence[Evaluation]) -> None:
+        for one, other in zip(before, after, strict=True):
+            course = interval(one) if one is other else f"{interval(one)} -> {interval(other)}"
+            tasks = f"{len(other.scores)} tasks, 95 %" if other.scores else "95 %"
+            self._print(cut(f"Held-out {course}  {tasks}", WIDTH), style="bold")
+            if one is other:
+                continue
+            rows = list(zip(one.rows, other.rows, strict=False))
+            rows.sort(key=lambda pair: pair[0].get("reward", 0) - pair[1].get("reward", 0))
+            for old, new in rows[:2]:
+                self._print(f"  prompt   {cut(str(new.get('prompt', '')), WIDTH - 11)}")
+                for word, row in (("before", old), ("after", new)):
+                    reward = f"  reward {figure(row.get('reward', 0.0))}"
+                    text = cut(str(row.get("completion", "")), WIDTH - 11 - len(reward))
+                    self._print(f"  {word:<8} {text}{reward}")
+
+    def _point(self, status: Status) -> None:
+        run = self._run_dir
+        saved = sorted(run.glob("checkpoints/*/manifest.json"), key=lambda x: x.stat().st_mtime)
+        if status != "finished":
+            where = str(saved[-1].parent) if saved else "none"
+            self._print(f"Saved    {where}")
+            self._print(f"Next     llmgym train -c {run}/config.yaml --resume")
+            return
+        if (run / "model").is_dir():
+            self._print(f"Model    {run}/model")
+        if (run / "reward.png").is_file():
+            self._print(f"Picture  {run}/reward.png")
+        if (run / "wandb").is_dir():
+            self._print(f"W&B      wandb sync {run}/wandb/latest-run")
+        if (run / "model").is_dir() and not self._config.is_control:
+            self._print(f"Next     llmgym play {run} --base")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: what was printed stays printed."""
+        return {}

@@ -1,0 +1,91 @@
+"""metrics.jsonl and samples.jsonl: one JSON object a line, appended only, always on."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainers.batch import Evaluation
+from trainers.config import Config
+from trainers.loggers.base import STEP_KEYS, Logger, Stage, Status, evaluation_values
+
+
+def lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; a line that a kill cut in two is left out."""
+    if not file.exists():
+        return
+    with file.open(encoding="utf-8") as stream:
+        for line in stream:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a value that JSON can hold: a figure that is not finite becomes its name as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value
+
+
+class JsonlLogger(Logger):
+    """Writes metrics.jsonl and samples.jsonl, each line carrying the attempt it belongs to.
+
+    An attempt is a start of the run. For an iteration that two attempts have seen, the last counts.
+    """
+
+    def __init__(self) -> None:
+        self._dir = Path()
+        self._attempt = 1
+
+    def start(
+        self, config: Config, run_dir: Path, resume_state: Mapping[str, Any] | None = None
+    ) -> None:
+        """Continue the files of `run_dir`, or begin them."""
+        self._dir = run_dir
+        file = run_dir / "metrics.jsonl"
+        self._attempt = 1 + max((line.get("attempt", 0) for line in lines(file)), default=0)
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            self._close_torn_line(run_dir / name)
+
+    def _close_torn_line(self, file: Path) -> None:
+        if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write("\n")
+
+    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        text = "".join(
+            json.dumps({"attempt": self._attempt, **plain(row)}, ensure_ascii=False, default=str)
+            + "\n"
+            for row in rows
+        )
+        with (self._dir / name).open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+    def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
+        """Append one line to metrics.jsonl."""
+        self._append("metrics.jsonl", [{STEP_KEYS[section]: step, **values}])
+
+    def samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Append the rows to samples.jsonl."""
+        self._append("samples.jsonl", [{"step": step, **row} for row in rows])
+
+    def evaluation(self, evaluations: Sequence[Evaluation], step: int) -> None:
+        """Append one line with the held-out scores to metrics.jsonl."""
+        self.log(evaluation_values(evaluations), step)
+
+    def note(self, title: str, text: str) -> None:
+        """Leave it out: these files hold figures."""
+
+    def close(self, status: Status) -> None:
+        """Leave the files as they are; every line was written when it came."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the attempt is read from the file."""
+        return {}

@@ -1,0 +1,72 @@
+"""Figures and text made to fit a line of 80 columns. Pure."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from trainers.batch import Evaluation
+
+WIDTH = 80
+ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\\\)?|.)")
+BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+
+
+def visible(text: str) -> str:
+    """Return text on one line, control characters and escape sequences taken out."""
+    one_line = re.sub(r"[\r\n\t]+", " ", ESCAPE.sub("", text))
+    return "".join(one for one in one_line if unicodedata.category(one)[0] != "C")
+
+
+def cut(text: str, width: int) -> str:
+    """Return one line of at most `width` characters, its middle left out where it is longer."""
+    line = visible(text)
+    if len(line) <= width:
+        return line
+    head = (width - 3) // 2
+    return f"{line[:head]}...{line[len(line) - (width - 3 - head) :]}"
+
+
+def figure(value: float) -> str:
+    """Return a figure with three digits that matter: 0.412, 3.1, 1.9k."""
+    if abs(value) >= 1000:
+        return f"{value / 1000:.3g}k"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as 42s, 1m10s or 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def sparkline(values: Sequence[float], width: int = 8) -> str:
+    """Return the course of a figure as blocks, the latest `width` values from low to high."""
+    kept = list(values)[-width:]
+    if len(kept) < 2:
+        return ""
+    low, high = min(kept), max(kept)
+    span = high - low or 1.0
+    return "".join(BLOCKS[round((one - low) / span * (len(BLOCKS) - 1))] for one in kept)
+
+
+def interval(one: Evaluation) -> str:
+    """Return a mean with its interval: 0.31 [0.27, 0.35]."""
+    return f"{one.mean:.3g} [{one.ci_low:.3g}, {one.ci_high:.3g}]"
+
+
+def sample(row: Mapping[str, object], width: int = WIDTH) -> list[str]:
+    """Return a sampled response as two or three lines: prompt, completion, reward with parts."""
+    reward, parts = row.get("reward"), row.get("parts")
+    said = f"reward {figure(reward)}" if isinstance(reward, int | float) else "reward failed"
+    if isinstance(parts, Mapping) and len(parts) > 1:
+        named = (f"{name} {figure(x)}" for name, x in parts.items() if isinstance(x, int | float))
+        said += f" ({', '.join(named)})"
+    return [
+        f"  prompt   {cut(str(row.get('prompt', '')), width - 11)}",
+        f"  answer   {cut(str(row.get('completion', '')), width - 11)}",
+        f"           {cut(said, width - 11)}",
+    ]
