@@ -26,7 +26,8 @@ FLOORS = (
     "trainers.models",
     "trainers.backends trainers.generation",
     "trainers.learner trainers.collect",
-    "trainers.ppo trainers.ppo_metrics trainers.sft trainers.reward_model trainers.compress",
+    "trainers.ppo trainers.ppo_metrics trainers.sft trainers.demonstrations trainers.reward_model "
+    "trainers.compress",
     "trainers.checkpoint trainers.manifest trainers.state_files trainers.identity "
     "trainers.run_folder trainers.evaluate trainers.export "
     "trainers.loggers trainers.report trainers.serve",

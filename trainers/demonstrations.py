@@ -1,0 +1,178 @@
+"""What the supervised stage learns from: dialogues with their responses, and their token ids."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium
+
+from llmgym.env import LLMEnv, inner_env
+from llmgym.errors import TaskSourceError
+from llmgym.messages import Message, Task
+from llmgym.tables import READERS
+from llmgym.tasks import Columns, from_hf, num_tasks, read_rows
+from trainers.config import Config, DataConfig
+from trainers.errors import ConfigError
+
+ENDLESS = 1024  # demonstrations taken of an environment whose tasks have no end
+
+
+class Chat(Protocol):
+    """What this stage needs of a tokenizer and its chat template."""
+
+    def prompt_ids(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+        """Return the ids of a dialogue, up to where the response begins."""
+
+    def response_ids(self, text: str) -> Sequence[int]:
+        """Return the ids of a response, its end token included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """A dialogue and the response to learn; `row` says where it came from, from 1."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    response: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A demonstration in token ids."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+
+def demonstrations(config: Config, envs: Sequence[gymnasium.Env]) -> list[Demonstration]:
+    """Read the rows of `data.path`, or else play the environments with their own solutions.
+
+    Args:
+        config: settings.
+        envs: one a config entry; each gives an equal share of `data.num_examples`.
+
+    Raises:
+        TaskSourceError: a file, row or column is missing or wrong, or no task has a solution.
+    """
+    data = config.data
+    if data.path is not None:
+        return from_rows(_rows(data), data)
+    found: list[Demonstration] = []
+    for env in envs:
+        core = env.unwrapped
+        assert isinstance(core, LLMEnv)
+        size = num_tasks(core.tasks)
+        wanted = None if data.num_examples is None else -(-data.num_examples // len(envs))
+        most = [n for n in (size, wanted) if n is not None]
+        found += from_env(env, range(min(most, default=ENDLESS)))
+    return found
+
+
+def from_rows(rows: Sequence[Mapping[str, Any]], config: DataConfig) -> list[Demonstration]:
+    """Make demonstrations of a table's rows.
+
+    Raises:
+        TaskSourceError: a row lacks a column, or its prompt or response is no text; names it.
+    """
+    found = []
+    for number, row in enumerate(rows[: config.num_examples], start=1):
+        prompt = _cell(row, config.prompt_column, number) if config.prompt_column else ()
+        response = _cell(row, config.response_column, number)
+        if not isinstance(response, str) or not response:
+            raise TaskSourceError(
+                f"row {number}: a response is text that is not empty, got {response!r:.80}"
+            )
+        messages = _messages(prompt, number)
+        found.append(Demonstration(messages=messages, response=response, row=number))
+    return found
+
+
+def from_env(env: gymnasium.Env, indices: Sequence[int]) -> list[Demonstration]:
+    """Play an environment with its own solutions; each turn is a demonstration.
+
+    Args:
+        env: an `LLMEnv`, wrapped or not.
+        indices: of its tasks.
+
+    Raises:
+        TaskSourceError: no task has a solution.
+    """
+    found: list[Demonstration] = []
+    layer, core = inner_env(env), env.unwrapped
+    assert isinstance(core, LLMEnv)
+    for index in indices:
+        messages, _ = env.reset(options={"index": index})
+        over = False
+        while not over and (solution := core.solve()) is not None:
+            found.append(Demonstration(messages=messages, response=solution, row=index + 1))
+            messages, terminated, truncated, _ = layer.advance(solution)
+            over = terminated or truncated
+    if not found:
+        raise TaskSourceError(
+            "the tasks have no solutions to learn from. Give demonstrations with --data FILE, or "
+            "leave the stage out with --sft.num-epochs 0."
+        )
+    return found
+
+
+def tokenize(
+    chat: Chat, demonstrations: Sequence[Demonstration], config: Config
+) -> tuple[list[Example], int]:
+    """Return the examples in token ids, and how many were dropped as too long.
+
+    Raises:
+        ConfigError: one is too long and `data.too_long` is raise; names its row and lengths.
+    """
+    limits = config.generation.max_prompt_tokens, config.generation.max_new_tokens
+    kept = []
+    for one in demonstrations:
+        prompt, response = chat.prompt_ids(one.messages), chat.response_ids(one.response)
+        if len(prompt) <= limits[0] and len(response) <= limits[1]:
+            kept.append(Example(prompt=tuple(prompt), response=tuple(response)))
+        elif config.data.too_long == "raise":
+            raise ConfigError(
+                f"row {one.row} has {len(prompt)} prompt and {len(response)} response tokens, the "
+                f"limits are {limits[0]} and {limits[1]}. Raise --generation.max-prompt-tokens or "
+                "--generation.max-new-tokens, or leave such rows out with --data.too-long drop."
+            )
+    if not kept:
+        raise ConfigError("no demonstration is short enough: see generation.max_prompt_tokens.")
+    return kept, len(demonstrations) - len(kept)
+
+
+def _rows(data: DataConfig) -> list[dict[str, Any]]:
+    assert data.path is not None
+    path = Path(data.path)
+    if path.suffix.lower() in READERS or path.exists():
+        return read_rows(data.path, data.columns)
+    columns = Columns(prompt=data.prompt_column, solution=data.response_column)
+    tasks = from_hf(data.path, columns, split=data.split)
+    return [{data.prompt_column: _said(t), data.response_column: t.solution} for t in tasks]
+
+
+def _said(task: Task) -> str | list[dict[str, Any]]:
+    if isinstance(task.prompt, str):
+        return task.prompt
+    return [message.as_dict() for message in task.prompt]
+
+
+def _cell(row: Mapping[str, Any], column: str, number: int) -> Any:  # noqa: ANN401 - user data
+    if column not in row:
+        raise TaskSourceError(
+            f'row {number} has no column "{column}"; it has {", ".join(row)}.\nName yours with '
+            "--data.prompt-column and --data.response-column."
+        )
+    return row[column]
+
+
+def _messages(prompt: object, number: int) -> tuple[Mapping[str, Any], ...]:
+    if isinstance(prompt, str) and prompt:
+        return (Message("user", prompt).as_dict(),)
+    items = prompt if isinstance(prompt, Sequence) and not isinstance(prompt, str) else (None,)
+    if all(isinstance(one, Mapping) and {"role", "content"} <= one.keys() for one in items):
+        return tuple(items)
+    raise TaskSourceError(
+        f"row {number}: a prompt is text that is not empty, or a list of messages with role and "
+        f"content; got {prompt!r:.80}"
+    )
