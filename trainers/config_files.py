@@ -215,8 +215,8 @@ def _assign(tree: dict[str, Any], path: schema.Path, value: Any) -> None:  # noq
         inside = path[: depth + 1]
         if isinstance(node, list) and (not isinstance(part, int) or part > len(node)):
             raise ConfigError(
-                f"{dotted(inside)} does not exist: {dotted(path[:depth])} has {len(node)} "
-                f"entries. The next is {dotted(path[:depth])}.{len(node)}."
+                f"{dotted(inside)} does not exist. The next entry of {dotted(path[:depth])} is "
+                f"{dotted(path[:depth])}.{len(node)}."
             )
         if not isinstance(node, list | dict):
             raise ConfigError(schema.unknown(inside))

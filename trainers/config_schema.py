@@ -1,5 +1,6 @@
 """The settings by dotted path, and what is said when one of them is wrong. No torch, no tyro."""
 
+import dataclasses
 import difflib
 import functools
 import json
@@ -9,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trainers import config
 from trainers.config import SCHEMA
 from trainers.errors import ConfigError
 
@@ -72,8 +74,12 @@ class Source:
 
 @functools.cache
 def root() -> Schema:
-    """Return the JSON schema of all settings, as draft 2020-12."""
-    return SCHEMA.json_schema()
+    """Return the JSON schema of all settings, as draft 2020-12, in the order of the source."""
+    tree = SCHEMA.json_schema()
+    for name, section in tree["$defs"].items():
+        order = [one.name for one in dataclasses.fields(vars(config)[name])]
+        section["properties"] = {one: section["properties"][one] for one in order}
+    return tree
 
 
 def forms(schema: Schema) -> list[Schema]:
@@ -154,6 +160,11 @@ def shown(value: Any) -> str:  # noqa: ANN401
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = text if len(text) <= 60 else f"{text[:57]}..."
     return f"the text {text}" if isinstance(value, str) else text
+
+
+def plain(value: Any) -> str:  # noqa: ANN401
+    """Return a value as it is typed: null, true, [64, 64], text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:

@@ -4,10 +4,11 @@ What goes up: settings, metrics and at most 16 sampled rows at a time. Code, git
 output, command line and machine facts stay. A failure warns once, and the run goes on.
 """
 
+import json
+import logging
 import math
 import netrc
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,8 @@ from trainers.batch import Evaluation
 from trainers.config import SCHEMA, Config
 from trainers.errors import ConfigError
 from trainers.loggers.base import STEP_KEYS, Logger, Stage, Status, evaluation_values
+
+_log = logging.getLogger(__name__)
 
 COLUMNS = (
     "step", "env", "prompt", "completion", "reward", "parts", "kl", "length", "finish_reason",
@@ -78,7 +81,7 @@ class WandbLogger(Logger):
 
     def _warn(self, text: str) -> None:
         if not self._has_warned:
-            warnings.warn(f"W&B: {text} The run goes on; metrics.jsonl has it all.", stacklevel=3)
+            _log.warning("W&B: %s The run goes on; metrics.jsonl has it all.", text)
         self._has_warned = True
 
     def start(
@@ -178,6 +181,9 @@ class WandbLogger(Logger):
 
 def _cell(value: Any) -> str | float | None:  # noqa: ANN401
     """Return a value of one of the table's types: text, cut, or a figure."""
-    if value is None or isinstance(value, str):
-        return value if value is None else value[:MOST_CHARACTERS]
-    return float(value) if isinstance(value, bool | int | float) else str(value)[:MOST_CHARACTERS]
+    if value is None:
+        return None
+    if isinstance(value, bool | int | float):
+        return float(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text[:MOST_CHARACTERS]

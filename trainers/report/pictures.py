@@ -60,10 +60,12 @@ def draw(run_dir: Path) -> Path | None:
     }
     if not shown:
         return None
-    figure = Figure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
-    for place, (title, drawn) in zip(
-        figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
-    ):
+    rows, columns = -(-len(shown) // 2), min(len(shown), 2)
+    figure = Figure(figsize=(4.5 * columns, 2.9 * rows), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flatten()
+    for place in places[len(shown) :]:
+        place.set_visible(False)
+    for place, (title, drawn) in zip(places, shown.items(), strict=False):
         _panel(place, title, drawn)
         if title == "Held-out score":
             _band(place, found)

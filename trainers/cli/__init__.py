@@ -1,0 +1,135 @@
+"""The command `llmgym`: one file a verb, imported when that verb runs.
+
+Exit codes: 0 done, or saved on request; 1 failed; 2 wrong usage or settings.
+"""
+
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from trainers.errors import (
+    BackendError,
+    CheckpointError,
+    ConfigError,
+    GenerationError,
+    NonFiniteError,
+)
+
+VERBS = {
+    "train": "train by the settings of a preset or of your files",
+    "sft": "the supervised stage alone, with the arguments of train",
+    "eval": "held-out score with its interval, also against another model",
+    "play": "talk to a model and see its reward",
+    "envs": "list, show or check environments",
+    "export": "copy a run's model as a plain Hugging Face folder, verified",
+    "schema": "every setting: its meaning, type, range and default",
+    "doctor": "what this machine has, and the fix for what it lacks",
+}
+
+
+def help_text() -> str:
+    """Return what `llmgym --help` prints."""
+    lines = ["Usage: llmgym VERB [ARGUMENTS]    llmgym VERB --help says more", ""]
+    lines += [f"  {verb:<8} {what}" for verb, what in VERBS.items()]
+    lines += ["", "Start with: llmgym train quickstart", "--debug shows the traceback of an error."]
+    return "\n".join(lines)
+
+
+def _run(verb: str, argv: Sequence[str]) -> int:
+    """Import the file of a verb and run it."""
+    match verb:
+        case "train" | "sft":
+            from trainers.cli import train
+
+            return train.main(argv, verb=verb)
+        case "eval":
+            from trainers.cli import eval as module
+        case "play":
+            from trainers.cli import play as module
+        case "envs":
+            from trainers.cli import envs as module
+        case "export":
+            from trainers.cli import export as module
+        case "schema":
+            from trainers.cli import schema as module
+        case "doctor":
+            from trainers.cli import doctor as module
+        case _:
+            close = difflib.get_close_matches(verb, VERBS, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ConfigError(f'no verb "{verb}".{hint}\nVerbs: {", ".join(VERBS)}')
+    return module.main(argv)
+
+
+def _usage_errors() -> tuple[type[Exception], ...]:
+    """Return what means wrong usage; imported only once something was raised."""
+    from gymnasium.error import NameNotFound, NamespaceNotFound, VersionNotFound
+
+    from llmgym.errors import PluginError
+
+    return ConfigError, PluginError, NameNotFound, NamespaceNotFound, VersionNotFound
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what is told in a message, without a traceback."""
+    from gymnasium.error import Error  # every error of llmgym is one
+
+    return BackendError, CheckpointError, GenerationError, NonFiniteError, Error, OSError
+
+
+def _say(error: Exception) -> None:
+    """Print an error to stderr; what every rank finds alike, rank 0 says."""
+    if not isinstance(error, ConfigError) or os.environ.get("RANK", "0") == "0":
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _warn_on_stderr() -> None:
+    """Print our packages' warnings as `warning: ...`, once a process."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    for name in ("llmgym", "trainers"):
+        package = logging.getLogger(name)
+        package.propagate = False
+        package.handlers[:] = [
+            one for one in package.handlers if type(one) is not logging.StreamHandler
+        ]
+        package.addHandler(handler)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    is_debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    _warn_on_stderr()
+    try:
+        return _run(words[0], words[1:])
+    except SystemExit as stop:  # the parser of a verb's options has said why
+        return stop.code if isinstance(stop.code, int) else 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if is_debug or error.name not in ("torch", "transformers", "safetensors", "scipy"):
+            raise
+        print(f"{words[0]} needs {error.name}, which is not installed.", file=sys.stderr)
+        print('pip install "llmgym-rl[train]"', file=sys.stderr)
+        return 1
+    except _usage_errors() as error:
+        if is_debug:
+            raise
+        _say(error)
+        return 2
+    except _failures() as error:
+        if is_debug:
+            raise
+        _say(error)
+        return 1

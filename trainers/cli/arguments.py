@@ -1,0 +1,138 @@
+"""The arguments of `train` and `sft`: a preset, options of this start, and settings by name.
+
+One mechanism for every setting: `--PATH VALUE` is looked up in the schema, read with its type and
+laid over the files, so that a flag and a line of YAML mean the same and fail with the same words.
+"""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainers import config_schema as schema
+from trainers.config_files import parse, presets, typed
+from trainers.errors import ConfigError
+
+SHORT = {"data": "data.path", "name": "run.name", "reward": "rewards.0.function"}
+OPTIONS = {
+    "-c FILE, --config FILE": "settings over the preset's; repeat it, the last one wins",
+    "--plugins MODULE": "import a module that registers environments or rewards; repeat it",
+    "--resume [CHECKPOINT]": "continue the run, from its newest checkpoint or from the one given",
+    "--clean": "move an existing run of this name to NAME.old-1",
+    "--quiet": "print warnings and the closing block only",
+    "--data FILE": "short for --data.path",
+    "--name NAME": "short for --run.name",
+    "--reward FILE.py:FUNCTION": "short for --rewards.0.function",
+}
+BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What was typed: about this start, never saved, except `overrides`."""
+
+    preset: str | None = None
+    files: tuple[Path, ...] = ()
+    plugins: tuple[str, ...] = ()
+    resume: str | bool = False
+    clean: bool = False
+    is_quiet: bool = False
+    is_help: bool = False
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and not re.match(r"-[.\d]", word)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Split words into those before the first option, and each option with the words after it."""
+    leading: list[str] = []
+    options: list[tuple[str, list[str]]] = []
+    for word in argv:
+        if _is_option(word):
+            name, equals, value = word.partition("=")
+            options.append((name, [value] if equals else []))
+        else:
+            (options[-1][1] if options else leading).append(word)
+    return leading, options
+
+
+def _taken(name: str, words: Sequence[str]) -> int:
+    """Return how many of the words after the setting `name` are its value."""
+    kinds = {form.get("type") for form in schema.forms(schema.at(parse(name)) or {})}
+    if "array" in kinds:
+        return len(words)
+    if kinds <= {"boolean", "null"} and kinds - {None}:
+        return int(bool(words) and words[0].lower() in BOOLEANS)
+    return min(len(words), 1)
+
+
+def _stray(words: Sequence[str], argv: Sequence[str], verb: str) -> ConfigError:
+    """Return the error for words that belong to no option."""
+    word = words[0]
+    if word in presets():
+        rest = list(argv)
+        rest.reverse()
+        rest.remove(word)
+        command = shlex.join(["llmgym", verb, word, *reversed(rest)])
+        return ConfigError(f'the preset "{word}" must come first.\n{command}')
+    return ConfigError(f'"{word}" belongs to no option.\nllmgym {verb} --help lists them')
+
+
+def _one(name: str, words: Sequence[str]) -> str:
+    if not words:
+        raise ConfigError(f"{name} needs a value.")
+    return words[0]
+
+
+def _setting(name: str, words: Sequence[str]) -> tuple[str, Any, int]:
+    """Return the setting that an option means, its value and the number of words it took."""
+    path = SHORT.get(name.removeprefix("--"), name.removeprefix("--")).replace("-", "_")
+    if not name.startswith("--") or not path:
+        raise ConfigError(f"{name} is not an option.\nllmgym train --help lists them")
+    count = _taken(path, words)
+    kinds = {form.get("type") for form in schema.forms(schema.at(parse(path)) or {})}
+    if not count and schema.at(parse(path)) is not None and "boolean" not in kinds:
+        raise ConfigError(f"{name} needs a value.\nllmgym schema --field {path}")
+    return path, typed(path, words[:count]), count
+
+
+def read_arguments(argv: Sequence[str], verb: str = "train") -> Launch:
+    """Return what the words after `train` or `sft` mean.
+
+    Raises:
+        ConfigError: a word belongs to no option, the preset is not first, a value is missing.
+    """
+    leading, options = _split(argv)
+    if len(leading) > 1:
+        raise _stray(leading[1:], argv, verb)
+    files: list[Path] = []
+    plugins: list[str] = []
+    switches: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
+    for name, words in options:
+        used = 1
+        if name in ("-c", "--config"):
+            files.append(Path(_one(name, words)))
+        elif name == "--plugins":
+            plugins.append(_one(name, words))
+        elif name in ("--local_rank", "--local-rank"):  # launchers append it
+            _one(name, words)
+        elif name == "--resume":
+            used = min(len(words), int(words[:1] != [] and words[0] not in presets()))
+            switches["resume"] = words[0] if used else True
+        elif name in ("--clean", "--quiet", "-h", "--help"):
+            used = 0
+            switches[{"--clean": "clean", "--quiet": "is_quiet"}.get(name, "is_help")] = True
+        else:
+            path, value, used = _setting(name, words)
+            overrides[path] = value
+        if words[used:]:
+            raise _stray(words[used:], argv, verb)
+    preset = leading[0] if leading else None
+    return Launch(
+        preset=preset, files=(*files,), plugins=(*plugins,), overrides=overrides, **switches
+    )

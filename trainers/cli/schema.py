@@ -1,0 +1,67 @@
+"""`llmgym schema`: every setting as a JSON schema, or one of them in words."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from trainers import config_schema as schema
+from trainers.config import SCHEMA, Config
+from trainers.config_files import parse
+from trainers.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print every setting as a JSON schema, for editors, or one of them in words."""
+
+    field: str | None = None
+    """A setting or a section, such as ppo.kl_coef or ppo."""
+
+
+def described(path: schema.Path) -> list[str]:
+    """Return one setting in words, or a section as a list of its settings.
+
+    Raises:
+        ConfigError: there is no such setting.
+    """
+    node = schema.at(path)
+    if node is None:
+        raise ConfigError(schema.unknown(path))
+    about = " ".join(node.get("description", "").split())
+    inside = path if schema.names(path) else (*path, 0)
+    if names := schema.names(inside):
+        title = f"{schema.dotted(path)}: {about}" if path else "All sections"
+        return [title, *(_line((*inside, name)) for name in names)]
+    limits = schema.bounds(node)
+    kind = schema.kind(node) if schema.forms(node) != [{}] else "anything"
+    said = [schema.dotted(path), f"  {about}", f"  type     {kind}"]
+    said += [f"  range    {limits}"] if limits else []
+    return [*said, f"  default  {schema.plain(_default(path))}"]
+
+
+def _line(path: schema.Path) -> str:
+    about = " ".join((schema.at(path) or {}).get("description", "").split())
+    is_section = bool(schema.names(path) or schema.names((*path, 0)))
+    value = "" if is_section else f" = {schema.plain(_default(path))}"
+    return f"  {schema.dotted(path)}{value}\n        {about}"
+
+
+def _default(path: schema.Path) -> Any:  # noqa: ANN401
+    value: Any = SCHEMA.dump_python(Config(), mode="json")
+    for part in path:
+        is_there = part in value if isinstance(value, dict) else isinstance(value, list)
+        value = value[part] if is_there else None
+    return value
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the schema."""
+    options = tyro.cli(Options, args=argv, prog="llmgym schema")
+    if options.field is None:
+        print(json.dumps(schema.root(), indent=1))
+    else:
+        print("\n".join(described(parse(options.field) if options.field else ())))
+    return 0

@@ -1,0 +1,111 @@
+"""`llmgym train` and `llmgym sft`: from what was typed to a run."""
+
+import os
+import shlex
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from trainers import config_schema as schema
+from trainers.cli.arguments import OPTIONS, Launch, read_arguments
+from trainers.config import SCHEMA, Config
+from trainers.config_files import difference, preset, presets, purpose, read
+
+WIDTH = 80
+SFT_EPOCHS = 3
+SFT_FRESH_RATE = 1.0e-3
+
+
+def config_of(launch: Launch, verb: str = "train") -> Config:
+    """Return the settings: preset, then files, then the command line.
+
+    Raises:
+        ConfigError: with every mistake at once.
+    """
+    files = [preset(launch.preset or "default"), *launch.files]
+    config = read(files, launch.overrides)
+    if verb == "sft":
+        config = read(files, {**_sft_alone(config), **launch.overrides})
+    return config
+
+
+def _sft_alone(config: Config) -> dict[str, Any]:
+    """Return what makes the supervised stage run alone, where nothing else was asked for."""
+    layer: dict[str, Any] = {"ppo.num_iterations": 0}
+    default = Config()
+    if config.run.name == default.run.name:
+        layer["run.name"] = "sft"
+    if not config.sft.num_epochs:
+        layer["sft.num_epochs"] = SFT_EPOCHS
+    is_default_rate = config.sft.learning_rate == default.sft.learning_rate
+    if config.model.path is None and is_default_rate:
+        layer["sft.learning_rate"] = SFT_FRESH_RATE
+    if config.data.path is not None and config.envs == default.envs:
+        layer["eval.num_tasks"] = 0  # the default environment has nothing to do with the file
+    return layer
+
+
+def help_text(verb: str, config: Config) -> str:
+    """Return usage, options, presets and every setting with its value in `config`."""
+    lines = [f"Usage: llmgym {verb} [PRESET] [OPTIONS] [--SETTING VALUE]...", "", "Options:"]
+    for name, what in OPTIONS.items():
+        lines += _wrapped(f"  {name:<27} ", what)
+    lines += ["", "Presets (the first word; `default` without one):"]
+    for name, file in presets().items():
+        lines += _wrapped(f"  {name:<20} ", purpose(file))
+    lines += ["", "Settings, with their values now. Preset < files < command line."]
+    tree = SCHEMA.dump_python(config, mode="json")
+    section: schema.Path = ()
+    for leaf in schema.leaves():
+        if leaf[:1] != section:
+            section = leaf[:1]
+            lines += ["", f"{section[0]}:"]
+        lines += _setting_lines(leaf, tree)
+    lines += ["", "Arguments of environments and rewards: --envs.0.kwargs.NAME VALUE"]
+    return "\n".join(lines)
+
+
+def _wrapped(title: str, text: str) -> list[str]:
+    indent = " " * len(title)
+    return textwrap.wrap(text, WIDTH, initial_indent=title, subsequent_indent=indent)
+
+
+def _setting_lines(leaf: schema.Path, tree: Any) -> list[str]:  # noqa: ANN401
+    value: Any = tree
+    for part in leaf:
+        is_there = isinstance(value, dict) or (isinstance(value, list) and part < len(value))
+        value = value[part] if is_there else None
+    description = " ".join((schema.at(leaf) or {}).get("description", "").split())
+    name = f"  --{schema.dotted(leaf).replace('_', '-')} {schema.plain(value)}"
+    return [name, *_wrapped(" " * 8, description)]
+
+
+def _announce(config: Config, launch: Launch) -> None:
+    """Print what differs from the preset, on rank 0."""
+    if launch.is_quiet or os.environ.get("RANK", "0") != "0":
+        return
+    for change in difference(config, read([preset(launch.preset or "default")])):
+        print(f"changed  {change}")
+
+
+def main(argv: Sequence[str], verb: str = "train") -> int:
+    """Run the stages of the settings."""
+    launch = read_arguments(argv, verb)
+    config = config_of(launch, verb)
+    if launch.is_help:
+        print(help_text(verb, config))
+        return 0
+    if launch.plugins:
+        from llmgym.registry import load_plugins
+
+        load_plugins(launch.plugins)
+    _announce(config, launch)
+    from trainers.runner import run
+
+    run(
+        config,
+        resume=launch.resume,
+        clean=launch.clean,
+        command=shlex.join(["llmgym", verb, *argv]),
+    )
+    return 0
