@@ -19,7 +19,7 @@ from typing import Any, Protocol, final, runtime_checkable
 import numpy as np
 
 from llmgym import registry
-from llmgym.errors import PluginError, RewardError, RewardNotFound
+from llmgym.errors import LLMGymError, PluginError, RewardError, RewardNotFound
 from llmgym.messages import Sample, Score
 
 logger = logging.getLogger("llmgym.rewards")
@@ -186,13 +186,20 @@ def coerce(verdict: object, name: str, row: int) -> Score:
 
 def _number(value: object, where: tuple[str, str]) -> float:
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        return float(value)
+        return _float(value)
     start, row = where
     got = "None" if value is None else f"{type(value).__name__} {value!r:.40}"
     raise RewardError(
         f"{start} {got} {row}. Return a number or a dict of numbers; where it does not apply, "
         'Score(0.0, status="abstain").'
     )
+
+
+def _float(value: float | np.number) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond what a float holds
+        return math.inf
 
 
 def _attempt(
@@ -202,7 +209,7 @@ def _attempt(
     for _ in range(retries + 1):
         try:
             return _checked(reward.score(samples), reward.name, len(samples)), ""
-        except RewardError:
+        except LLMGymError:  # not a failed sample: a broken reward, a missing file or library
             raise
         except Exception as error:
             failure = describe(error)
@@ -254,7 +261,8 @@ REWARDS: dict[str, str] = {
 
 RewardSpec = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Reward | Callable[..., Verdict]
 
-FIELDS = ("function", "name", "weight", "kwargs", "isolated", "timeout_seconds")
+DEFAULTS = {"weight": 1.0, "kwargs": {}, "isolated": True, "timeout_seconds": 10.0}
+FIELDS = ("function", "name", *DEFAULTS)
 
 
 def register_reward(name: str, target: str) -> None:
@@ -295,7 +303,7 @@ def resolve(spec: RewardSpec) -> Reward:
 
 @lru_cache(maxsize=256)
 def _resolved(key: str) -> Reward:
-    built = [(_built(entry), float(entry.get("weight", 1.0))) for entry in json.loads(key)]
+    built = [(_built(entry), float(entry["weight"])) for entry in json.loads(key)]
     if len(built) == 1 and built[0][1] == 1.0:
         return built[0][0]
     parts: dict[str, tuple[Reward, float]] = {}
@@ -313,18 +321,16 @@ def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:
             hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(FIELDS)}."
             raise RewardError(f'a reward has no setting "{key}". {hint}')
     if ("name" in entry) == ("function" in entry):
-        raise RewardError(
-            f"a reward is given by its name or by a function, one of them; got {entry}"
-        )
-    return entry
+        raise RewardError(f"a reward is given by its name or by its function; got {entry}")
+    return DEFAULTS | entry
 
 
 def _built(entry: Mapping[str, Any]) -> Reward:
-    if "function" in entry and entry.get("isolated", True):
-        inside = {**entry, "isolated": False, "weight": 1.0}
-        timeout = float(entry.get("timeout_seconds", 10.0))
+    if "function" in entry and entry["isolated"]:
+        inside = {**entry, "weight": 1.0}
+        timeout = float(entry["timeout_seconds"])
         return _load("llmgym.rewards.isolate:Isolated")(inside, timeout=timeout)
-    kwargs = entry.get("kwargs", {})
+    kwargs = entry["kwargs"]
     if "name" in entry:
         return _called(_load(_target(entry["name"])), kwargs)
     return _as_reward(_load(entry["function"]), kwargs)

@@ -126,6 +126,10 @@ class Isolated(Reward):
             reward = {"function" if ":" in reward else "name": reward}
         if not isinstance(reward, Reward):
             reward = {**reward, "isolated": False}
+        else:
+            self.per_turn = reward.per_turn
+            if reward.collective:
+                raise RewardError(f"{reward.name} is collective, so it cannot run isolated")
         self.name = _checked_name(reward)
         self._reward, self._workers, self._timeout = reward, workers, timeout
         self._lock = threading.Lock()
@@ -152,7 +156,7 @@ class Isolated(Reward):
             waiting = deque(range(len(samples)))
             try:
                 while None in scores:
-                    self._fill(len(samples) - len(scores) + scores.count(None))
+                    self._fill(scores.count(None))
                     self._assign(samples, waiting)
                     self._collect(scores)
             except BaseException:  # broken, or interrupted: no verdict may arrive for the next call
@@ -193,7 +197,7 @@ class Isolated(Reward):
             return
         verdict = json.loads(answer)
         if "kind" in verdict:
-            raise vars(errors)[verdict["kind"]](verdict["message"])
+            raise vars(errors).get(verdict["kind"], RewardError)(verdict["message"])
         assert worker.job is not None, verdict
         spans = tuple((start, end, value) for start, end, value in verdict.pop("spans", ()))
         scores[worker.job] = Score(**verdict, spans=spans)
@@ -203,7 +207,11 @@ class Isolated(Reward):
         self._pool.remove(worker)
         worker.kill()
         if not worker.ready:
-            raise RewardError(f"{self.name} did not start in its process: {why}")
+            raise RewardError(
+                f"{self.name} did not start in its process: {why}. Its traceback is above.\n"
+                "A function of the started script itself cannot be found there: put it into a "
+                "file of its own, or set isolated to false."
+            )
         assert worker.job is not None
         scores[worker.job] = Score(0.0, status="error", error=f"{self.name}: {why}")
 

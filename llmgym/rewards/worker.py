@@ -15,7 +15,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-from llmgym.errors import LLMGymError, RewardError
+from llmgym.errors import LLMGymError
 from llmgym.messages import Sample
 from llmgym.rewards.base import Reward, resolve, score_samples
 
@@ -60,8 +60,8 @@ def _loaded(requests: Connection, verdicts: Connection) -> Reward | None:
 def _verdict(reward: Reward, sample: Sample) -> dict[str, Any]:
     try:
         score = score_samples(reward, [sample], retries=0)[0]
-    except RewardError as error:
-        return {"kind": "RewardError", "message": str(error)}
+    except LLMGymError as error:
+        return {"kind": type(error).__name__, "message": str(error)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm left pending would end the next sample
     return {

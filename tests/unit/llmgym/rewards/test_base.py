@@ -1,0 +1,273 @@
+"""The adapter of plain functions, the naming of rewards, and the error policy."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmgym.errors import RewardError, RewardNotFound
+from llmgym.messages import Message, Sample, Score, Task
+from llmgym.rewards.base import (
+    REWARDS,
+    Reward,
+    coerce,
+    from_function,
+    per_sample,
+    register_reward,
+    resolve,
+    score_samples,
+)
+from llmgym.rewards.rules import Constant, Numeric
+from tests.unit.llmgym.samples import sample
+
+
+class Returns(Reward):
+    """Returns what it is told to, and counts its calls."""
+
+    name = "returns"
+
+    def __init__(self, what, per_turn=False, collective=False):
+        self.what, self.calls = what, []
+        self.per_turn, self.collective = per_turn, collective
+
+    def score(self, samples):
+        self.calls.append(len(samples))
+        return self.what(samples) if callable(self.what) else self.what
+
+
+def length_of(one):
+    return len(one.text)
+
+
+def test_per_sample_scores_each_sample_and_keeps_the_functions_name():
+    reward = per_sample(length_of)
+    assert reward.name == "length_of"
+    assert score_samples(reward, [sample("ab"), sample("")]) == [Score(2.0), Score(0.0)]
+
+
+def test_a_plain_function_gets_prompt_response_answer_and_columns_by_name():
+    seen = []
+
+    def score(response, prompt, *, difficulty, answer, extra=7):
+        seen.append((prompt, response, difficulty, answer, extra))
+        return 1.0
+
+    score_samples(from_function(score), [sample("r", "a", difficulty=3, unused=1)])
+    assert seen == [("What?", "r", 3, "a", 7)]
+
+
+def test_a_plain_function_with_open_columns_gets_all_of_them():
+    seen = []
+
+    def score(prompt, response, **columns):
+        seen.append(columns)
+        return 0.5
+
+    score_samples(from_function(score, kwargs={"k": 1}), [sample("r", "a", x=3, y="z")])
+    assert seen == [{"answer": "a", "x": 3, "y": "z", "k": 1}]
+
+
+def test_a_plain_function_gets_a_dialogue_as_message_dicts():
+    seen = []
+
+    def score(prompt, response):
+        seen.append(prompt)
+        return 1.0
+
+    task = Task(id="t", prompt=(Message("user", "hello"),))
+    one = Sample(task=task, messages=(), response="r", text="r")
+    score_samples(from_function(score), [one])
+    assert seen == [[{"role": "user", "content": "hello"}]]
+
+
+def test_a_dict_of_parts_is_worth_their_sum():
+    reward = from_function(lambda response: {"a": 0.25, "b": -1}, name="two")
+    assert score_samples(reward, [sample("x")]) == [Score(-0.75, {"a": 0.25, "b": -1.0})]
+
+
+def test_missing_parameters_are_named_and_so_is_what_there_is():
+    def score(prompt, response, reference, level):
+        return 1.0
+
+    with pytest.raises(RewardError, match=r"score\(\) needs reference, level.*answer, color, p"):
+        score_samples(from_function(score), [sample("r", color="red")])
+
+
+def test_a_function_without_a_response_is_refused():
+    with pytest.raises(RewardError, match=r"must take response, got \(question, x\)"):
+        from_function(lambda question, x: 1.0)
+
+
+WRONG = [None, "1.0", True, np.bool_(True), [1.0], np.array([1.0]), 1j, {"a": None}, {"a": "1"}]
+
+
+@pytest.mark.parametrize("value", WRONG, ids=repr)
+def test_a_verdict_of_the_wrong_type_is_a_broken_reward_naming_function_and_row(value):
+    reward = Returns([0.0, value])
+    with pytest.raises(RewardError, match=r"returns\(\) returned .* for row 1"):
+        score_samples(reward, [sample("a"), sample("b")])
+    assert len(reward.calls) == 1, "a broken reward is not retried"
+
+
+def test_none_is_named_with_its_remedy():
+    with pytest.raises(RewardError, match=r'None for row 0.*Score\(0.0, status="abstain"\)'):
+        score_samples(Returns([None]), [sample("a")])
+
+
+@pytest.mark.parametrize("result", [None, 1.0, "ab", {0: 1.0, 1: 2.0}, np.zeros((2, 1))])
+def test_a_result_that_is_no_list_is_a_broken_reward(result):
+    with pytest.raises(RewardError, match=r"(?s)returns\.score\(\) returned .*Return a list"):
+        score_samples(Returns(result), [sample("a")] * 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_wrong_length_names_both_counts(count):
+    with pytest.raises(RewardError, match=f"returned {count} values for 2 samples"):
+        score_samples(Returns([0.0] * count), [sample("a")] * 2)
+
+
+NOT_FINITE = [math.nan, math.inf, -math.inf, 10**400, {"a": math.nan, "b": 1.0}]
+
+
+@pytest.mark.parametrize("bad", NOT_FINITE, ids=["nan", "inf", "-inf", "huge", "part"])
+def test_a_score_that_is_not_finite_is_an_error_and_a_finite_zero(bad):
+    good, failed = score_samples(Returns([1.0, bad]), [sample("a"), sample("b")])
+    assert good == Score(1.0)
+    assert (failed.value, failed.status) == (0.0, "error")
+    assert "not finite" in failed.error
+
+
+def test_abstaining_is_kept_and_is_not_an_error():
+    abstains = Score(0.0, status="abstain")
+    assert score_samples(Returns([abstains]), [sample("a")]) == [abstains]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32))
+def test_numbers_of_every_kind_are_coerced_exactly(value):
+    for kind in (float, np.float32, np.float64):
+        assert coerce(kind(value), "f", 0) == Score(float(kind(value)))
+    assert coerce(int(value), "f", 0).value == int(value)
+    assert coerce(np.int32(-7), "f", 0).value == -7
+
+
+def test_numpy_rows_are_accepted():
+    assert [s.value for s in score_samples(Returns(np.array([1, 2])), [sample("a")] * 2)] == [1, 2]
+
+
+def test_a_call_that_raises_is_repeated_twice_and_may_recover():
+    answers = iter([ValueError("once"), ValueError("twice"), [1.0, 2.0]])
+
+    def flaky(samples):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    reward = Returns(flaky)
+    assert [one.value for one in score_samples(reward, [sample("a")] * 2)] == [1.0, 2.0]
+    assert reward.calls == [2, 2, 2]
+
+
+def test_one_poisonous_sample_does_not_take_the_others_with_it():
+    def poisoned(samples):
+        if any(one.text == "poison" for one in samples):
+            raise ZeroDivisionError("no")
+        return [1.0] * len(samples)
+
+    reward = Returns(poisoned)
+    scores = score_samples(reward, [sample("a"), sample("poison"), sample("b")])
+    assert [one.status for one in scores] == ["ok", "error", "ok"]
+    assert reward.calls == [3, 3, 3, 1, 1, 1]
+    assert scores[1].error.startswith("ZeroDivisionError: no at ")
+    assert "test_base.py" in scores[1].error
+
+
+def test_a_collective_reward_is_repeated_whole_and_called_without_samples():
+    def fails(samples):
+        raise OSError("down")
+
+    reward = Returns(fails, collective=True)
+    assert [one.status for one in score_samples(reward, [sample("a")] * 3)] == ["error"] * 3
+    assert reward.calls == [3, 3, 3]
+    empty = Returns([], collective=True)
+    assert score_samples(empty, []) == []
+    assert empty.calls == [0]
+
+
+def test_other_rewards_are_not_called_without_samples():
+    reward = Returns([])
+    assert score_samples(reward, []) == []
+    assert reward.calls == []
+
+
+@pytest.mark.parametrize("name", sorted(REWARDS))
+def test_every_registered_name_resolves(name):
+    kwargs = {"regex": {"pattern": "x"}, "language": {"script": "latin"}}.get(name, {})
+    kwargs |= {"schema": {}} if name == "json_schema" else {}
+    assert resolve({"name": name, "kwargs": kwargs}).name
+
+
+def test_a_text_and_a_mapping_are_one_object_a_process():
+    assert resolve("numeric") is resolve({"name": "numeric", "function": None, "weight": 1.0})
+    assert resolve({"name": "numeric", "kwargs": {"tol": 0.5}}) == Numeric(tol=0.5)
+
+
+def test_a_list_is_the_weighted_sum():
+    reward = resolve(
+        [
+            {"name": "constant", "kwargs": {"value": 3.0}, "weight": 0.5},
+            {"name": "constant", "kwargs": {"value": 2.0}, "weight": 10.0},
+        ]
+    )
+    (score,) = score_samples(reward, [sample("a")])
+    assert score.value == 21.5
+    assert score.parts == {
+        "constant": 3.0,
+        "constant.weighted": 1.5,
+        "constant_1": 2.0,
+        "constant_1.weighted": 20.0,
+    }
+
+
+def test_objects_and_plain_functions_resolve_to_themselves():
+    constant = Constant(value=2.0)
+    assert resolve(constant) is constant
+    assert resolve(Constant) == Constant()
+    assert resolve(lambda response: 4.0).score([sample("a")]) == [4.0]
+
+
+def test_a_function_in_a_file_resolves(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def score(prompt, response, bonus=0):\n    return len(response) + bonus\n")
+    spec = {"function": f"{file}:score", "isolated": False, "kwargs": {"bonus": 10}}
+    assert score_samples(resolve(spec), [sample("ab")]) == [Score(12.0)]
+
+
+def test_names_that_do_not_exist_are_answered_with_those_that_do(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def score(response):\n    return 1.0\n")
+    with pytest.raises(RewardNotFound, match=r'no reward is named "math.boxd".*mean math.boxed'):
+        resolve("math.boxd")
+    with pytest.raises(RewardNotFound, match="'scor'; did you mean score"):
+        resolve({"function": f"{file}:scor", "isolated": False})
+    with pytest.raises(RewardNotFound, match="no file"):
+        resolve({"function": f"{tmp_path}/other.py:score", "isolated": False})
+    with pytest.raises(RewardNotFound, match="no_such_module"):
+        resolve({"function": "no_such_module:score", "isolated": False})
+
+
+def test_settings_that_do_not_exist_are_refused_by_name():
+    with pytest.raises(RewardError, match=r'no setting "wieght". Did you mean weight'):
+        resolve({"name": "exact", "wieght": 1.0})
+    with pytest.raises(RewardError, match="by its name or by its function"):
+        resolve({"weight": 1.0})
+    with pytest.raises(RewardError, match="unexpected keyword argument 'tolerance'"):
+        resolve({"name": "numeric", "kwargs": {"tolerance": 1}})
+
+
+def test_a_reward_name_has_one_meaning():
+    register_reward("numeric", REWARDS["numeric"])
+    with pytest.raises(RewardNotFound, match='"numeric" already means'):
+        register_reward("numeric", "other:thing")
