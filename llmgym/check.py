@@ -27,6 +27,7 @@ from llmgym.tasks import disjoint
 RESET_SECONDS = 1.0
 TOLERANCE = 1e-6
 MAX_STEPS = 64
+_UNLIKELY_SEED = 2_718_281_828
 
 # Responses that every environment must survive and no grader may pay for.
 JUNK = {
@@ -210,13 +211,24 @@ def _bounds(subject: Subject) -> Iterator[str]:
 
 
 def _global_random(subject: Subject) -> Iterator[str]:
-    before = random.getstate(), pickle.dumps(np.random.get_state())  # noqa: NPY002 - watched
-    env = subject.make()
-    env.reset(seed=0)
-    _play(env, JUNK["prose"])
-    after = random.getstate(), pickle.dumps(np.random.get_state())  # noqa: NPY002 - watched
-    if before != after:
+    saved = random.getstate(), np.random.get_state()  # noqa: NPY002 - what is watched
+    try:
+        random.seed(_UNLIKELY_SEED)
+        np.random.seed(_UNLIKELY_SEED)  # noqa: NPY002 - so that seeding it again is seen
+        before = _global_state()
+        env = subject.make()
+        env.reset(seed=0)
+        _play(env, JUNK["prose"])
+        touched = _global_state() != before
+    finally:
+        random.setstate(saved[0])
+        np.random.set_state(saved[1])  # noqa: NPY002 - as it was
+    if touched:
         yield "random or numpy.random was used or seeded. Draw from self.np_random only"
+
+
+def _global_state() -> tuple[Any, bytes]:
+    return random.getstate(), pickle.dumps(np.random.get_state())  # noqa: NPY002 - what is watched
 
 
 def _slots(subject: Subject) -> Iterator[str]:
