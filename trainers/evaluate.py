@@ -6,18 +6,19 @@ module modes and the global generators are afterwards what they were.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
 from llmgym.tasks import TaskSource, disjoint
 from trainers.batch import Evaluation
 from trainers.distributed import World, gather
 from trainers.errors import ConfigError
+from trainers.models.mlp import PolicyMLP, SharedMLP
 from trainers.state_files import random_state, restore_random_state
 
 CONFIDENCE = 0.95
@@ -26,13 +27,6 @@ MAX_BCA = 1000  # the jackknife of BCa takes memory quadratic in the number of s
 MAX_STEPS = 10_000  # of a control episode, where the environment has no limit of its own
 NUM_ENVS = 16  # control environments stepped together
 COMPARED = 2000  # tasks compared of a source without an end
-
-
-class Greedy(Protocol):
-    """What control evaluation needs of a policy."""
-
-    def mode(self, obs: Tensor) -> Tensor:
-        """Return the most likely actions for `obs` [B, ...]."""
 
 
 def interval(scores: Sequence[float]) -> tuple[float, float]:
@@ -125,7 +119,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
 
 def evaluate_control(
-    policy: Greedy,
+    policy: PolicyMLP | SharedMLP,
     make_env: Callable[[], gymnasium.Env],
     *,
     env: str,
@@ -136,7 +130,7 @@ def evaluate_control(
     """Return the mean return of episodes with the most likely actions.
 
     Args:
-        policy: acts; not necessarily in training.
+        policy: acts.
         make_env: builds one environment; those of training are not touched.
         env: its name.
         num_episodes: over all ranks; each starts from a seed of its own.
@@ -147,9 +141,10 @@ def evaluate_control(
     envs = [make_env() for _ in range(min(NUM_ENVS, len(mine)))]
     returns: dict[int, float] = {}
     try:
-        for start in range(0, len(mine), NUM_ENVS):
-            episodes = mine[start : start + NUM_ENVS]
-            returns |= _play_control(policy, envs, episodes, seed)
+        with undisturbed(policy):
+            for start in range(0, len(mine), NUM_ENVS):
+                episodes = mine[start : start + NUM_ENVS]
+                returns |= _play_control(policy, envs, episodes, seed)
     finally:
         for one in envs:
             one.close()
@@ -158,16 +153,17 @@ def evaluate_control(
 
 
 def _play_control(
-    policy: Greedy, envs: Sequence[gymnasium.Env], episodes: Sequence[int], seed: int
+    policy: PolicyMLP | SharedMLP, envs: Sequence[gymnasium.Env], episodes: Sequence[int], seed: int
 ) -> dict[int, float]:
     """Play one episode in each environment, side by side."""
+    device = next(policy.parameters()).device
     live = dict(zip(episodes, envs, strict=False))
     obs = {episode: env.reset(seed=_seed(seed, episode))[0] for episode, env in live.items()}
     returns = dict.fromkeys(episodes, 0.0)
     for _ in range(MAX_STEPS):
         if not live:
             break
-        batch = torch.from_numpy(np.stack([obs[episode] for episode in live]))
+        batch = torch.from_numpy(np.stack([obs[episode] for episode in live])).to(device)
         actions = policy.mode(batch).cpu().numpy()
         for action, (episode, env) in zip(actions, list(live.items()), strict=True):
             obs[episode], reward, terminated, truncated, _ = env.step(_allowed(action, env))
