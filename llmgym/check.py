@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
-from llmgym.env import LLMEnv, LLMWrapper, inner_env
+from llmgym.env import LLMEnv, LLMWrapper, core_env, inner_env
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Sample
 from llmgym.tasks import disjoint
@@ -174,14 +174,14 @@ def _vector(subject: Subject) -> Iterator[str]:
     if list(observations) != prompts:
         yield "a vector's prompts differ from those of single environments with the same seeds"
         return
-    actions = [env.unwrapped.solve() or JUNK["prose"] for env in singles]
+    actions = [core_env(env).solve() or JUNK["prose"] for env in singles]
     actions[1] = JUNK["prose"]
     observations, rewards, terminated, truncated, infos = envs.step(actions)
     for slot, (env, action) in enumerate(zip(singles, actions, strict=True)):
         got = (observations[slot], rewards[slot], terminated[slot], truncated[slot])
         if infos["stop_reason"][slot] == "env_error":
             yield f"slot {slot} of a vector raised {infos['reward_error'][slot]}"
-        elif not _same([got], [env.step(action)[:4]]):
+        elif not _same([got], _play(env, action, steps=1)):
             yield "a step in a vector differs from one alone. Override advance or score_batch"
     envs.close()
 
@@ -191,7 +191,7 @@ def _bounds(subject: Subject) -> Iterator[str]:
     low, high = inner_env(env).reward_bounds
     for seed in range(subject.episodes):
         env.reset(seed=seed)
-        solution = env.unwrapped.solve()
+        solution = core_env(env).solve()
         gold = _total(_play(env, None)) if solution is not None else None
         if gold is not None and math.isfinite(high) and abs(gold - high) > TOLERANCE:
             yield (
@@ -245,9 +245,9 @@ def _slots(subject: Subject) -> Iterator[str]:
 def _disjoint(subject: Subject) -> Iterator[str]:
     if subject.held_out is None:
         return
-    held_out = subject.make(**subject.held_out).unwrapped.tasks
+    held_out = core_env(subject.make(**subject.held_out)).tasks
     try:
-        disjoint(subject.make().unwrapped.tasks, held_out, cap=1000)
+        disjoint(core_env(subject.make()).tasks, held_out, cap=1000)
     except TaskSourceError as error:
         yield _line(error)
 
@@ -264,6 +264,7 @@ def _reset_time(subject: Subject) -> Iterator[str]:
 
 def _spec(subject: Subject) -> Iterator[str]:
     spec = subject.make().spec
+    assert spec is not None
     try:
         again = EnvSpec.from_json(spec.to_json())
         same = again.kwargs == spec.kwargs
@@ -297,9 +298,9 @@ def _play(env: gymnasium.Env, action: str | None, steps: int = MAX_STEPS) -> Tra
     """Play an episode that was reset, with one action or, for None, with `solve()`."""
     trace: Trace = []
     for _ in range(steps):
-        response = env.unwrapped.solve() or "" if action is None else action
+        response = core_env(env).solve() or "" if action is None else action
         obs, reward, terminated, truncated, _ = env.step(response)
-        trace.append((obs, reward, terminated, truncated))
+        trace.append((obs, float(reward), terminated, truncated))
         if terminated or truncated:
             break
     return trace
@@ -310,7 +311,7 @@ def _samples(env: LLMEnv | LLMWrapper, count: int) -> list[Sample]:
     samples = []
     for seed in range(count):
         env.reset(seed=seed)
-        gold = env.unwrapped.solve()
+        gold = core_env(env).solve()
         action = gold if gold is not None and seed % 2 == 0 else junk[seed % len(junk)]
         samples.append(env.advance(action)[3])
     return samples

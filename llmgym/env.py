@@ -204,15 +204,17 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
             return options["task"]
         if "index" in options:
             return task_at(self.tasks, int(options["index"]))
-        if "level" in options and not isinstance(self.tasks, Procedural):
-            return self._draw_level(int(options["level"]))
-        source = self.tasks
         if "level" in options:
-            source = replace(source, level=int(options["level"]))
+            return self._draw_level(int(options["level"]))
+        return self._draw(self.tasks)
+
+    def _draw(self, source: TaskSource) -> Task:
         size = num_tasks(source)
         return source[int(self.np_random.integers(ENDLESS if size is None else size))]
 
     def _draw_level(self, level: int) -> Task:
+        if isinstance(self.tasks, Procedural):
+            return self._draw(replace(self.tasks, level=level))
         size = num_tasks(self.tasks)
         if size is None:
             raise TaskSourceError("A source without end is not searched for a level; pass index")
@@ -302,6 +304,20 @@ class LLMWrapper(gymnasium.Wrapper[Observation, str, Observation, str]):
         obs, terminated, truncated, sample = self.advance(action)
         score = self.score_batch([sample])[0]
         return obs, float(score.value), terminated, truncated, step_info(sample, score)
+
+
+def core_env(env: gymnasium.Env) -> LLMEnv:
+    """Return the `LLMEnv` below every wrapper: its `tasks`, `task` and `solve()`.
+
+    Raises:
+        EnvContractError: there is no `LLMEnv` below.
+    """
+    core = env.unwrapped
+    if not isinstance(core, LLMEnv):
+        raise EnvContractError(
+            f"Expected an LLMEnv, received {type(core).__name__}: derive from it"
+        )
+    return core
 
 
 def inner_env(env: gymnasium.Env) -> LLMEnv | LLMWrapper:

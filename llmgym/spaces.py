@@ -183,8 +183,9 @@ class Ragged(_TextSpace):
 
     def contains(self, x: object) -> bool:
         """Return True for a tuple or list of n members, idle slots included."""
-        right_size = isinstance(x, tuple | list) and len(x) == self.n
-        return right_size and all(item is None or item in self.space for item in x)
+        if not isinstance(x, tuple | list) or len(x) != self.n:
+            return False
+        return all(item is None or item in self.space for item in x)
 
     def to_jsonable(self, sample_n: Iterable[Sequence[Any]]) -> list[list[Any]]:
         """Return one list a batch; idle slots stay None."""

@@ -18,7 +18,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from llmgym.env import LLMEnv, Observation, inner_env, task_at
+from llmgym.env import LLMEnv, Observation, core_env, inner_env, task_at
 from llmgym.errors import EnvContractError, EpisodeOverError, RewardError
 from llmgym.executors import Outcome, run_inline, run_threads
 from llmgym.messages import Task
@@ -133,7 +133,7 @@ class LLMVectorEnv(VectorEnv):
             option = {} if values is None else {values[0]: values[1][position // size]}
             obs, _ = self.envs[slot].reset(seed=seeds[slot], options=option)
             self._observations[slot] = obs
-            self._tasks[slot] = self.envs[slot].unwrapped.task
+            self._tasks[slot] = core_env(self.envs[slot]).task
         self._live[slots] = True
         self._turns[slots] = 0
         self._regroup(slots, size)
@@ -161,7 +161,7 @@ class LLMVectorEnv(VectorEnv):
             RewardError: the reward is broken.
         """
         acting = self._check_actions(actions)
-        outcomes = self._run(lambda slot: self._inner[slot].advance(actions[slot]), acting)
+        outcomes = self._run(lambda slot: self._inner[slot].advance(acting[slot]), acting)
         step = BatchStep(self.num_envs)
         for slot, outcome in outcomes.items():
             step.env_ms[slot] = 1000 * outcome.seconds
@@ -203,7 +203,7 @@ class LLMVectorEnv(VectorEnv):
             env.close()
 
     def _source(self, slot: int) -> TaskSource:
-        return self.envs[slot].unwrapped.tasks
+        return core_env(self.envs[slot]).tasks
 
     def _slots_to_reset(self, chosen: dict[str, Any]) -> list[int]:
         unknown = sorted(set(chosen) - set(OPTIONS))
@@ -244,16 +244,16 @@ class LLMVectorEnv(VectorEnv):
         for position, slot in enumerate(slots):
             leader = slots[position - position % size]
             if size == 1:
-                leader = first.setdefault(self.envs[slot].unwrapped.task.id, slot)
+                leader = first.setdefault(core_env(self.envs[slot]).task.id, slot)
             self._groups[slot] = leader
 
-    def _check_actions(self, actions: Sequence[str | None]) -> list[int]:
+    def _check_actions(self, actions: Sequence[str | None]) -> dict[int, str]:
         if len(actions) != self.num_envs:
             message = f"step takes one action for each of {self.num_envs} slots; got {len(actions)}"
             raise EnvContractError(message)
-        acting = [slot for slot, action in enumerate(actions) if action is not None]
-        for slot in acting:
-            whole_response(actions[slot])
+        acting = {slot: action for slot, action in enumerate(actions) if action is not None}
+        for slot, action in acting.items():
+            whole_response(action)
             if self._tasks[slot] is None:
                 raise ResetNeeded(f"Call reset() before the first step: slot {slot} has no task")
             if not self._live[slot]:

@@ -90,11 +90,8 @@ class FewShot(RewriteObservation, RecordConstructorArgs):
     ) -> None:
         RecordConstructorArgs.__init__(self, examples=examples, in_sample=in_sample)
         super().__init__(env, in_sample=in_sample)
-        self.messages = tuple(
-            Message(role, content)
-            for prompt, response in examples
-            for role, content in (("user", prompt), ("assistant", response))
-        )
+        turns = [(Message("user", p), Message("assistant", r)) for p, r in examples]
+        self.messages = tuple(message for turn in turns for message in turn)
 
     def plan(self, roles: Sequence[str]) -> list[int | Message]:
         """Return the system message, the examples, the dialogue."""

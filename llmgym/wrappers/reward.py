@@ -98,7 +98,7 @@ class LengthPenalty(AddTerm, RecordConstructorArgs):
         )
         super().__init__(env)
         self.free, self.slope, self.only_correct = free, slope, only_correct
-        self.unit = _checked_unit(unit)
+        self.unit: Unit = _checked_unit(unit)
 
     def term(self, sample: Sample, score: Score) -> float:
         """Return -slope * max(0, length - free)."""
@@ -136,7 +136,7 @@ class SoftOverlong(AddTerm, RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, max_len=max_len, cache=cache, unit=unit)
         super().__init__(env)
         self.max_len, self.cache = max_len, cache
-        self.unit = _checked_unit(unit)
+        self.unit: Unit = _checked_unit(unit)
 
     def term(self, sample: Sample, score: Score) -> float:
         """Return the value of the table above."""
