@@ -87,6 +87,7 @@ class Learner:
         self._critic = critic
         self._config = config
         self._version = 0
+        self._rates = (config.ppo.learning_rate, config.ppo.critic_learning_rate)
 
     @property
     def policy_version(self) -> int:
@@ -150,15 +151,22 @@ class Learner:
             self._policy.backward(policy_loss)
 
     def step(self, *, critic_only: bool) -> Metrics:
-        """Step the optimizers; return gradient norms before clipping, and rates."""
+        """Step the optimizers; return gradient norms before clipping, and rates.
+
+        Raises:
+            NonFiniteError: on every rank, before a weight of either engine is changed.
+        """
         figures: dict[str, float] = {}
+        engines: list[Engine] = []
         if self._critic is not None:
-            figures["value/grad_norm"] = self._critic.step()
-            figures["value/lr"] = self._rates[1]
+            engines.append(self._critic)
+            figures |= {"value/grad_norm": self._critic.clip(), "value/lr": self._rates[1]}
         if not critic_only:
-            figures["policy/grad_norm"] = self._policy.step()
-            figures["policy/lr"] = self._rates[0]
+            engines.append(self._policy)
+            figures |= {"policy/grad_norm": self._policy.clip(), "policy/lr": self._rates[0]}
             self._version += 1
+        for engine in engines:  # after every clip: all of them move, or none
+            engine.step()
         return Metrics.scalars(figures)
 
     def _run(self, inputs: Inputs, run: Callable[[Inputs, Tensor], Tensor]) -> Tensor:

@@ -119,7 +119,8 @@ def update(engine: Engine, examples: Sequence[Example], config: Config) -> Metri
             f"the loss of the supervised stage is not finite ({total}); no weight was "
             "changed. Often the rate is too high: lower --sft.learning-rate."
         )
-    norm = engine.step()
+    norm = engine.clip()
+    engine.step()
     return Metrics.scalars({"sft/loss": total, "sft/grad_norm": norm})
 
 

@@ -40,15 +40,19 @@ class Engine(ABC):
         """Add the gradient of `loss`, of which every rank holds its part of a sum."""
 
     @abstractmethod
-    def step(self) -> float:
-        """Clip, step, clear the gradient.
+    def clip(self) -> float:
+        """Clip the gradient.
 
         Returns:
             The gradient's norm before clipping, over all ranks.
 
         Raises:
-            NonFiniteError: on every rank, before a weight is changed.
+            NonFiniteError: on every rank; no weight is changed.
         """
+
+    @abstractmethod
+    def step(self) -> None:
+        """Step with the clipped gradient, and clear it."""
 
     @abstractmethod
     def set_learning_rate(self, rate: float) -> None:

@@ -86,17 +86,20 @@ class TorchEngine(Engine):
         scale = dist.get_world_size() if dist.is_initialized() else 1
         (loss * scale).backward()
 
-    def step(self) -> float:
-        """Clip, step, clear; return the norm before clipping."""
+    def clip(self) -> float:
+        """Clip the gradient; return its norm before clipping."""
         limit = self._settings.max_grad_norm
         norm = nn.utils.clip_grad_norm_(
             self._module.parameters(), math.inf if limit is None else limit
         ).item()
         if not math.isfinite(norm):  # the gradient is a sum over ranks: all see the same
             raise NonFiniteError(self._blame())
+        return norm
+
+    def step(self) -> None:
+        """Step with the clipped gradient, and clear it."""
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return norm
 
     def _blame(self) -> str:
         named = self._module.named_parameters()
@@ -136,11 +139,12 @@ class TorchEngine(Engine):
         with torch.no_grad():
             for name, parameter in named.items():
                 parameter.copy_(state["weights"][name])
-        for name, parameter in named.items():
-            moments = {k: state["optimizer"][k][name] for k in MOMENTS if state["optimizer"][k]}
-            if moments:
-                moved = {k: v.detach().clone().to(parameter.device) for k, v in moments.items()}
-                self._optimizer.state[parameter] = moved
+        self._optimizer.state.clear()
+        for name in state["optimizer"]["step"]:  # what never had a gradient has no moments
+            moments = {kind: state["optimizer"][kind][name] for kind in MOMENTS}
+            device = named[name].device
+            moved = {kind: value.clone().to(device) for kind, value in moments.items()}
+            self._optimizer.state[named[name]] = moved
 
     def _move_moments(self, device: torch.device) -> None:
         for state in self._optimizer.state.values():
