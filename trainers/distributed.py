@@ -60,7 +60,10 @@ def start(world: World, timeout_seconds: float) -> None:
     """Join the other ranks; nothing to do when alone."""
     if world.size == 1 or dist.is_initialized():
         return
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "nccl"
+        torch.cuda.set_device(world.local_rank)  # where gather and broadcast put what they send
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
 
 
