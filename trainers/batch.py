@@ -37,9 +37,9 @@ class TextInputs:
 
     @property
     def sizes(self) -> Int[Tensor, "B 2"]:
-        """[B, 2] prompt and response tokens of each row: the widths it needs."""
+        """[B, 2] prompt and response tokens of each row, at least one: the widths it needs."""
         prompt, response = self.attention_mask.tensor_split([self.num_prompt], dim=1)
-        return torch.stack([prompt.sum(1), response.sum(1)], dim=1)
+        return torch.stack([prompt.sum(1), response.sum(1)], dim=1).clamp(min=1)
 
     def rows(self, index: Tensor) -> Self:
         """Return the rows of `index` [N]."""

@@ -79,20 +79,20 @@ def gae(
                              f"got {tuple(tensor.shape)}")  # fmt: skip
     bootstrap = torch.where(terminated, torch.zeros_like(next_values), next_values)
     delta = rewards + gamma * bootstrap - values
-    decay = gamma * gae_lambda
+    decay = delta.new_tensor(gamma * gae_lambda)
     episode = boundary.cumsum(1) - boundary.long()  # boundaries before t: a new id after each
     advantages = torch.empty_like(delta)
-    carry = torch.zeros_like(delta[:, 0])  # A at the first action after the chunk
+    carry = delta.new_zeros(delta.shape[0])  # A at the first action after the chunk
     for begin in reversed(range(0, delta.shape[1], GAE_CHUNK)):
         part = slice(begin, begin + GAE_CHUNK)
         ids = episode[:, part]
         steps = torch.arange(ids.shape[1], device=ids.device)
         distance = steps.unsqueeze(0) - steps.unsqueeze(1)  # [t, s] = s - t
-        powers = torch.pow(torch.tensor(decay).to(delta), distance.clamp(min=0)) * (distance >= 0)
+        powers = torch.pow(decay, distance.clamp(min=0)) * (distance >= 0)
         reach = powers * (ids.unsqueeze(2) == ids.unsqueeze(1))
         inside = torch.einsum("bts,bs->bt", reach, delta[:, part])
         open_end = (ids == ids[:, -1:]) & ~boundary[:, part][:, -1:]  # t still runs past the chunk
-        beyond = torch.pow(torch.tensor(decay).to(delta), steps.flip(0) + 1)
+        beyond = torch.pow(decay, steps.flip(0) + 1)
         advantages[:, part] = inside + open_end * beyond * carry.unsqueeze(1)
         carry = advantages[:, begin]
     return advantages, advantages + values

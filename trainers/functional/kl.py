@@ -47,7 +47,7 @@ def kl_estimate(
         return k2
     bounded = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     k3 = torch.expm1(-bounded) + bounded
-    return {"k3": k3, "k3_straight_through": k3.detach() + k2 - k2.detach()}[estimator]
+    return {"k3": k3, "k3_straight_through": k3.detach() + (k2 - k2.detach())}[estimator]
 
 
 @final
