@@ -1,0 +1,196 @@
+"""Tiny models, ragged batches and settings that the tests of training share."""
+
+from dataclasses import replace
+
+import torch
+from gymnasium.spaces import Discrete
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from trainers.backends.torch import OptimizerSettings, TorchEngine
+from trainers.batch import Experience, Rollout, TextInputs
+from trainers.config import BackendConfig, Config, GenerationConfig, RunConfig
+from trainers.config_ppo import PPOConfig
+from trainers.learner import Learner
+from trainers.models.causal_lm import CausalPolicy
+from trainers.models.critic import SharedActorCritic
+from trainers.models.loading import build_critic
+from trainers.models.mlp import PolicyMLP, ValueMLP
+
+CPU = torch.device("cpu")
+VOCAB = 40
+PROMPTS = (3, 1, 5, 2, 4, 1, 2, 5)
+RESPONSES = (1, 6, 2, 4, 3, 6, 5, 2)
+"""Tokens of the prompts and responses of a ragged batch."""
+
+
+def settings(*, tokens=1_000_000, seed=0, new=8, **ppo):
+    """Settings of PPO, with micro-batches of `tokens`."""
+    return Config(
+        run=RunConfig(seed=seed),
+        ppo=PPOConfig(**ppo),
+        generation=GenerationConfig(max_new_tokens=new),
+        backend=BackendConfig(micro_batch_tokens=tokens),
+    )
+
+
+def llama(*, seed=0, **changes):
+    """A Llama of two layers, with weights large enough to have opinions."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = LlamaConfig(
+        vocab_size=VOCAB, max_position_embeddings=64, initializer_range=0.1, **sizes, **heads
+    )
+    return LlamaForCausalLM(config)
+
+
+def optimizer(config, rate):
+    """AdamW as `config.ppo` has it."""
+    return OptimizerSettings(learning_rate=rate, max_grad_norm=config.ppo.max_grad_norm)
+
+
+def learner(config, *, seed=0, temperature=1.0):
+    """A text learner, its value head away from zero so that its trunk learns from the start."""
+    model = llama(seed=seed)
+    if config.ppo.critic == "shared":
+        policy = SharedActorCritic(model, temperature=temperature, chunk=512)
+        critic, head = None, policy.value_head
+    else:
+        policy = CausalPolicy(model, temperature=temperature, chunk=512)
+        critic = build_critic(model)
+        head = critic.head
+    torch.nn.init.normal_(head.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
+    engines = [
+        TorchEngine(module, optimizer(config, rate), name=name, device=CPU) if module else None
+        for name, module, rate in (
+            ("policy", policy, config.ppo.learning_rate),
+            ("critic", critic, config.ppo.critic_learning_rate),
+        )
+    ]
+    return Learner(*engines, config)
+
+
+def control_learner(config, *, obs_size=3, seed=0):
+    """A learner on numeric observations with two actions."""
+    rng = torch.Generator().manual_seed(seed)
+    policy = PolicyMLP(obs_size, Discrete(2), hidden_sizes=[16], rng=rng)
+    critic = ValueMLP(obs_size, hidden_sizes=[16], rng=rng)
+    one = TorchEngine(policy, optimizer(config, 0.0), name="policy", device=CPU)
+    other = TorchEngine(critic, optimizer(config, 0.0), name="critic", device=CPU)
+    return Learner(one, other, config)
+
+
+def lengths_mask(lengths, width, *, right=False):
+    """[B, width] True on the first, or the last, `lengths` columns of each row."""
+    columns = torch.arange(width)
+    columns = columns.flip(0) if right else columns
+    return columns < torch.tensor(lengths).unsqueeze(1)
+
+
+def text(prompts=PROMPTS, responses=RESPONSES, *, seed=1, spare=(0, 0)):
+    """Left-padded prompts with right-padded responses, random ids in the padding as well.
+
+    `spare` adds columns of padding on the left and on the right.
+    """
+    left, right = max(prompts) + spare[0], max(max(responses), 1) + spare[1]
+    mask = torch.cat(
+        [lengths_mask(prompts, left, right=True), lengths_mask(responses, right)], dim=1
+    )
+    rng = torch.Generator().manual_seed(seed)
+    # A row's tokens depend on the row alone, not on the padding.
+    ids = torch.randint(3, VOCAB, (len(prompts), 2, 64), generator=rng)
+    junk = torch.randint(3, VOCAB, mask.shape, generator=rng)
+    tokens = junk.clone()
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        tokens[row, left - prompt : left] = ids[row, 0, :prompt]
+        tokens[row, left : left + response] = ids[row, 1, :response]
+    return TextInputs(tokens=tokens, attention_mask=mask, num_prompt=left)
+
+
+def noise(shape, seed, scale=1.0):
+    """Normal numbers that depend on nothing else."""
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rollout(*, prompts=PROMPTS, responses=RESPONSES, spare=(0, 0), first=0, **changes):
+    """A ragged text rollout with random figures; every row ends and terminates."""
+    inputs = text(prompts, responses, spare=spare)
+    mask = inputs.attention_mask[:, inputs.num_prompt :]
+    rows, width = mask.shape
+    last = mask & ~torch.nn.functional.pad(mask, (0, 1))[:, 1:]
+
+    def column(seed, scale=1.0):
+        return noise((rows, 64), seed, scale)[:, :width].clone()
+
+    parts = {
+        "logprobs": column(2, 0.3) - 3.5,
+        "generator_logprobs": column(3, 0.3) - 3.5,
+        "ref_logprobs": column(4, 0.3) - 3.5,
+        "rewards": column(5),
+        "values": column(6),
+        "next_values": column(7),
+        "terminated": last,
+        "boundary": last,
+    }
+    return Rollout(
+        inputs=inputs,
+        response_mask=mask,
+        index=torch.arange(rows) + first,
+        **{**parts, **changes},
+    )
+
+
+def experience(**changes):
+    """A ragged text minibatch with random figures, padding included."""
+    made = rollout()
+    shape = made.response_mask.shape
+    parts = {
+        "inputs": made.inputs,
+        "response_mask": made.response_mask,
+        "old_logprobs": made.logprobs,
+        "ref_logprobs": made.ref_logprobs,
+        "generator_logprobs": made.generator_logprobs,
+        "old_values": made.values,
+        "advantages": noise(shape, 8),
+        "returns": noise(shape, 9),
+        "index": made.index,
+    }
+    return Experience(**{**parts, **changes})
+
+
+def on_policy(learner, made):
+    """The experience as the learner itself would have recorded it."""
+    old = learner.logprobs(made.inputs, made.response_mask)
+    values = learner.values(made.inputs)[:, : made.response_mask.shape[1]]
+    return replace(made, old_logprobs=old, old_values=values)
+
+
+def gradients(learner):
+    """Every gradient by name, of policy and critic."""
+    modules = {"policy": learner.policy_module, "critic": learner.critic_module}
+    return {
+        f"{kind}.{name}": parameter.grad.clone()
+        for kind, module in modules.items()
+        if module is not None
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def weights(learner):
+    """Every weight by name, of policy and critic, copied."""
+    modules = {"policy": learner.policy_module, "critic": learner.critic_module}
+    return {
+        f"{kind}.{name}": parameter.detach().clone()
+        for kind, module in modules.items()
+        if module is not None
+        for name, parameter in module.named_parameters()
+    }
+
+
+def difference(one, other):
+    """The relative distance of two dicts of tensors, as one long vector."""
+    assert one.keys() == other.keys()
+    left = torch.cat([value.double().flatten() for value in one.values()])
+    right = torch.cat([other[name].double().flatten() for name in one])
+    return float((left - right).norm() / left.norm())
