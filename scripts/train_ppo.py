@@ -1,9 +1,13 @@
 """Train, started by torchrun, deepspeed or srun: the arguments are those of `llmgym train`.
 
-    torchrun --nproc_per_node 2 scripts/train_ppo.py quickstart
+Run: torchrun --nproc_per_node 2 scripts/train_ppo.py quickstart
 """
 
 import sys
+from pathlib import Path
+
+# A launcher starts this file, so Python looks for packages in scripts/ and not in the checkout.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from trainers.cli import main
 

@@ -1,0 +1,139 @@
+"""`llmgym envs list|show|check`: what there is, what one looks like, whether it keeps its word."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import gymnasium
+import tyro
+
+from llmgym import registry
+from llmgym.check import JUNK, check
+from llmgym.env import LLMEnv
+from trainers.config_files import typed
+from trainers.errors import ConfigError
+
+Plugins = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class List:
+    """List the environments that are registered here."""
+
+    filter: tyro.conf.Positional[str] = ""
+    """Show ids and tags that contain this."""
+    plugins: Plugins = ()
+    """A module that registers environments; repeat it."""
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show one environment: spaces, a prompt, a good and a bad response with their rewards."""
+
+    id: tyro.conf.Positional[str]
+    """The id."""
+    seed: int = 0
+    """Which task."""
+    kwargs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE, an argument of the environment; repeat it."""
+    plugins: Plugins = ()
+    """A module that registers environments; repeat it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check the contract of one environment; a line for each failure, exit code 1 if any."""
+
+    id: tyro.conf.Positional[str]
+    """The id."""
+    episodes: int = 20
+    """Seeds to try."""
+    kwargs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE, an argument of the environment; repeat it."""
+    plugins: Plugins = ()
+    """A module that registers environments; repeat it."""
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+)
+
+
+def arguments(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return NAME=VALUE words as a mapping, the values read as YAML.
+
+    Raises:
+        ConfigError: a word has no equals sign.
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--kwargs takes NAME=VALUE, got {pair!r}.")
+        found[name] = typed(f"envs.0.kwargs.{name}", [value])
+    return found
+
+
+def show_list(command: List) -> int:
+    """Print a line for each id."""
+    rows = [(one, ", ".join(registry.tags(one))) for one in registry.ids()]
+    shown = [row for row in rows if command.filter.lower() in " ".join(row).lower()]
+    width = max((len(one) for one, _ in shown), default=0)
+    for one, tags in shown:
+        print(f"{one:<{width}}  {tags}")
+    if not shown:
+        print(f"none of {len(rows)} ids contains {command.filter!r}")
+    return 0
+
+
+def as_text(observation: str | Sequence[Any]) -> str:
+    """Return a prompt as it reads; of messages, each with its role."""
+    if isinstance(observation, str):
+        return observation
+    return "\n".join(f"[{one['role']}] {one['content']}" for one in observation)
+
+
+def show(command: Show) -> int:
+    """Print spaces, prompt, a good and a bad response."""
+    env = gymnasium.make(
+        registry.spec(command.id), disable_env_checker=True, **arguments(command.kwargs)
+    )
+    print(f"id           {command.id}  {', '.join(registry.tags(command.id))}")
+    print(f"observation  {env.observation_space}")
+    print(f"action       {env.action_space}")
+    observation, _ = env.reset(seed=command.seed)
+    inner = env.unwrapped
+    if not isinstance(inner, LLMEnv):
+        print(f"first        {observation}")
+        return 0
+    low, high = inner.reward_bounds
+    print(f"reward       {low:g} to {high:g}")
+    print(f"prompt       {as_text(observation)}")
+    good = inner.solve()
+    for word, response in (("good", good), ("bad", JUNK["prose"])):
+        if response is not None:
+            env.reset(seed=command.seed)
+            _, reward, *_ = env.step(response)
+            print(f"{word:<12} {response!r} earns {float(reward):g}")
+    return 0
+
+
+def run_check(command: Check) -> int:
+    """Print a line for each failure."""
+    registry.spec(command.id)
+    lines = check(command.id, episodes=command.episodes, **arguments(command.kwargs))
+    for line in lines:
+        print(line)
+    print(f"{command.id}: {f'{len(lines)} failures' if lines else 'ok'}")
+    return 1 if lines else 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run list, show or check."""
+    command = tyro.cli(Command, args=argv, prog="llmgym envs")  # type: ignore[arg-type]
+    registry.load_plugins(command.plugins)
+    if isinstance(command, List):
+        return show_list(command)
+    return show(command) if isinstance(command, Show) else run_check(command)
