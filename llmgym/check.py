@@ -125,6 +125,16 @@ def _seeds(subject: Subject) -> Iterator[str]:
             return
 
 
+def _fresh_data(subject: Subject) -> Iterator[str]:
+    env = subject.make()
+    seen: list[Any] = []
+    for obs in (env.reset(seed=0)[0], env.step(JUNK["prose"])[0], env.reset(seed=0)[0]):
+        if any(message is earlier for message in obs for earlier in seen):
+            yield "two observations share a message dict. Return new ones: Message.as_dict()"
+            return
+        seen += obs
+
+
 def _pickles(subject: Subject) -> Iterator[str]:
     env = subject.make()
     env.reset(seed=0)
@@ -280,6 +290,7 @@ LAWS: dict[str, Callable[[Subject], Iterator[str]]] = {
     "gymnasium": _gymnasium,
     "final methods": _final,
     "seeds": _seeds,
+    "fresh data": _fresh_data,
     "pickles": _pickles,
     "actions": _actions,
     "scores": _scores,

@@ -62,6 +62,7 @@ class LLMVectorEnv(VectorEnv):
         env_timeout: float | None = None,
     ) -> None:
         super().__init__()
+        self.envs: list[gymnasium.Env] = []  # first of all: before 1.3, Gymnasium closes in __del__
         self._fns = list(env_fns)
         self.num_envs = len(self._fns)
         _check_settings(self.num_envs, executor, workers, env_timeout)

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 
 PLANTED = [
     ("TruncatesAtOnce", "gymnasium: ", "truncates after 1 step"),
-    ("SharesMessages", "gymnasium: ", ""),
+    ("SharesMessages", "fresh data: ", "share a message dict"),
     ("OverridesStep", "final methods: ", "overrides step"),
     ("wraps_step", "final methods: ", "StepWrapper overrides step"),
     ("CursorOverTasks", "seeds: ", "keep no cursor"),
