@@ -29,7 +29,11 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "S
 PACKAGES = ("llmgym", "trainers")
 HIDDEN = "[hidden]"
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|credentials)s?(_|$)", re.IGNORECASE)
-_SECRET_OPTION = re.compile(r"((?:api[-_]?key|token|secret|password)[=\s]+)(\S+)", re.IGNORECASE)
+_SECRET_OPTION = re.compile(
+    r"((?:--[\w.-]*(?:api[-_]?key|token|secret|password)[= ]"
+    r"|\b(?:api_?key|token|secret|password)=))(\S+)",
+    re.IGNORECASE,
+)
 _MIN_SECRET = 8  # shorter values of the environment are words that stand in any text
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,227 @@
+"""The run folder: claimed once, described, and free of secrets."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from trainers import run_folder
+from trainers.config import Config, RunConfig
+from trainers.config_files import read
+from trainers.distributed import World
+from trainers.errors import BackendError, CheckpointError, ConfigError
+from trainers.identity import same_everywhere
+from trainers.run_folder import open_run, read_status, redact
+
+SECRET = "canary-9f8e7d6c"
+
+
+def config(tmp_path, name="a"):
+    return Config(run=RunConfig(name=name, dir=str(tmp_path)))
+
+
+def opened(tmp_path, *, resume=False, clean=False, command=("llmgym", "train"), world=None):
+    return open_run(
+        config(tmp_path), resume=resume, clean=clean, command=command, world=world or World()
+    )
+
+
+def finished(tmp_path, **facts):
+    folder = opened(tmp_path)
+    folder.set_status("interrupted", **facts)
+    folder.close()
+    return folder
+
+
+def test_a_new_run_describes_itself(tmp_path):
+    folder = opened(tmp_path)
+    folder.close()
+    assert folder.path == tmp_path / "a"
+    assert read([folder.path / "config.yaml"]) == config(tmp_path)
+    assert (folder.path / "command.txt").read_text() == "attempt 1: llmgym train\n"
+    assert "torch: " in (folder.path / "environment.txt").read_text()
+    assert folder.checkpoints.stat().st_mode & 0o777 == 0o700
+    assert os.readlink(folder.path / "logs" / "latest") == "attempt_1"
+
+
+def test_an_existing_run_is_refused_with_what_it_is_and_the_three_ways_on(tmp_path):
+    finished(tmp_path, stage="ppo", iteration=80, num_iterations=200)
+    with pytest.raises(
+        ConfigError,
+        match=r"a exists \(ppo 80/200, interrupted\)\. --resume continues, --clean moves it away, "
+        r"--run\.name a-2",
+    ):
+        opened(tmp_path)
+
+
+def test_resume_continues_in_the_same_folder_as_the_next_attempt(tmp_path):
+    finished(tmp_path)
+    folder = opened(tmp_path, resume=True, command=["llmgym", "train", "--resume"])
+    folder.close()
+    assert folder.attempt == 2
+    assert (folder.path / "command.txt").read_text().splitlines() == [
+        "attempt 1: llmgym train",
+        "attempt 2: llmgym train --resume",
+    ]
+    assert os.readlink(folder.path / "logs" / "latest") == "attempt_2"
+
+
+def test_resume_without_a_run_starts_one_and_says_so(tmp_path, caplog):
+    opened(tmp_path, resume=True).close()
+    assert "starts at 0" in caplog.text
+
+
+def test_clean_moves_the_old_run_away_and_keeps_it(tmp_path):
+    finished(tmp_path)
+    (tmp_path / "a" / "mine.txt").touch()
+    for number in (1, 2):
+        opened(tmp_path, clean=True).close()
+        assert (tmp_path / f"a.old-{number}").is_dir()
+    assert (tmp_path / "a.old-1" / "mine.txt").exists()
+    assert not (tmp_path / "a" / "mine.txt").exists()
+
+
+def test_resume_and_clean_contradict(tmp_path):
+    with pytest.raises(ConfigError, match="give one of them"):
+        opened(tmp_path, resume=True, clean=True)
+
+
+@pytest.mark.parametrize("how", [{"resume": True}, {"clean": True}])
+def test_a_run_in_use_is_neither_continued_nor_moved(tmp_path, how):
+    folder = opened(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"in use by process {os.getpid()} on .*run\.lock"):
+        opened(tmp_path, **how)
+    folder.close()
+    opened(tmp_path, **how).close()
+
+
+def dead_process():
+    """Return the id of a process that has ended."""
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", "import os; print(os.getpid())"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    )
+
+
+def test_a_stale_lock_is_named_and_taken_over(tmp_path, caplog):
+    pid = dead_process()
+    lock = finished(tmp_path).path / "run.lock"
+    lock.write_text(json.dumps({"host": socket.gethostname(), "pid": pid}))
+    opened(tmp_path, resume=True).close()
+    assert f"process {pid} is gone" in caplog.text
+
+
+@pytest.mark.parametrize("content", ['{"host": "elsewhere", "pid": 1}', "", "[]", "{"])
+def test_a_lock_that_cannot_be_judged_is_respected(tmp_path, content):
+    lock = finished(tmp_path).path / "run.lock"
+    lock.write_text(content)
+    with pytest.raises(CheckpointError, match="if it is gone, remove"):
+        opened(tmp_path, resume=True)
+    assert lock.read_text() == content
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"cannot write in .*file/a: .*--run\.dir"):
+        opened(tmp_path / "file")
+
+
+def test_a_failed_start_leaves_no_lock(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "_environment", lambda _: (_ for _ in ()).throw(OSError(28, "")))
+        with pytest.raises(CheckpointError, match="cannot write"):
+            opened(tmp_path)
+    opened(tmp_path, resume=True).close()
+
+
+def test_other_ranks_follow_and_write_their_log_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "broadcast", lambda _: 3)
+    folder = opened(tmp_path, world=World(rank=1, size=2))
+    folder.set_status("failed")
+    folder.close()
+    files = [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()]
+    assert files == ["a/logs/attempt_3/rank_1.log"]
+
+
+def test_other_ranks_raise_what_rank_0_raised(tmp_path, monkeypatch):
+    failure = run_folder._Failure(ConfigError, "said on rank 0")
+    monkeypatch.setattr(run_folder, "broadcast", lambda _: failure)
+    with pytest.raises(ConfigError, match="said on rank 0"):
+        opened(tmp_path, world=World(rank=1, size=2))
+
+
+def test_ranks_that_differ_are_named(monkeypatch):
+    others = {"settings": "b", "data": "x"}
+    monkeypatch.setattr("trainers.identity.gather", lambda mine: [mine, mine, others])
+    with pytest.raises(BackendError, match="rank 0 and rank 2 differ: settings a and b"):
+        same_everywhere(settings="a", data="x")
+
+
+def test_status_is_replaced_whole(tmp_path):
+    folder = opened(tmp_path)
+    folder.set_status("running", stage="ppo", iteration=1)
+    folder.set_status("failed", reason="it broke")
+    folder.close()
+    status = read_status(folder.path)
+    assert (status["status"], status["reason"]) == ("failed", "it broke")
+    assert "iteration" not in status
+    assert not [file for file in folder.path.iterdir() if file.name.startswith(".status")]
+
+
+def test_a_broken_status_reads_as_none(tmp_path):
+    assert read_status(tmp_path) == {}
+    (tmp_path / "status.json").write_text("{")
+    assert read_status(tmp_path) == {}
+
+
+def test_the_log_has_the_records_of_our_packages(tmp_path):
+    folder = opened(tmp_path)
+    logging.getLogger("trainers.runner").info("here")
+    logging.getLogger("llmgym.env").warning("and here")
+    folder.close()
+    logging.getLogger("trainers.runner").info("after the end")
+    text = folder.log_file.read_text()
+    assert "here" in text
+    assert "and here" in text
+    assert "after the end" not in text
+
+
+def broken_at(secret):
+    raise ValueError(f"refused: {secret}")
+
+
+def test_a_secret_is_found_nowhere_in_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", SECRET)
+    folder = opened(tmp_path, command=["llmgym", f"--envs.0.kwargs.key={SECRET}"])
+    try:
+        broken_at(SECRET)
+    except ValueError:
+        logging.getLogger("trainers").exception("failed with %s", SECRET)
+    folder.set_status("failed", reason=f"refused: {SECRET}")
+    folder.close()
+    files = [file for file in folder.path.rglob("*") if file.is_file()]
+    assert len(files) > 4
+    assert not [file for file in files if SECRET in file.read_text()]
+    assert "[hidden]" in folder.log_file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("--api-key abc x", "--api-key [hidden] x"),
+        ("password=abc", "password=[hidden]"),
+        ("--token abc", "--token [hidden]"),
+        ("--generation.max-new-tokens 64", "--generation.max-new-tokens 64"),
+        ("--tokenizer.path gpt2", "--tokenizer.path gpt2"),
+    ],
+)
+def test_words_after_a_secrets_name_are_hidden_and_others_are_not(text, expected):
+    assert redact(text) == expected
