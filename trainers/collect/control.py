@@ -1,0 +1,255 @@
+"""Control rollouts: classic Gymnasium environments times an actor-critic MLP.
+
+Every episode is reset with a seed of its own, made of (run seed, environment, episode number), so
+an environment in the middle of an episode is known by that number and the actions since: a resume
+plays them again and stands where it stood, bit for bit.
+
+B environments, T steps, A dimensions of an action.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, final
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from gymnasium.wrappers import FlattenObservation
+from torch import Tensor
+
+from trainers.batch import ControlInputs, Experience, Metrics, Rollout
+from trainers.collect.base import Actor, Collector
+from trainers.collect.figures import Phases, performance
+from trainers.collect.shaping import ScoreScale
+from trainers.config import Config
+from trainers.distributed import World, gather, global_metrics, global_moments, global_sum
+from trainers.generation.sampling import uniforms
+
+
+class Step(NamedTuple):
+    """What an environment answered; `obs` is the true last one where the episode is over."""
+
+    obs: np.ndarray
+    reward: float
+    terminated: bool
+    truncated: bool
+
+
+class Ended(NamedTuple):
+    """A finished episode: the sum of its rewards, its steps, and how it ended."""
+
+    reward: float
+    length: int
+    terminated: bool
+
+
+def make_envs(make: Callable[[], gymnasium.Env], count: int) -> list[gymnasium.Env]:
+    """Return `count` environments whose observations are boxes of numbers."""
+    envs = [make() for _ in range(count)]
+    boxed = isinstance(envs[0].observation_space, Box)
+    return envs if boxed else [FlattenObservation(env) for env in envs]
+
+
+@final
+class Slot:
+    """One environment in the middle of an episode.
+
+    Args:
+        env: with a time limit of its own, if it has any.
+        number: of the environment, counted over all ranks.
+        seed: of the run.
+    """
+
+    def __init__(self, env: gymnasium.Env, number: int, seed: int) -> None:
+        self._env = env
+        self._key = (seed, number)
+        self._episode = -1
+        self._actions: list[Any] = []
+        self._reward = 0.0
+        self.obs = self.begin()
+
+    def begin(self) -> np.ndarray:
+        """Begin the next episode and return its first observation."""
+        self._episode += 1
+        self._actions, self._reward = [], 0.0
+        seed = np.random.SeedSequence((*self._key, self._episode)).generate_state(1)[0]
+        obs, _ = self._env.reset(seed=int(seed))
+        self.obs = np.array(obs, dtype=np.float32)
+        return self.obs
+
+    def step(self, action: np.ndarray) -> tuple[Step, Ended | None]:
+        """Act, and begin the next episode where this one is over."""
+        space = self._env.action_space
+        if isinstance(space, Box):
+            taken: Any = np.clip(action, space.low, space.high).astype(space.dtype)
+        else:
+            taken = int(action)
+        self._actions.append(taken.tolist() if isinstance(space, Box) else taken)
+        obs, reward, terminated, truncated, _ = self._env.step(taken)
+        self._reward += float(reward)
+        self.obs = np.array(obs, dtype=np.float32)
+        step = Step(self.obs, float(reward), bool(terminated), bool(truncated))
+        if not (terminated or truncated):
+            return step, None
+        ended = Ended(self._reward, len(self._actions), bool(terminated))
+        self.begin()
+        return step, ended
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of the episode and the actions taken in it, as plain values."""
+        return {"episode": self._episode, "actions": list(self._actions)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Play the episode again up to where it stood."""
+        self._episode = int(state["episode"]) - 1
+        self.begin()
+        for action in state["actions"]:
+            _, ended = self.step(np.asarray(action))
+            assert ended is None, "the environment does not repeat itself for equal seeds"
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+
+@final
+class ControlCollector(Collector):
+    """Steps this rank's environments with the learner's current policy.
+
+    Args:
+        envs: this rank's share of `ppo.num_prompts` environments.
+        config: of the run.
+        world: this process among its peers.
+    """
+
+    def __init__(self, envs: Sequence[gymnasium.Env], config: Config, world: World) -> None:
+        self._config = config
+        self._world = world
+        self._numbers = world.share(config.ppo.num_prompts)
+        pairs = zip(envs, self._numbers, strict=True)
+        self._slots = [Slot(env, number, config.run.seed) for env, number in pairs]
+        self._scale = ScoreScale(config.ppo)
+        self._totals = {"episodes": 0}
+        self._all_slots = self._gathered()
+        self._metrics = Metrics()
+
+    def collect(self, actor: Actor, iteration: int) -> Rollout:
+        """Return `ppo.num_steps` steps of each of this rank's environments."""
+        phases = Phases()
+        with phases.of("rollout"):
+            inputs, next_obs, steps, ended = self._play(actor, iteration)
+        mask = torch.ones(inputs.obs.shape[:2], dtype=torch.bool)
+        with phases.of("logprobs"):
+            logprobs = actor.logprobs(inputs, mask)
+        with phases.of("values"):
+            values = actor.values(inputs)
+            next_values = actor.values(ControlInputs(obs=next_obs, actions=inputs.actions))
+        terminated = torch.tensor([[step.terminated for step in row] for row in steps])
+        truncated = torch.tensor([[step.truncated for step in row] for row in steps])
+        boundary = terminated | truncated
+        boundary[:, -1] = True
+        rewards = torch.tensor([[step.reward for step in row] for row in steps]).double()
+        self._note(phases, ended, logprobs)
+        return Rollout(
+            inputs=inputs,
+            response_mask=mask,
+            logprobs=logprobs,
+            rewards=self._shaped(rewards),
+            values=values,
+            next_values=next_values,
+            terminated=terminated,
+            boundary=boundary,
+            index=torch.tensor(list(self._numbers)),
+        )
+
+    def record(self, experience: Experience) -> None:
+        """Take no note: there are no samples to show."""
+
+    def metrics(self) -> Metrics:
+        """Return the figures of the last rollout, pooled over all ranks."""
+        return self._metrics
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Return nothing: steps are not shown."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return every environment's state, of all ranks, the statistics and the totals."""
+        return {
+            "slots": self._all_slots,
+            "scale": self._scale.state_dict(),
+            "totals": dict(self._totals),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned, at this or another number of ranks."""
+        for number, slot in zip(self._numbers, self._slots, strict=True):
+            slot.load_state_dict(state["slots"][number])
+        self._all_slots = state["slots"]
+        self._scale.load_state_dict(state["scale"])
+        self._totals = dict(state["totals"])
+
+    def close(self) -> None:
+        """Close the environments."""
+        for slot in self._slots:
+            slot.close()
+
+    def _play(
+        self, actor: Actor, iteration: int
+    ) -> tuple[ControlInputs, Tensor, list[list[Step]], list[Ended]]:
+        """Return inputs, the observations after each step [B, T, ...], the steps, the endings."""
+        policy = actor.policy_module
+        device = next(policy.parameters()).device
+        numbers = torch.tensor(list(self._numbers))[:, None]
+        dims = torch.arange(policy.head.num_uniforms)
+        obs, actions, ended = [], [], []
+        steps: list[list[Step]] = [[] for _ in self._slots]
+        for t in range(self._config.ppo.num_steps):
+            now = torch.from_numpy(np.stack([slot.obs for slot in self._slots]))
+            u = uniforms(self._config.run.seed, iteration, numbers, t * len(dims) + dims)
+            action = policy.act(now.to(device), u.to(device)).cpu()
+            obs.append(now)
+            actions.append(action)
+            for slot, row, taken in zip(self._slots, steps, action.numpy(), strict=True):
+                step, end = slot.step(taken)
+                row.append(step)
+                ended += [] if end is None else [end]
+        inputs = ControlInputs(obs=torch.stack(obs, 1), actions=torch.stack(actions, 1))
+        after = np.stack([np.stack([step.obs for step in row]) for row in steps])
+        return inputs, torch.from_numpy(after), steps, ended
+
+    def _shaped(self, rewards: Tensor) -> Tensor:
+        """Return rewards [B, T] clipped, scaled and normalized; every step's is a score."""
+        clipped = self._scale.clip(rewards)
+        shift, factor = self._scale.affine(clipped.flatten())
+        return ((clipped - shift) * factor).float()
+
+    def _note(self, phases: Phases, ended: Sequence[Ended], logprobs: Tensor) -> None:
+        self._all_slots = self._gathered()
+        self._totals["episodes"] += int(global_sum(torch.tensor(len(ended))))
+        scores = torch.tensor([one.reward for one in ended], dtype=torch.float64)
+        _, variance = global_moments(scores, torch.ones_like(scores, dtype=torch.bool))
+        count, env = float(len(ended)), self._config.envs[0].id
+        total = float(scores.sum())
+        terminated = float(sum(one.terminated for one in ended))
+        means = {
+            "objective/scores": (total, count),
+            "objective/entropy": (-float(logprobs.double().sum()), count),
+            f"env/{env}/reward": (total, count),
+            f"env/{env}/length": (float(sum(one.length for one in ended)), count),
+            f"env/{env}/terminated_frac": (terminated, count),
+            f"env/{env}/truncated_frac": (count - terminated, count),
+        }
+        local = Metrics(means=means) | performance(
+            phases.seconds, tokens=None, samples=logprobs.numel(), world=self._world
+        )
+        scalars = {"train/episodes": float(self._totals["episodes"])}
+        if self._totals["episodes"]:
+            scalars["objective/scores_std"] = float(variance.sqrt())
+        if self._config.ppo.reward_normalize == "running":
+            scalars["rewards/running_std"] = self._scale.running_std
+        self._metrics = global_metrics(local) | Metrics.scalars(scalars)
+
+    def _gathered(self) -> list[dict[str, Any]]:
+        """Return the state of every environment of all ranks, by number; a collective."""
+        return [one for part in gather([s.state_dict() for s in self._slots]) for one in part]

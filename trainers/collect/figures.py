@@ -1,0 +1,265 @@
+"""What a rollout looked like: metrics, pooled over all ranks, and rows for samples.jsonl.
+
+Every mean is a sum divided once, by a count over all ranks. B rows, T actions.
+"""
+
+import resource
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from trainers.batch import Metrics
+from trainers.collect.ledger import Episodes, Slot
+from trainers.collect.shaping import Shaped
+from trainers.config_ppo import PPOConfig
+from trainers.distributed import World, gather, global_metrics, global_moments
+
+
+@final
+class Phases:
+    """Seconds that each phase took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, phase: str) -> Iterator[None]:
+        """Add the time inside to `phase`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - began
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Count time as `target` that was measured as part of `source`."""
+        self.seconds[source] -= seconds
+        self.seconds[target] = self.seconds.get(target, 0.0) + seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A rollout with all that is said about it.
+
+    Attributes:
+        mask: [B, T] actions that stay in the loss.
+        logprobs: [B, T] by the trainer's forward.
+        ref_logprobs: [B, T], or None without a reference.
+        env_ids: [B] name of each row's environment.
+        best: [B] the most an episode can earn, infinite where there is no such figure.
+        kl_coef: weight of the KL penalty in this rollout.
+    """
+
+    episodes: Episodes
+    shaped: Shaped
+    mask: Tensor
+    logprobs: Tensor
+    ref_logprobs: Tensor | None
+    env_ids: Sequence[str]
+    best: Sequence[float]
+    kl_coef: float
+
+    @property
+    def kl(self) -> Tensor:
+        """[B] k1 to the reference in nats an episode; 0 without a reference."""
+        if self.ref_logprobs is None:
+            return torch.zeros(len(self.mask))
+        return ((self.logprobs - self.ref_logprobs) * self.mask).sum(1)
+
+
+def text_metrics(
+    outcome: Outcome,
+    seconds: Mapping[str, float],
+    ppo: PPOConfig,
+    *,
+    world: World,
+    running_std: float,
+) -> Metrics:
+    """Return every figure of a text rollout, pooled over all ranks; a collective."""
+    tokens = float(outcome.episodes.sampled.sum())
+    local = (
+        _objective(outcome, ppo)
+        | _agreement(outcome)
+        | _completions(outcome.episodes.slots)
+        | _environments(outcome)
+        | performance(seconds, tokens=tokens, samples=len(outcome.mask), world=world)
+        | _padding(outcome)
+    )
+    _, variance = global_moments(outcome.episodes.scores, outcome.episodes.valid)
+    scalars = {"objective/scores_std": float(variance.sqrt())}
+    scalars |= _parts(outcome.episodes.slots) | _counts(outcome)
+    if ppo.reward_normalize == "running":
+        scalars["rewards/running_std"] = running_std
+    if ppo.reward_clip is not None:
+        local |= Metrics(means={"rewards/clipped_frac": outcome.shaped.clipped})
+    if ppo.kl_placement != "none":
+        scalars["objective/kl_coef"] = (
+            outcome.kl_coef if ppo.kl_placement == "reward" else ppo.kl_weight
+        )
+    return global_metrics(local) | Metrics.scalars(scalars)
+
+
+def performance(
+    seconds: Mapping[str, float], *, tokens: float | None, samples: float, world: World
+) -> Metrics:
+    """Return times, rates over all ranks and the peak memory of the host, not yet pooled."""
+    # Sums over ranks are divided by the mean time of a rank.
+    total = sum(seconds.values()) / world.size
+    means = {f"timing_s/{phase}": (spent, 1.0) for phase, spent in seconds.items()}
+    means["perf/samples_per_s"] = (samples, total)
+    if tokens is not None:
+        means["perf/tokens_per_s"] = (tokens, total)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Metrics(means=means, maxima={"perf/cpu_gb": peak_kib / 2**20})
+
+
+def sample_rows(outcome: Outcome, iteration: int) -> list[dict[str, Any]]:
+    """Return one row for samples.jsonl for each episode; the advantage comes later."""
+    kl = outcome.kl.tolist()
+    return [
+        {
+            "step": iteration,
+            "env": env,
+            "prompt": _dialogue(slot),
+            "completion": "\n\n".join(slot.completions),
+            "reward": sum(slot.rewards),
+            **slot.parts,
+            "kl": kl[row],
+            "length": slot.num_sampled,
+            "finish_reason": slot.finish_reason,
+            "stop_reason": slot.stop_reason,
+            "score_ms": slot.score_ms,
+            "advantage": None,
+            "policy_version": slot.policy_version,
+        }
+        for row, (env, slot) in enumerate(zip(outcome.env_ids, outcome.episodes.slots, strict=True))
+    ]
+
+
+def _dialogue(slot: Slot) -> str:
+    opening = slot.opening
+    if len(opening) == 1:
+        return str(opening[0]["content"])
+    return "\n\n".join(f"[{one['role']}] {one['content']}" for one in opening)
+
+
+def _objective(outcome: Outcome, ppo: PPOConfig) -> Metrics:
+    """Return scores, KL and entropy; episodes whose reward failed are left out."""
+    valid, mask = outcome.episodes.valid, outcome.mask
+    rows, actions = float(mask.any(1).sum()), float(mask.sum())
+    scores = float(outcome.episodes.scores[valid].sum())
+    entropy = -float((outcome.logprobs.double() * mask).sum())
+    means = {
+        "objective/scores": (scores, float(valid.sum())),
+        "objective/entropy": (entropy, rows),
+    }
+    if outcome.ref_logprobs is not None:
+        kl = float(outcome.kl.double().sum())
+        means["objective/kl"] = (kl, rows)
+        means["objective/kl_per_token"] = (kl, actions)
+        if ppo.kl_placement == "reward":
+            counted = outcome.episodes.scores[mask.any(1)]
+            means["objective/non_score_reward"] = (-outcome.kl_coef * kl, rows)
+            means["objective/rlhf_reward"] = (float(counted.sum()) - outcome.kl_coef * kl, rows)
+    return Metrics(means=means)
+
+
+def _agreement(outcome: Outcome) -> Metrics:
+    """Return how far the sampler's log-probabilities are from the trainer's."""
+    mask = outcome.mask
+    apart = (outcome.logprobs - outcome.episodes.generator_logprobs).abs().double()[mask]
+    means = {"policy/generator_logp_diff": (float(apart.sum()), float(mask.sum()))}
+    largest = {"policy/generator_logp_diff_max": float(apart.max())} if len(apart) else {}
+    return Metrics(means=means, maxima=largest)
+
+
+def _completions(slots: Sequence[Slot]) -> Metrics:
+    played = [slot for slot in slots if not slot.too_long]
+    lengths = [slot.num_sampled for slot in played]
+    cut = sum(slot.finish_reason == "length" for slot in played)
+    ended = sum(slot.finish_reason == "stop" for slot in played)
+    pairs = [_distinct(slot, 2) for slot in played]
+    fours = [_distinct(slot, 4) for slot in played]
+    count = float(len(played))
+    means = {
+        "completions/mean_length": (float(sum(lengths)), count),
+        "completions/clipped_ratio": (float(cut), count),
+        "completions/eos_ratio": (float(ended), count),
+        "completions/distinct_2": (_total(pairs, 0), _total(pairs, 1)),
+        "completions/repeat_4gram": (_total(fours, 1) - _total(fours, 0), _total(fours, 1)),
+    }
+    if not lengths:
+        return Metrics(means=means)
+    return Metrics(
+        means=means,
+        maxima={"completions/max_length": float(max(lengths))},
+        minima={"completions/min_length": float(min(lengths))},
+    )
+
+
+def _distinct(slot: Slot, n: int) -> tuple[int, int]:
+    """Return (different, all) runs of n sampled tokens of an episode."""
+    tokens = [token for token, own in zip(slot.tokens, slot.sampled, strict=True) if own]
+    runs = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return len(set(runs)), len(runs)
+
+
+def _total(pairs: Sequence[tuple[int, int]], place: int) -> float:
+    return float(sum(pair[place] for pair in pairs))
+
+
+def _environments(outcome: Outcome) -> Metrics:
+    """Return reward, turns, success and endings of each environment."""
+    metrics = Metrics()
+    for env, best, slot in zip(outcome.env_ids, outcome.best, outcome.episodes.slots, strict=True):
+        if not slot.valid:
+            continue
+        reward = sum(slot.rewards)
+        figures = {
+            "reward": reward,
+            "length": float(len(slot.rewards)),
+            "terminated_frac": float(slot.terminated),
+            "truncated_frac": float(slot.truncated),
+        }
+        if best < float("inf"):
+            figures["success"] = float(reward >= best - 1e-6)
+        metrics += Metrics.scalars({f"env/{env}/{name}": one for name, one in figures.items()})
+    return metrics
+
+
+def _counts(outcome: Outcome) -> dict[str, float]:
+    """Return failed rewards and dropped prompts, summed over all ranks; a collective."""
+    counts: dict[str, float] = {"rewards/errors": 0.0}
+    for env, slot in zip(outcome.env_ids, outcome.episodes.slots, strict=True):
+        name = f"env/{env}/truncated_prompts"
+        counts[name] = counts.get(name, 0.0) + bool(slot.too_long)
+        counts["rewards/errors"] += not (slot.valid or slot.too_long)
+    total: dict[str, float] = {}
+    for part in gather(counts):
+        for name, count in part.items():
+            total[name] = total.get(name, 0.0) + count
+    return total
+
+
+def _parts(slots: Sequence[Slot]) -> dict[str, float]:
+    """Return mean and deviation of each named part of the reward; a collective."""
+    names = sorted(set().union(*gather({name for slot in slots for name in slot.parts})))
+    figures: dict[str, float] = {}
+    for name in names:
+        have = torch.tensor([slot.valid and name in slot.parts for slot in slots])
+        values = torch.tensor([slot.parts.get(name, 0.0) for slot in slots], dtype=torch.float64)
+        mean, variance = global_moments(values, have)
+        figures[f"rewards/{name}/mean"] = float(mean)
+        figures[f"rewards/{name}/std"] = float(variance.sqrt())
+    return figures
+
+
+def _padding(outcome: Outcome) -> Metrics:
+    mask = outcome.episodes.inputs.attention_mask
+    return Metrics(means={"perf/padding_frac": (float((~mask).sum()), float(mask.numel()))})
