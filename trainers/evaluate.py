@@ -4,6 +4,7 @@ Tasks are dealt out over the ranks and every rank gets the whole result. Evaluat
 module modes and the global generators are afterwards what they were.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +15,17 @@ import torch
 from scipy import stats
 from torch import nn
 
+from llmgym.errors import RewardError
 from llmgym.tasks import TaskSource, disjoint
+from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
+from trainers.collect.ledger import Slot
+from trainers.collect.text import PlayOptions, check_error_rate, play
+from trainers.config import Config
 from trainers.distributed import World, gather
 from trainers.errors import ConfigError
+from trainers.generation.base import Generator, Sampling
+from trainers.models.chat import ChatFormat
 from trainers.models.mlp import PolicyMLP, SharedMLP
 from trainers.state_files import random_state, restore_random_state
 
@@ -32,13 +40,14 @@ COMPARED = 2000  # tasks compared of a source without an end
 def interval(scores: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % interval of the mean: Wilson's for 0/1 scores, else by bootstrap.
 
+    NaN scores, of tasks whose reward failed, are left out.
+
     The bootstrap's draws are fixed, so equal scores give equal intervals. One score that is neither
     0 nor 1, or scores that are all equal, say nothing of the spread: the interval is the mean.
 
     Source: Wilson 1927, JASA 22:209; Efron 1987, JASA 82:171 (BCa).
     """
-    assert scores, "an interval needs a score"
-    values = np.asarray(scores, np.float64)
+    values = _finite(scores)
     if np.isin(values, (0.0, 1.0)).all():
         test = stats.binomtest(int(values.sum()), len(values))
         found = test.proportion_ci(CONFIDENCE, method="wilson")
@@ -48,6 +57,8 @@ def interval(scores: Sequence[float]) -> tuple[float, float]:
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
     """Return (mean of ours - theirs, low, high), task by task, by bootstrap.
+
+    A task whose reward failed on either side, NaN, is left out.
 
     Args:
         ours: one score a task.
@@ -62,17 +73,22 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float
             "Evaluate both with the same --eval.num-tasks and --eval.kwargs."
         )
     differences = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-    return (float(differences.mean()), *_bootstrap(differences))
+    counted = _finite(differences)
+    return (float(counted.mean()), *_bootstrap(counted))
 
 
 def summary(
     env: str, scores: Sequence[float], rows: Sequence[Mapping[str, Any]] = ()
 ) -> Evaluation:
-    """Return the evaluation that one score a task makes."""
+    """Return the evaluation that one score a task makes.
+
+    Raises:
+        RewardError: not one score counts.
+    """
     low, high = interval(scores)
     return Evaluation(
         env=env,
-        mean=float(np.mean(scores)),
+        mean=float(_finite(scores).mean()),
         ci_low=low,
         ci_high=high,
         scores=tuple(scores),
@@ -104,18 +120,77 @@ def check_disjoint(train: TaskSource, held_out: TaskSource) -> None:
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put `module` in eval mode; afterwards restore every submodule's mode and the generators."""
-    modes = {name: one.training for name, one in module.named_modules()}
+def undisturbed(*modules: nn.Module) -> Iterator[None]:
+    """Put modules in eval mode; afterwards restore every submodule's mode and the generators."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
     state = random_state()
-    module.eval()
+    for module in modules:
+        module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for name, one in module.named_modules():
-            one.training = modes[name]
+        for part, mode in modes:
+            part.training = mode
         restore_random_state(state)
+
+
+def evaluate_text(
+    envs: LLMVectorEnv,
+    generator: Generator,
+    *,
+    chat: ChatFormat,
+    config: Config,
+    world: World,
+    max_tokens: int | None = None,
+) -> Evaluation:
+    """Return the mean score of the first `eval.num_tasks` tasks, each answered greedily once.
+
+    A task whose reward failed has the score NaN and counts in no mean.
+
+    Args:
+        envs: held-out environments of its own, as many slots on every rank.
+        generator: writes with the weights to judge.
+        chat: renders messages to ids.
+        config: settings.
+        world: this process among its peers.
+        max_tokens: longest sequence the model takes, or None.
+
+    Raises:
+        RewardError: on every rank, when more rewards failed than `ppo.max_error_rate` allows.
+        TaskSourceError: on every rank, when a prompt is too long and `data.too_long` is raise.
+    """
+    size = envs.num_tasks()
+    tasks = range(min([config.eval.num_tasks] + ([] if size is None else [size])))
+    results: dict[int, tuple[float, Mapping[str, Any]]] = {}
+    with undisturbed():
+        for indices in rounds(len(tasks), envs.num_envs, world):
+            episodes = play(
+                envs,
+                generator,
+                chat=chat,
+                config=config,
+                sampling=Sampling(greedy=True),
+                options=PlayOptions(
+                    indices=indices, index=indices, world=world, max_tokens=max_tokens
+                ),
+            )
+            check_error_rate(episodes, config.ppo.max_error_rate)
+            results |= {slot.index: _judged(slot) for slot in episodes.slots}
+    merged = {index: one for part in gather(results) for index, one in part.items()}
+    scores, rows = zip(*(merged[index] for index in tasks), strict=True)
+    return summary(config.envs[0].id, scores, rows)
+
+
+def rounds(num_tasks: int, num_slots: int, world: World) -> list[list[int]]:
+    """Deal tasks out: one for each slot of this rank, round by round, as often on every rank.
+
+    Slots that are left over at the end repeat tasks; every task is in at least once.
+    """
+    each = num_slots * world.size
+    total = -(-num_tasks // each) * each
+    dealt = [i % num_tasks for i in range(total)][world.rank :: world.size]
+    return [dealt[i : i + num_slots] for i in range(0, len(dealt), num_slots)]
 
 
 def evaluate_control(
@@ -152,6 +227,20 @@ def evaluate_control(
     return summary(env, [merged[episode] for episode in sorted(merged)])
 
 
+def _judged(slot: Slot) -> tuple[float, Mapping[str, Any]]:
+    """Return an episode's score, NaN where it means nothing, and its row."""
+    score = float(sum(slot.rewards)) if slot.valid else math.nan
+    opening = [f"[{one['role']}] {one['content']}" for one in slot.opening]
+    prompt = "\n\n".join(opening) if len(opening) > 1 else str(slot.opening[0]["content"])
+    return score, {
+        "prompt": prompt,
+        "completion": "\n\n".join(slot.completions),
+        "reward": score,
+        **slot.parts,
+        "finish_reason": slot.finish_reason,
+    }
+
+
 def _play_control(
     policy: PolicyMLP | SharedMLP, envs: Sequence[gymnasium.Env], episodes: Sequence[int], seed: int
 ) -> dict[int, float]:
@@ -182,6 +271,16 @@ def _allowed(action: np.ndarray, env: gymnasium.Env) -> Any:  # noqa: ANN401 - o
 
 def _seed(seed: int, episode: int) -> int:
     return int(np.random.default_rng((seed, episode)).integers(2**31))
+
+
+def _finite(scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    values = np.asarray(scores, np.float64)
+    counted = values[~np.isnan(values)]
+    if not len(counted):
+        raise RewardError(
+            f"none of {len(values)} tasks has a score. Mend the reward, or raise --eval.num-tasks."
+        )
+    return counted
 
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
