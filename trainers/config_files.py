@@ -25,8 +25,9 @@ HEADER = """\
 # Editors complete and check this file after: llmgym schema > llmgym.schema.json
 """
 AMBIGUOUS = {"yes", "no", "on", "off"}
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
-FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?)$")
+DIGITS, POWER = r"(0|[1-9][0-9_]*)", r"[eE][-+]?[0-9]+"
+INTEGER = re.compile(rf"[-+]?{DIGITS}$")
+FLOAT = re.compile(rf"[-+]?({DIGITS}\.[0-9]*({POWER})?|{DIGITS}{POWER}|\.[0-9]+({POWER})?)$")
 
 
 class Loader(yaml.SafeLoader):
@@ -83,7 +84,7 @@ def _number(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = '"' if FLOAT.match(value) else None
+    style = '"' if FLOAT.match(value) or INTEGER.match(value) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
