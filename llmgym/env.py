@@ -20,7 +20,7 @@ from llmgym.messages import Completion, Message, Reply, Sample, Score, StopReaso
 from llmgym.rewards.base import Reward, resolve, score_samples
 from llmgym.spaces import Chat, Text
 from llmgym.step import is_over, step_info, total, whole_response
-from llmgym.tasks import Procedural, TaskSource, from_list, num_tasks
+from llmgym.tasks import Procedural, TaskSource, num_tasks
 
 Observation = tuple[dict[str, Any], ...]
 RewardSpec = Reward | str | Mapping[str, Any] | None
@@ -63,7 +63,9 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
             )
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise EnvContractError(f'render_mode is "ansi", "human" or None; got {render_mode!r}')
-        self.tasks: TaskSource = from_list(tasks) if isinstance(tasks, list | tuple) else tasks
+        if num_tasks(tasks) == 0:
+            raise TaskSourceError("An environment needs one task at least; received none")
+        self.tasks: TaskSource = tasks
         self.max_turns = max_turns
         self.system = system
         self.render_mode = render_mode

@@ -9,7 +9,9 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import json
+import re
 import sys
 import traceback
 import warnings
@@ -35,6 +37,10 @@ RESERVED = (
     "wrappers",
     "max_episode_steps",
 )
+
+# What every environment takes, for the messages about a name that is none.
+ENV_SETTINGS = ("reward", "system", "render_mode")
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 _TAGS: dict[str, tuple[str, ...]] = {}
 _PLUGINS: dict[str, str] = {}
@@ -83,13 +89,19 @@ def create(target: str, *, wrap: Sequence[Mapping[str, Any]] = (), **kwargs: Any
         wrap: wrappers from the inside out, each {"name": "StripThink", ...its arguments}; a name
             is one of `llmgym.wrappers` or an address.
         kwargs: handed to the target.
+
+    Raises:
+        EnvContractError: the target or a wrapper has no such setting.
+        PluginError: there is no such target or wrapper.
     """
-    env = load(target)(**kwargs)
+    env = _build(target, kwargs)
     for entry in wrap:
         arguments = dict(entry)
-        name = arguments.pop("name")
-        wrapper = load(name if ":" in name else f"llmgym.wrappers:{name}")
-        env = wrapper(env, **arguments)
+        name = arguments.pop("name", None)
+        if not isinstance(name, str):
+            raise EnvContractError(f'A wrapper is given as {{"name": ..., ...}}; received {entry}')
+        address = name if ":" in name else f"llmgym.wrappers:{name}"
+        env = _build(address, {"env": env, **arguments})
     return env
 
 
@@ -200,14 +212,33 @@ def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     try:
         return getattr(module, name)
     except AttributeError:
-        public = [key for key, value in vars(module).items() if _is_own(key, value, module)]
+        public = _public_names(module)
         near = difflib.get_close_matches(name, public, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(public)}"
         raise PluginError(f"{place} has no {name!r}; {hint}") from None
 
 
-def _is_own(key: str, value: object, module: ModuleType) -> bool:
-    return not key.startswith("_") and getattr(value, "__module__", "") == module.__name__
+def _build(address: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+    factory = load(address)
+    try:
+        return factory(**kwargs)
+    except TypeError as error:
+        unexpected = _UNEXPECTED.search(str(error))
+        if unexpected is None or unexpected[1] not in kwargs:
+            raise
+        settings = [*inspect.signature(factory).parameters, *ENV_SETTINGS]
+        near = difflib.get_close_matches(unexpected[1], settings, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(settings)}"
+        raise EnvContractError(f"{address} has no setting {unexpected[1]!r}; {hint}") from error
+
+
+def _public_names(module: ModuleType) -> list[str]:
+    own = [key for key, value in vars(module).items() if _made_in(value) == module.__name__]
+    return list(vars(module).get("__all__", own))
+
+
+def _made_in(value: object) -> str | None:
+    return getattr(value, "__module__", None)
 
 
 def _module(name: str) -> ModuleType:

@@ -271,6 +271,8 @@ def test_wrong_settings_are_refused():
         guess(max_turns=1)
     with pytest.raises(EnvContractError, match="render_mode"):
         say(render_mode="rgb_array")
+    with pytest.raises(TaskSourceError, match="one task at least"):
+        SingleTurnEnv([])
     env = say()
     env.reset(seed=0)
     with pytest.raises(EnvContractError, match="An action is text"):

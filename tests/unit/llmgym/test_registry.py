@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 
 import llmgym
 from llmgym import registry
-from llmgym.errors import EnvContractError, PluginError
+from llmgym.errors import EnvContractError, LLMGymError, PluginError
 
 TOYS = Path(__file__).parent / "toys.py"
 
@@ -64,6 +64,24 @@ def test_keywords_of_make_override_those_of_register(registered):
     assert gym.make(id).unwrapped.max_turns == 2
     assert gym.make(id, max_turns=5).unwrapped.max_turns == 5
     assert gym.make_vec(id, num_envs=1, max_turns=5).envs[0].unwrapped.max_turns == 5
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"digit": 3}, "arithmetic:make has no setting 'digit'; did you mean 'digits'"),
+        ({"rewards": "exact"}, "did you mean 'reward'"),
+        ({"zzz": 1}, "has no setting 'zzz'; it has digits"),
+        ({"wrap": [{"name": "StripThink", "stat": "x"}]}, "did you mean 'start'"),
+        ({"wrap": [{"nam": "StripThink"}]}, "A wrapper is given as"),
+        ({"wrap": [{"name": "StripThought"}]}, "did you mean StripThink"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused_with_the_nearest(kwargs, match):
+    with pytest.raises(LLMGymError, match=match):
+        gym.make("llmgym/Arithmetic-v0", **kwargs)
+    with pytest.raises(LLMGymError, match=match):
+        gym.make_vec("llmgym/Arithmetic-v0", num_envs=2, **kwargs)
 
 
 def test_a_reward_is_named_in_plain_json():

@@ -12,7 +12,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import llmgym
-from llmgym import LLMVectorEnv
+from llmgym import LLMVectorEnv, SingleTurnEnv
 from llmgym.errors import EnvContractError, TaskSourceError
 from llmgym.messages import Completion, Task
 from llmgym.registry import load
@@ -134,6 +134,14 @@ def test_ten_thousand_slots_construct_in_a_second(registered):
         envs = gym.make_vec(id, num_envs=10_000)
         assert time.perf_counter() - began < 1.0, id
         assert envs.num_envs == 10_000
+
+
+def test_slots_share_the_rows_of_a_large_source():
+    rows = TASKS * 5_000
+    began = time.perf_counter()
+    envs = vector(partial(SingleTurnEnv, rows, "exact"), 10_000)
+    assert time.perf_counter() - began < 1.0
+    assert all(env.tasks is rows for env in envs.envs)
 
 
 def test_seeds_count_up_and_lists_make_groups_on_equal_prompts():
