@@ -1,9 +1,9 @@
 """`llmgym train` and `llmgym sft`: from what was typed to a run."""
 
 import os
-import shlex
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trainers import config_schema as schema
@@ -100,12 +100,14 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
 
         load_plugins(launch.plugins)
     _announce(config, launch)
+    from trainers.loggers.usual import usual_loggers
     from trainers.runner import run
 
     run(
         config,
-        resume=launch.resume,
+        resume=Path(launch.resume) if isinstance(launch.resume, str) else launch.resume,
         clean=launch.clean,
-        command=shlex.join(["llmgym", verb, *argv]),
+        loggers=usual_loggers(config, is_quiet=launch.is_quiet),
+        command=["llmgym", verb, *argv],
     )
     return 0

@@ -1,0 +1,158 @@
+"""What is printed: within 80 columns, plain where there is no terminal, warnings once."""
+
+import io
+import re
+
+import pytest
+
+from trainers.config_files import read
+from trainers.loggers.alarms import alarms
+from trainers.loggers.console import ConsoleLogger
+from trainers.loggers.lines import cut, duration, figure, sparkline, visible
+
+VALUES = {
+    "objective/scores": 0.41,
+    "objective/scores_std": 0.2,
+    "objective/kl": 3.14159,
+    "completions/mean_length": 22.0,
+    "perf/tokens_per_s": 1912.0,
+    "loss/policy_avg": 1e-4,
+}
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def played(config, folder, evaluation, **options):
+    stream = options.pop("stream", io.StringIO())
+    logger = ConsoleLogger(stream=stream, **options)
+    logger.start(config, folder)
+    logger.note("model", "tiny 1.1 M, built in place")
+    logger.evaluation([evaluation(0.3, "5")], 0)
+    for step in (1, 2, 3, 4):
+        logger.log(VALUES | {"completions/clipped_ratio": 0.97}, step)
+        logger.samples(
+            [{"prompt": "p " * 90, "completion": "c\n\x1b[31m" * 90, "reward": 0.5}], step
+        )
+    logger.evaluation([evaluation(0.8)], 4)
+    logger.close("finished")
+    return stream.getvalue()
+
+
+def test_a_pipe_gets_plain_lines_within_80_columns(config, tmp_path, evaluation):
+    printed = played(config, tmp_path, evaluation)
+    assert "\x1b" not in printed
+    assert "\r" not in printed
+    assert "ppo=3/4 reward=0.41 kl=3.14 length=22 tokens_per_s=1.91k" in printed
+    without_paths = printed.replace(str(tmp_path), "runs/demo")
+    assert max(map(len, without_paths.splitlines())) <= 80
+
+
+def test_a_terminal_gets_one_live_line(config, tmp_path, evaluation, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    printed = played(config, tmp_path, evaluation, stream=Terminal())
+    assert "\x1b[2K" in printed
+    assert re.search(r"ppo 3/4  reward 0.41 \S+  kl 3.14  len 22  1.91k tok/s", printed)
+
+
+def test_no_color_is_honoured(config, tmp_path, evaluation, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    printed = played(config, tmp_path, evaluation, stream=Terminal())
+    assert "\x1b[33m" not in printed
+
+
+def test_a_warning_comes_once_and_is_counted(config, tmp_path, evaluation):
+    printed = " ".join(played(config, tmp_path, evaluation).split())
+    assert printed.count("97% of completions stop at 64 tokens") == 1
+    assert "Try --generation.max-new-tokens 128. (iteration 1)" in printed
+    assert "cut completions (4 x)" in printed
+
+
+def test_the_end_compares_before_with_after(config, tmp_path, evaluation):
+    (tmp_path / "model").mkdir()
+    printed = played(config, tmp_path, evaluation)
+    assert "Held-out 0.3 [0.2, 0.4] -> 0.8 [0.7, 0.9]" in printed
+    assert "before   5  reward 0.3" in printed
+    assert f"llmgym play {tmp_path} --base" in printed
+
+
+def test_quiet_keeps_warnings_and_the_closing_block(config, tmp_path, evaluation):
+    printed = played(config, tmp_path, evaluation, is_quiet=True)
+    assert "warning:" in printed
+    assert "Held-out" in printed
+    assert "ppo=" not in printed
+    assert "prompt   p" not in printed
+
+
+def test_a_failure_says_what_was_reached_and_how_to_go_on(config, tmp_path):
+    saved = tmp_path / "checkpoints/ppo_000002"
+    saved.mkdir(parents=True)
+    (saved / "manifest.json").write_text("{}")
+    stream = io.StringIO()
+    logger = ConsoleLogger(stream=stream)
+    logger.start(config, tmp_path)
+    logger.log(VALUES, 3)
+    logger.close("failed")
+    assert "Stopped at ppo 3/4: failed." in stream.getvalue()
+    assert str(saved) in stream.getvalue()
+    assert f"llmgym train -c {tmp_path}/config.yaml --resume" in stream.getvalue()
+
+
+def test_a_logger_that_never_started_can_close():
+    stream = io.StringIO()
+    ConsoleLogger(stream=stream).close("failed")
+    assert "Stopped at the start: failed." in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "remedy"),
+    [
+        ({"objective/scores_std": 0.0}, "constant reward", "llmgym envs show"),
+        ({"rewards/errors": 3.0}, "failed rewards", "--ppo.max-error-rate"),
+        ({"completions/clipped_ratio": 0.6}, "cut completions", "--generation.max-new-tokens 128"),
+        ({"completions/eos_ratio": 0.0}, "no end token", "--generation.eos-token-ids"),
+        ({"policy/approxkl_avg": 0.2}, "large step", "--ppo.learning-rate 1.5e-06"),
+        ({"value/explained_var": -0.1}, "critic worse than the mean", "--ppo.critic-learning-rate"),
+    ],
+)
+def test_an_alarm_names_its_remedy(config, values, name, remedy):
+    found = alarms(values, config, 9)
+    assert list(found) == [name]
+    assert remedy in found[name]
+
+
+def test_a_healthy_iteration_raises_no_alarm(config):
+    healthy = VALUES | {
+        "completions/clipped_ratio": 0.05, "completions/eos_ratio": 0.95, "rewards/errors": 0.0,
+        "policy/approxkl_avg": 0.01, "value/explained_var": 0.4,
+    }  # fmt: skip
+    assert alarms(healthy, config, 9) == {}
+    assert alarms({"policy/approxkl_avg": 9.0}, read([], {"ppo.target_kl": None}), 9) == {}
+
+
+def test_text_is_shown_without_control_characters():
+    assert visible("a\x1b[31mb\x1b]0;title\x07c\r\nd\u202ee\x00") == "abc de"
+
+
+def test_long_text_loses_its_middle():
+    assert cut("a" * 50 + "b" * 50, 21) == "a" * 9 + "..." + "b" * 9
+    assert cut("short", 21) == "short"
+
+
+def test_figures_are_short():
+    assert [figure(x) for x in (0.41234, 22.0, 1912.0, 0.0)] == ["0.412", "22", "1.91k", "0"]
+    assert [duration(x) for x in (42.4, 70.0, 7500.0)] == ["42s", "1m10s", "2h05m"]
+    assert sparkline([0.0, 1.0]) == "\u2581\u2588"
+    assert sparkline([3.0]) == ""
+    assert sparkline([2.0, 2.0]) == "\u2581\u2581"

@@ -1,0 +1,171 @@
+"""W&B as it is written: read back with its own command."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+
+from trainers.errors import ConfigError
+from trainers.loggers import wandb as door
+from trainers.loggers.wandb import MOST_ROWS, WandbLogger, has_credentials, mode
+
+CANARY = "canary0123456789canary0123456789canary01"
+ALWAYS = {
+    "objective/scores": 0.4, "objective/entropy": 3.0, "policy/approxkl_avg": 0.001,
+    "policy/ratio_max": 1.2, "value/explained_var": 0.3, "loss/total": 0.1, "perf/cpu_gb": 1.0,
+    "rewards/exact/mean": 0.4, "env/llmgym/Arithmetic-v0/reward": 0.4, "timing_s/total": 1.5,
+    "advantages/std": 1.0, "train/episodes": 256.0,
+}  # fmt: skip
+ROW = {
+    "env": "llmgym/Arithmetic-v0", "prompt": "2 + 2 =", "completion": "4", "reward": 1.0,
+    "parts": {"exact": 1.0}, "kl": 0.1, "length": 2, "finish_reason": "stop", "advantage": 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _nobody_logged_in(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_RUN_GROUP", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "settings"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def records(folder):
+    """Read an offline run with wandb's own reader."""
+    command = [
+        str(Path(sys.executable).with_name("wandb")),
+        "leet",
+        "inspect",
+        "--json",
+        str(folder),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def history(folder):
+    return [one["history"]["item"] for one in records(folder) if one["type"] == "history"]
+
+
+def folders(run_dir):
+    return sorted((run_dir / "wandb").glob("offline-run-*"), key=lambda one: one.stat().st_mtime_ns)
+
+
+def test_an_offline_run_holds_every_key_that_was_logged(config, tmp_path, evaluation, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    monkeypatch.setattr(sys, "argv", ["llmgym", "train", f"--api-key={CANARY}"])
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    logger = WandbLogger()
+    logger.start(config, run_dir)
+    logger.log({"sft/loss": 2.5, "sft/lr": 1e-3}, 7, "sft")
+    for step in (1, 2):
+        logger.log(ALWAYS, step)
+        logger.samples([ROW] * (MOST_ROWS + 4), step)
+    logger.evaluation([evaluation(0.5)], 2)
+    state = logger.state_dict()
+    logger.close("finished")
+
+    (folder,) = folders(run_dir)
+    items = history(folder)
+    assert [item["_step"] for item in items] == list(range(1, 7))
+    assert items[0]["sft/step"] == 7
+    assert all("train/global_step" in item for item in items[1:])
+    for key, value in ALWAYS.items():
+        assert [item[key] for item in items if key in item] == [value, value]
+    assert items[-1]["eval/score"] == 0.5
+    assert [item["samples._type"] for item in items if "samples._type" in item] == [
+        "incremental-table-file"
+    ] * 2
+    assert state == {"id": folder.name.rpartition("-")[2], "step": 6}
+    steps = {
+        one["metric"].get("glob_name"): one["metric"].get("step_metric")
+        for one in records(folder)
+        if one["type"] == "metric"
+    }
+    assert steps["sft/*"] == "sft/step"
+    assert steps["eval/*"] == steps["objective/*"] == "train/global_step"
+    table = next(folder.rglob("*.table.json"))
+    assert len(json.loads(table.read_text("utf-8"))["data"]) <= MOST_ROWS
+    for file in run_dir.rglob("*"):
+        assert not file.is_file() or CANARY.encode() not in file.read_bytes(), file
+    assert not list(run_dir.rglob("wandb-metadata.json"))
+    assert not [one for one in run_dir.rglob("code/*") if one.is_file()]
+
+
+def test_a_resumed_run_continues_at_the_next_step(config, tmp_path):
+    first = WandbLogger()
+    first.start(config, tmp_path)
+    for step in (1, 2, 3):
+        first.log({"objective/kl": float(step)}, step)
+        if step == 2:
+            state = first.state_dict()
+    first.close("failed")
+
+    second = WandbLogger()
+    second.start(config, tmp_path, state)
+    second.log({"objective/kl": 30.0}, 3)
+    assert second.state_dict() == {"id": state["id"], "step": 3}
+    second.close("finished")
+    resumed = [
+        one for one in folders(tmp_path) if history(one) and history(one)[0]["objective/kl"] == 30.0
+    ]
+    (item,) = history(resumed[0])
+    assert (item["_step"], item["train/global_step"]) == (3, 3)
+
+
+def test_what_is_not_finite_is_left_out_and_said_once(config, tmp_path, caplog):
+    logger = WandbLogger()
+    logger.start(config, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        logger.log({"objective/kl": float("nan"), "objective/scores": 1.0}, 1)
+        logger.log({"objective/kl": float("inf"), "objective/scores": 2.0}, 2)
+    logger.close("finished")
+    assert [
+        set(item) & {"objective/kl", "objective/scores"} for item in history(folders(tmp_path)[0])
+    ] == [{"objective/scores"}] * 2
+    assert len([one for one in caplog.records if one.name == door.__name__]) == 1
+
+
+def test_a_tracker_that_cannot_start_warns_once_and_the_run_goes_on(
+    config, tmp_path, monkeypatch, caplog
+):
+    def fail(**_):
+        raise wandb.errors.CommError("unreachable")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    logger = WandbLogger()
+    with caplog.at_level(logging.WARNING):
+        logger.start(config, tmp_path)
+        logger.log({"objective/kl": 1.0}, 1)
+        logger.samples([ROW], 1)
+        logger.close("finished")
+    assert [one.getMessage() for one in caplog.records] == [
+        "W&B: it did not start: unreachable. The run goes on; metrics.jsonl has it all."
+    ]
+
+
+def test_online_without_credentials_is_refused_before_anything_starts(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(ConfigError) as caught:
+        mode()
+    assert str(caught.value) == (
+        "WANDB_MODE=online, but no credentials.\nwandb login, or WANDB_MODE=offline"
+    )
+
+
+def test_without_credentials_a_run_is_offline_and_with_them_online(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_MODE")
+    assert (has_credentials(), mode()) == (False, "offline")
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine api.wandb.ai login user password {CANARY}\n")
+    netrc.chmod(0o600)
+    assert (has_credentials(), mode()) == (True, "online")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert mode() == "disabled"
