@@ -1,6 +1,5 @@
 """The engine on plain torch: one process, or one a rank under DistributedDataParallel."""
 
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -88,13 +87,14 @@ class TorchEngine(Engine):
 
     def clip(self) -> float:
         """Clip the gradient; return its norm before clipping."""
-        limit = self._settings.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(
-            self._module.parameters(), math.inf if limit is None else limit
-        ).item()
-        if not math.isfinite(norm):  # the gradient is a sum over ranks: all see the same
+        gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if not norm.isfinite():  # the gradient is a sum over ranks: all see the same
             raise NonFiniteError(self._blame())
-        return norm
+        limit = self._settings.max_grad_norm
+        if limit is not None:
+            nn.utils.clip_grads_with_norm_(self._module.parameters(), limit, norm)
+        return norm.item()
 
     def step(self) -> None:
         """Step with the clipped gradient, and clear it."""
