@@ -8,16 +8,18 @@ from trainers.ppo import GAE_CHUNK, gae
 F64 = torch.float64
 
 
-def oracle(rewards, values, next_values, terminated, boundary, gamma, gae_lambda):
+def oracle(given, gamma, gae_lambda):
     """Equation 16 as a sum: (gamma * lambda)^l delta_{t+l}, l up to the end of the episode."""
-    advantages = torch.zeros(rewards.shape, dtype=F64)
-    for row, col in torch.cartesian_prod(*map(torch.arange, rewards.shape)).tolist():
+    columns = ("rewards", "values", "next_values", "terminated", "boundary")
+    rewards, values, next_values, terminated, boundary = (given[name].tolist() for name in columns)
+    advantages = torch.zeros(given["rewards"].shape, dtype=F64)
+    for row, col in torch.cartesian_prod(*map(torch.arange, advantages.shape)).tolist():
         total = 0.0
-        for step in range(col, rewards.shape[1]):
-            future = 0.0 if terminated[row, step] else float(next_values[row, step])
-            delta = float(rewards[row, step]) + gamma * future - float(values[row, step])
+        for step in range(col, advantages.shape[1]):
+            future = 0.0 if terminated[row][step] else next_values[row][step]
+            delta = rewards[row][step] + gamma * future - values[row][step]
             total += (gamma * gae_lambda) ** (step - col) * delta
-            if boundary[row, step]:
+            if boundary[row][step]:
                 break
         advantages[row, col] = total
     return advantages
@@ -48,7 +50,7 @@ def test_gae_equals_the_sum_of_the_definition(gamma, gae_lambda, length):
 
     advantages, returns = gae(**given, gamma=gamma, gae_lambda=gae_lambda)
 
-    expected = oracle(**given, gamma=gamma, gae_lambda=gae_lambda)
+    expected = oracle(given, gamma, gae_lambda)
     torch.testing.assert_close(advantages, expected, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(returns, expected + given["values"], rtol=1e-11, atol=1e-11)
 
@@ -67,7 +69,7 @@ def test_gae_equals_the_sum_where_episodes_meet_the_chunks(length, boundaries):
 
     advantages, _ = gae(**given, gamma=0.99, gae_lambda=0.97)
 
-    expected = oracle(**given, gamma=0.99, gae_lambda=0.97)
+    expected = oracle(given, 0.99, 0.97)
     torch.testing.assert_close(advantages, expected, rtol=1e-11, atol=1e-11)
 
 
