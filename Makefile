@@ -11,8 +11,11 @@ TORCH_OPTIONS ?=
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 PYTEST = $(BIN)/python -m pytest -q
+# Annotated shapes are checked as the tests call; two tests of our own shape errors would meet the checker first.
+SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype \
+  -k "not differs_is_named and not unknown_schedule"
 
-.PHONY: install train test test-required test-slow test-gpu format lint type architecture check clean help
+.PHONY: install train test test-required test-shapes test-slow test-gpu format lint type architecture check clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -42,6 +45,9 @@ $(REQUIRED)/.installed: $(STAMP)
 test-required: $(REQUIRED)/.installed  ## what runs with the required packages only, without torch
 	$(REQUIRED)/bin/python -m pytest -q -n $(WORKERS)
 
+test-shapes: install  ## the trainers' unit tests with every annotated tensor shape checked
+	$(PYTEST) -n $(WORKERS) tests/unit/trainers $(SHAPES)
+
 test-slow: install  ## the slow part
 	$(PYTEST) -n $(WORKERS) -m slow
 
@@ -63,7 +69,7 @@ type: install  ## static types
 architecture: install  ## the house rules, executed
 	$(PYTEST) tests/architecture
 
-check: lint type architecture test-required test  ## all of the above that CI runs
+check: lint type architecture test-required test-shapes test  ## all of the above that CI runs
 
 clean:  ## remove the environment, caches and builds; runs/ stays
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

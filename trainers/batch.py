@@ -6,7 +6,7 @@ P prompt tokens, L = P + T. `[B, T]` fields are aligned on actions; masks say wh
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -41,17 +41,17 @@ class TextInputs:
         prompt, response = self.attention_mask.tensor_split([self.num_prompt], dim=1)
         return torch.stack([prompt.sum(1), response.sum(1)], dim=1).clamp(min=1)
 
-    def rows(self, index: Tensor) -> Self:
+    def rows(self, index: Tensor) -> "TextInputs":
         """Return the rows of `index` [N]."""
         return replace(self, tokens=self.tokens[index], attention_mask=self.attention_mask[index])
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "TextInputs":
         """Return a copy on `device`."""
         return replace(
             self, tokens=self.tokens.to(device), attention_mask=self.attention_mask.to(device)
         )
 
-    def blank(self) -> Self:
+    def blank(self) -> "TextInputs":
         """Return one row of zeros with one prompt and one response token."""
         mask = self.attention_mask.new_zeros(1, self.attention_mask.shape[1])
         mask[:, self.num_prompt - 1 : self.num_prompt + 1] = True
@@ -67,7 +67,7 @@ class TextInputs:
         columns = used.nonzero().flatten()
         return int(columns[0]), used.shape[0] - 1 - int(columns[-1])
 
-    def narrowed(self, left: int, right: int) -> Self:
+    def narrowed(self, left: int, right: int) -> "TextInputs":
         """Return the rows without `left` prompt and `right` action columns."""
         end = self.tokens.shape[1] - right
         return replace(
@@ -92,15 +92,15 @@ class ControlInputs:
         sizes[:, 1] = self.obs.shape[1]
         return sizes
 
-    def rows(self, index: Tensor) -> Self:
+    def rows(self, index: Tensor) -> "ControlInputs":
         """Return the rows of `index` [N]."""
         return replace(self, obs=self.obs[index], actions=self.actions[index])
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "ControlInputs":
         """Return a copy on `device`."""
         return replace(self, obs=self.obs.to(device), actions=self.actions.to(device))
 
-    def flat(self) -> Self:
+    def flat(self) -> "ControlInputs":
         """Return every step as a row of its own, [B * T, 1, ...]: an MLP has no memory."""
         return replace(
             self,
@@ -108,7 +108,7 @@ class ControlInputs:
             actions=self.actions.flatten(0, 1).unsqueeze(1),
         )
 
-    def blank(self) -> Self:
+    def blank(self) -> "ControlInputs":
         """Return one row of zeros."""
         zeros = self.obs.new_zeros(1, *self.obs.shape[1:])
         return replace(self, obs=zeros, actions=self.actions.new_zeros(1, *self.actions.shape[1:]))
@@ -117,7 +117,7 @@ class ControlInputs:
         """Return (0, 0): there is no padding."""
         return 0, 0
 
-    def narrowed(self, left: int, right: int) -> Self:
+    def narrowed(self, left: int, right: int) -> "ControlInputs":
         """Return itself; there is nothing to trim."""
         assert (left, right) == (0, 0), "control rows have no padding"
         return self
@@ -197,24 +197,24 @@ class Experience:
         """Return the [B, T] tensors by name."""
         return {name: value for name, value in self._tensors().items() if value.dim() == 2}
 
-    def rows(self, index: Tensor) -> Self:
+    def rows(self, index: Tensor) -> "Experience":
         """Return the rows of `index` [N]."""
         picked = {name: value[index] for name, value in self._tensors().items()}
         return replace(self, inputs=self.inputs.rows(index), **picked)
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "Experience":
         """Return a copy on `device`."""
         moved = {name: value.to(device) for name, value in self._tensors().items()}
         return replace(self, inputs=self.inputs.to(device), **moved)
 
-    def blank(self) -> Self:
+    def blank(self) -> "Experience":
         """Return one row with nothing to learn, which keeps ranks in step."""
         zeros = {
             name: value.new_zeros(1, *value.shape[1:]) for name, value in self._tensors().items()
         }
         return replace(self, inputs=self.inputs.blank(), **zeros)
 
-    def flat(self) -> Self:
+    def flat(self) -> "Experience":
         """Return every step of an environment as a row of its own: an MLP has no memory."""
         assert isinstance(self.inputs, ControlInputs), "the tokens of a text belong together"
         steps = self.response_mask.shape[1]
@@ -223,7 +223,7 @@ class Experience:
         columns = {name: column.reshape(-1, 1) for name, column in self.columns().items()}
         return replace(self, inputs=self.inputs.flat(), index=index, **columns)
 
-    def trimmed(self) -> Self:
+    def trimmed(self) -> "Experience":
         """Return the rows without the padding columns that none of them needs."""
         left, right = self.inputs.window()
         end = self.response_mask.shape[1] - right
@@ -263,12 +263,12 @@ class Metrics:
     minima: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def scalars(cls, values: Mapping[str, float]) -> Self:
+    def scalars(cls, values: Mapping[str, float]) -> "Metrics":
         """Take figures that are global already; adding two of a name averages them."""
         return cls(means={name: (float(value), 1.0) for name, value in values.items()})
 
     @classmethod
-    def masked(cls, values: Mapping[str, Tensor], mask: Tensor) -> Self:
+    def masked(cls, values: Mapping[str, Tensor], mask: Tensor) -> "Metrics":
         """Take the mean of each [B, T] tensor over the True entries of `mask` [B, T]."""
         count = float(mask.sum())
         sums = {k: float(v.detach().double()[mask].sum()) for k, v in values.items()}
