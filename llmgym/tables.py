@@ -2,14 +2,14 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from llmgym.errors import MissingExtraError, TaskSourceError
 
-Row = tuple[int, dict[str, Any]]
+Row = tuple[int, Mapping[str, Any]]
 """A line's number, the first being 1, and its cells by column name."""
 
 

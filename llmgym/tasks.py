@@ -100,12 +100,18 @@ def from_list(
     Raises:
         TaskSourceError: no rows, or a row without its prompt; names the row (the first is 1).
     """
-    pairs = list(enumerate(rows, start=1))
-    ready = [row for _, row in pairs if isinstance(row, Task)]
-    if ready and len(ready) == len(pairs):
-        return TaskList(tuple(ready))
-    table = [(i, {columns.prompt: row} if isinstance(row, str) else row) for i, row in pairs]
+    listed = list(rows)
+    ready = tuple(row for row in listed if isinstance(row, Task))
+    if ready and len(ready) == len(listed):
+        return TaskList(ready)
+    table = [(i, _row(one, columns, i)) for i, one in enumerate(listed, start=1)]
     return _tasks(table, columns, source)
+
+
+def _row(one: Task | str | Mapping[str, Any], columns: Columns, number: int) -> Mapping[str, Any]:
+    if isinstance(one, Task):
+        raise TaskSourceError(f"row {number} is a Task and others are not; give one kind of row")
+    return {columns.prompt: one} if isinstance(one, str) else one
 
 
 def from_file(
@@ -148,7 +154,8 @@ def from_hf(
         message = 'reading from the hub needs datasets: pip install "llmgym-rl[data]"'
         raise MissingExtraError(message) from error
     rows = datasets.load_dataset(name, config, split=split)
-    return _tasks(list(enumerate(rows, start=1)), columns, f"{name}:{split}")
+    table = [(number, dict(row)) for number, row in enumerate(rows, start=1)]
+    return _tasks(table, columns, f"{name}:{split}")
 
 
 def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -375,7 +382,7 @@ def _label_names(path: str | None) -> tuple[str, ...]:
     return tuple(Path(path).read_text(encoding="utf-8").split("\n"))
 
 
-def _labels(value: object, names: Sequence[str], where: str) -> tuple[Any, ...]:
+def _labels(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]:  # noqa: ANN401
     cells = value.split(",") if isinstance(value, str) else value
     cells = tuple(cells) if isinstance(cells, Sequence) else (cells,)
     if not names:

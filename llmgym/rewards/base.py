@@ -218,8 +218,9 @@ def _attempt(
 
 
 def _checked(verdicts: object, name: str, count: int) -> Sequence[object]:
-    listed = isinstance(verdicts, Sequence) and not isinstance(verdicts, str)
-    if not (listed or (isinstance(verdicts, np.ndarray) and verdicts.ndim == 1)):
+    if isinstance(verdicts, np.ndarray) and verdicts.ndim == 1:
+        verdicts = list(verdicts)  # keeps numpy's types, so that bools are still told apart
+    if not isinstance(verdicts, Sequence) or isinstance(verdicts, str):
         got = "None" if verdicts is None else f"{type(verdicts).__name__} {verdicts!r:.40}"
         message = f"{name}.score() returned {got}. Return a list with one number for each sample."
         raise RewardError(message)

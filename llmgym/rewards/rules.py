@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, final
 
 from llmgym.errors import MissingExtraError, RewardError
@@ -282,9 +283,8 @@ class MathVerify(Reward):
         except ImportError as error:
             message = 'math.verify needs math-verify: pip install "llmgym-rl[math]"'
             raise MissingExtraError(message) from error
-        verdicts = []
-        for sample in samples:
-            wanted = math_verify.parse(str(reference(sample, self.column)), parsing_timeout=None)
-            given = math_verify.parse(_end(sample), parsing_timeout=None)
-            verdicts.append(float(math_verify.verify(wanted, given, timeout_seconds=None)))
-        return verdicts
+        # Its own deadlines use signals; here the process has one. None switches them off.
+        parse = partial(math_verify.parse, parsing_timeout=None)  # pyright: ignore
+        verify = partial(math_verify.verify, timeout_seconds=None)
+        pairs = [(str(reference(sample, self.column)), _end(sample)) for sample in samples]
+        return [float(verify(parse(wanted), parse(given))) for wanted, given in pairs]

@@ -1,6 +1,9 @@
 """Tasks from lists, generators and files; splits; the order in which they are handed out."""
 
 import json
+import os
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -83,17 +86,29 @@ def test_every_format_gives_the_same_tasks(tmp_path):
     jsonl(tmp_path / "p.jsonl", *rows)
     (tmp_path / "p.csv").write_text('prompt,kind\n"say ""hi"", then go",a\ncaf\u00e9,b\n')
     (tmp_path / "p.tsv").write_text('prompt\tkind\nsay "hi", then go\ta\ncaf\u00e9\tb\n')
-    import pyarrow  # noqa: PLC0415 - an optional library
-    import pyarrow.parquet  # noqa: PLC0415
-
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p.parquet")
-    for suffix in (".jsonl", ".csv", ".tsv", ".parquet"):
+    for suffix in (".jsonl", ".csv", ".tsv"):
         path = tmp_path / f"p{suffix}"
         assert read_rows(path) == rows, suffix
         tasks = from_file(path).tasks
         assert [(task.prompt, task.meta["kind"]) for task in tasks] == [
             (row["prompt"], row["kind"]) for row in rows
         ], suffix
+
+
+def test_parquet_is_read_or_its_extra_is_named(tmp_path):
+    path = tmp_path / "p.parquet"
+    if find_spec("pyarrow") is None:
+        path.write_bytes(b"PAR1")
+        with pytest.raises(MissingExtraError, match=r"llmgym-rl\[data\]"):
+            read_rows(path)
+        return
+    rows = [{"prompt": "a", "more": [1, 2]}, {"prompt": "b", "more": None}]
+    parquet = import_module("pyarrow.parquet")
+    parquet.write_table(import_module("pyarrow").Table.from_pylist(rows), path)
+    assert read_rows(path) == rows
+    path.write_bytes(b"nothing")
+    with pytest.raises(TaskSourceError, match="is not a Parquet file"):
+        read_rows(path)
 
 
 def test_a_table_without_a_header_is_given_its_columns(tmp_path):
@@ -125,8 +140,6 @@ def test_labels_become_names_by_policy(tmp_path):
 
 
 def test_a_file_is_read_again_when_it_changes(tmp_path):
-    import os  # noqa: PLC0415
-
     path = jsonl(tmp_path / "p.jsonl", {"prompt": "old"})
     assert from_file(path) is from_file(path)
     assert from_file(path)[0].prompt == "old"
@@ -162,7 +175,6 @@ def test_an_empty_file_is_refused(tmp_path):
         ("c.csv", b"prompt,b\na,1\nb\n", r"c\.csv, line 3 has 1 cells for 2 columns"),
         ("d.csv", b'prompt\n"open\n', r"d\.csv, line 2: unexpected end"),
         ("e.jsonl", b'{"prompt": "\xff"}\n', "is not UTF-8"),
-        ("f.parquet", b"nothing", "is not a Parquet file"),
         ("g.xlsx", b"", r'ends in "\.xlsx"; a data file ends in one of \.jsonl'),
         ("h.csv", b"prompt\n" + b"x" * 200_000 + b"\n", "line 2: field larger than"),
     ],
@@ -193,16 +205,14 @@ def test_one_row_without_the_column_is_named_by_its_line(tmp_path):
         from_file(path)
 
 
-def test_a_data_set_of_the_hubs_library_is_read_from_a_folder(tmp_path):
+def test_a_data_set_of_the_hub_is_read_or_its_extra_is_named(tmp_path):
     jsonl(tmp_path / "train.jsonl", {"q": "a", "more": 1}, {"q": "b", "more": 2})
+    if find_spec("datasets") is None:
+        with pytest.raises(MissingExtraError, match=r"llmgym-rl\[data\]"):
+            from_hf(str(tmp_path))
+        return
     tasks = from_hf(str(tmp_path), Columns(prompt="q"), split="train").tasks
     assert [(task.prompt, task.meta) for task in tasks] == [("a", {"more": 1}), ("b", {"more": 2})]
-
-
-def test_an_optional_library_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(MissingExtraError, match=r"llmgym-rl\[data\]"):
-        from_hf("some/set")
 
 
 def test_overlapping_splits_are_refused_with_their_count():

@@ -1,10 +1,12 @@
 """Rewards by rule on hand-worked cases, adversarial text included."""
 
+from importlib.util import find_spec
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgym.errors import RewardError
+from llmgym.errors import MissingExtraError, RewardError
 from llmgym.rewards.boxed import boxed, same_answer
 from llmgym.rewards.json_schema import JsonSchema
 from llmgym.rewards.rules import (
@@ -226,6 +228,10 @@ def test_no_text_makes_a_rule_fail_or_leave_its_bounds(text):
     assert same_answer(text, text) in (True, False)
 
 
-def test_math_verify_finds_equal_mathematics():
+def test_math_verify_finds_equal_mathematics_or_names_its_extra():
+    if find_spec("math_verify") is None:
+        with pytest.raises(MissingExtraError, match=r"llmgym-rl\[math\]"):
+            worth(MathVerify(), "$1$", "$1$")
+        return
     assert worth(MathVerify(), r"so $\frac{2}{4}$", "$0.5$") == 1.0
     assert worth(MathVerify(), "$3$", "$4$") == 0.0
