@@ -1,0 +1,171 @@
+import math
+
+import pytest
+import torch
+
+from trainers.collect.shaping import RewardShaper, RunningMoments, Unshaped, last_true
+from trainers.config_ppo import PPOConfig
+
+
+def episodes(rewards, ends, *, cut=None, single=None, valid=None, scored=None):
+    """Rows of turn rewards [B, T]; `cut` rows were truncated at their token limit."""
+    count = len(rewards)
+    cut = torch.tensor([bool(x) for x in (cut or [0] * count)])
+    return Unshaped(
+        turn_rewards=torch.tensor(rewards, dtype=torch.float64),
+        turn_ends=torch.tensor(ends, dtype=torch.bool),
+        valid=torch.tensor([bool(x) for x in (valid or [1] * count)]),
+        terminated=~cut,
+        truncated=cut,
+        out_of_tokens=cut,
+        single_turn=torch.tensor([bool(x) for x in (single or [1] * count)]),
+        scored_at_end=torch.tensor([bool(x) for x in (scored or [0] * count)]),
+    )
+
+
+def shaped(config, *args, **kwargs):
+    return RewardShaper(PPOConfig(**config)).shape(episodes(*args, **kwargs))
+
+
+def test_the_order_is_clip_then_scale_then_missing_end_then_placement_then_kl():
+    settings = {"reward_clip": 2.0, "reward_scale": 3.0, "missing_eos_penalty": 0.5, "kl_coef": 0.1}
+    shaper = RewardShaper(PPOConfig(**settings))
+    # One row: 5 -> clipped 2 -> scaled 6 -> less 0.5 -> on action 1 of 2, action 2 is padding.
+    result = shaper.shape(episodes([[0.0, 5.0, 0.0]], [[0, 1, 0]], cut=[1]))
+    rewards = shaper.penalize(result.rewards, torch.tensor([[1.0, -2.0, 0.0]]))
+
+    # Clip after scale would give 2, penalty before scale 4.5, a clamped KL would give 5.5 there.
+    expected = torch.tensor([[-0.1, 6.0 - 0.5 + 0.2, 0.0]])
+    torch.testing.assert_close(rewards, expected)
+    assert result.clipped == (1.0, 1.0)
+
+
+def test_clipping_comes_before_the_batch_statistics():
+    settings = {"reward_clip": 1.0, "reward_normalize": "batch", "reward_scale": 2.0}
+    result = shaped(settings, [[9.0], [-1.0]], [[1], [1]])  # clipped to 1, -1: mean 0, std 1
+
+    torch.testing.assert_close(result.rewards, torch.tensor([[2.0], [-2.0]]))
+
+
+def test_batch_normalization_is_of_the_valid_episodes_scores():
+    result = shaped(
+        {"reward_normalize": "batch"}, [[1.0], [3.0], [100.0]], [[1]] * 3, valid=[1, 1, 0]
+    )
+
+    torch.testing.assert_close(result.rewards[:2], torch.tensor([[-1.0], [1.0]]))
+
+
+def test_the_turns_of_an_episode_add_up_to_its_normalized_score():
+    rewards = [[1.0, 0.0, 2.0, 0.0], [0.0, 5.0, 0.0, 0.0]]
+    ends = [[1, 0, 1, 0], [1, 1, 0, 0]]
+    result = shaped({"reward_normalize": "batch"}, rewards, ends)  # scores 3 and 5: mean 4, std 1
+
+    torch.testing.assert_close(result.rewards.sum(1), torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(result.rewards[0], torch.tensor([1.0, 0.0, -2.0, 0.0]))
+
+
+def test_equal_scores_are_normalized_without_nan():
+    batch = shaped({"reward_normalize": "batch"}, [[2.0], [2.0]], [[1], [1]])
+    running = shaped({"reward_normalize": "running"}, [[2.0], [2.0]], [[1], [1]])
+
+    assert batch.rewards.tolist() == [[0.0], [0.0]]
+    assert running.rewards.tolist() == [[2.0], [2.0]]
+
+
+def test_running_normalization_divides_by_the_deviation_of_all_scores_so_far():
+    shaper = RewardShaper(PPOConfig(reward_normalize="running"))
+    first, second = [1.0, 3.0], [10.0, -2.0, 4.0]
+
+    one = shaper.shape(episodes([[x] for x in first], [[1]] * 2))
+    two = shaper.shape(episodes([[x] for x in second], [[1]] * 3))
+
+    seen = torch.tensor(first + second, dtype=torch.float64)
+    wanted = torch.tensor(second) / seen.std(unbiased=False).float()
+    torch.testing.assert_close(one.rewards[:, 0], torch.tensor([1.0, 3.0]))  # deviation 1
+    torch.testing.assert_close(two.rewards[:, 0], wanted)
+    assert (two.rewards[:, 0] > 0).tolist() == [True, False, True]
+
+
+def test_moments_over_parts_are_those_of_the_whole():
+    torch.manual_seed(0)
+    values = torch.randn(100, dtype=torch.float64) * 3 + 1e6
+    moments = RunningMoments()
+    for part in values.split([1, 0, 30, 69]):
+        moments.update(part)
+
+    assert moments.count == 100
+    assert math.isclose(moments.mean, float(values.mean()), rel_tol=1e-12)
+    assert math.isclose(moments.std, float(values.std(unbiased=False)), rel_tol=1e-9)
+
+
+def test_the_shaper_goes_on_from_its_state_bit_for_bit():
+    settings = {"reward_normalize": "running", "kl_controller": "adaptive"}
+    shaper, other = RewardShaper(PPOConfig(**settings)), RewardShaper(PPOConfig(**settings))
+    shaper.shape(episodes([[1.0], [4.0]], [[1]] * 2))
+    shaper.controller.update(20.0, 64)
+    assert shaper.controller.coef != other.controller.coef
+
+    other.load_state_dict(shaper.state_dict())
+
+    more = episodes([[3.0], [0.1]], [[1]] * 2)
+    assert torch.equal(shaper.shape(more).rewards, other.shape(more).rewards)
+    assert other.controller.coef == shaper.controller.coef
+
+
+def test_the_missing_end_penalty_is_for_one_turn_answers_only():
+    settings = {"missing_eos_penalty": 1.0, "on_truncation": "score"}
+    result = shaped(settings, [[2.0], [2.0], [2.0]], [[1]] * 3, cut=[1, 1, 0], single=[1, 0, 1])
+
+    assert result.rewards[:, 0].tolist() == [1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "single", "terminated", "reward", "keep"),
+    [
+        ("auto", 1, True, 2.0, True),
+        ("auto", 0, False, 2.0, True),
+        ("score", 0, True, 2.0, True),
+        ("bootstrap", 1, False, 2.0, True),
+        ("penalty", 1, True, -3.0, True),
+        ("mask", 1, False, 2.0, False),
+    ],
+)
+def test_on_truncation_decides_how_a_cut_episode_ends(mode, single, terminated, reward, keep):
+    settings = {"on_truncation": mode, "truncation_penalty": -3.0}
+    rewards, ends = [[0.0, 2.0, 0.0], [2.0, 0.0, 0.0]], [[0, 1, 0], [1, 0, 0]]
+
+    result = shaped(settings, rewards, ends, cut=[1, 0], single=[single, single])
+
+    # Row 0 was cut, row 1 ended by itself and is the same in every mode.
+    assert result.terminated.tolist() == [[False, terminated, False], [True, False, False]]
+    assert result.boundary.tolist() == [[False, True, False], [True, False, False]]
+    assert result.rewards.tolist() == [[0.0, reward, 0.0], [2.0, 0.0, 0.0]]
+    assert result.keep.tolist() == [keep, True]
+
+
+@pytest.mark.parametrize(("mode", "left"), [("bootstrap", 0.0), ("score", 7.0)])
+def test_a_final_score_and_a_bootstrap_are_not_paid_both(mode, left):
+    result = shaped({"on_truncation": mode}, [[3.0, 7.0]], [[1, 1]], cut=[1], scored=[1])
+
+    assert result.rewards.tolist() == [[3.0, left]]
+
+
+def test_termination_wins_over_truncation():
+    both = episodes([[1.0]], [[1]], cut=[1], single=[0])
+    both = Unshaped(**{**{k: getattr(both, k) for k in both.__slots__}, "terminated": both.valid})
+
+    assert RewardShaper(PPOConfig()).shape(both).terminated.tolist() == [[True]]
+
+
+def test_invalid_rows_and_rows_without_actions_are_not_kept_or_marked():
+    result = shaped({}, [[0.0, 1.0], [0.0, 0.0]], [[0, 1], [0, 0]], valid=[0, 0])
+
+    assert result.keep.tolist() == [False, False]
+    assert result.boundary[1].tolist() == [False, False]
+    assert result.clipped == (0.0, 0.0)
+
+
+def test_only_the_last_mark_of_a_row_is_last():
+    mask = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.bool)
+
+    assert last_true(mask).int().tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
