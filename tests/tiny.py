@@ -12,8 +12,7 @@ from trainers.config import BackendConfig, Config, GenerationConfig, RunConfig
 from trainers.config_ppo import PPOConfig
 from trainers.learner import Learner
 from trainers.models.causal_lm import CausalPolicy
-from trainers.models.critic import SharedActorCritic
-from trainers.models.loading import build_critic
+from trainers.models.critic import Critic, SharedActorCritic, token_classifier
 from trainers.models.mlp import PolicyMLP, ValueMLP
 
 CPU = torch.device("cpu")
@@ -57,7 +56,7 @@ def learner(config, *, seed=0, temperature=1.0):
         critic, head = None, policy.value_head
     else:
         policy = CausalPolicy(model, temperature=temperature, chunk=512)
-        critic = build_critic(model)
+        critic = Critic(token_classifier(model))
         head = critic.head
     torch.nn.init.normal_(head.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
     engines = [
