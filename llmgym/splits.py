@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from llmgym.errors import TaskSourceError
+from llmgym.rows import Columns
 from llmgym.tables import READERS
-from llmgym.tasks import Columns, TaskList, from_file
+from llmgym.tasks import TaskList, from_file
 
 Split = Literal["train", "test", "all"]
 HELD_OUT_ONE_IN = 10

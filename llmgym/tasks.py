@@ -8,19 +8,19 @@ test are two sources, never one source with a mode. `TaskSampler` owns the posit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from itertools import islice
-from json import dumps
 from pathlib import Path
-from typing import Any, Literal, Protocol, final
+from typing import Any, Protocol, final
 
 import numpy as np
 
 from llmgym.errors import MissingExtraError, TaskSourceError
-from llmgym.messages import Message, Task
-from llmgym.tables import Row, read_table
+from llmgym.messages import Task
+from llmgym.rows import Columns, tasks_of
+from llmgym.tables import read_table
 
-MultiLabel = Literal["first", "drop", "all"]
+PLAIN = Columns()
+"""Prompts in the column `prompt`, and nothing else that is known."""
 
 
 class TaskSource(Protocol):
@@ -33,30 +33,6 @@ class TaskSource(Protocol):
     def __getitem__(self, index: int, /) -> Task:
         """Return task `index`, the same one at every call; `IndexError` past the end."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """Which column of a table is what.
-
-    Attributes:
-        prompt: the column of prompts: text, or a list of messages.
-        answer: the column that becomes `Task.answer`; None for none.
-        solution: the column that becomes `Task.solution`, a perfect response; None for none.
-        names: the columns of a CSV or TSV file without a header line; None reads the header.
-        label: a column of label ids, turned into names by `labels`; None for none.
-        labels: a file of label names, one a line; line 1 names id 0.
-        multi_label: what a row with several labels becomes: its "first", nothing ("drop"),
-            or the tuple of "all".
-    """
-
-    prompt: str = "prompt"
-    answer: str | None = None
-    solution: str | None = None
-    names: tuple[str, ...] | None = None
-    label: str | None = None
-    labels: str | None = None
-    multi_label: MultiLabel = "first"
 
 
 @final
@@ -83,15 +59,9 @@ def num_tasks(source: TaskSource | Sequence[Task]) -> int | None:
         return None
 
 
-def task_id(prompt: str | Sequence[Message]) -> str:
-    """Return the content hash of a prompt: equal prompts are one task, on every machine."""
-    content = prompt if isinstance(prompt, str) else [message.as_dict() for message in prompt]
-    return sha256(dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def from_list(
     rows: Iterable[Task | str | Mapping[str, Any]],
-    columns: Columns = Columns(),
+    columns: Columns = PLAIN,
     *,
     source: str = "list",
 ) -> TaskList:
@@ -105,7 +75,7 @@ def from_list(
     if ready and len(ready) == len(listed):
         return TaskList(ready)
     table = [(i, _row(one, columns, i)) for i, one in enumerate(listed, start=1)]
-    return _tasks(table, columns, source)
+    return TaskList(tasks_of(table, columns, source))
 
 
 def _row(one: Task | str | Mapping[str, Any], columns: Columns, number: int) -> Mapping[str, Any]:
@@ -116,7 +86,7 @@ def _row(one: Task | str | Mapping[str, Any], columns: Columns, number: int) -> 
 
 def from_file(
     path: str | Path,
-    columns: Columns = Columns(),
+    columns: Columns = PLAIN,
 ) -> TaskList:
     """Read tasks from a .jsonl, .parquet, .csv or .tsv file; read once a process until it changes.
 
@@ -132,12 +102,12 @@ def from_file(
 @lru_cache(maxsize=64)
 def _file_tasks(path: Path, columns: Columns, stamp: int) -> TaskList:
     del stamp  # part of the key only: a file that changed is read again
-    return _tasks(read_table(path, columns.names), columns, str(path))
+    return TaskList(tasks_of(read_table(path, columns.names), columns, str(path)))
 
 
 def from_hf(
     name: str,
-    columns: Columns = Columns(),
+    columns: Columns = PLAIN,
     *,
     split: str = "train",
     config: str | None = None,
@@ -155,7 +125,7 @@ def from_hf(
         raise MissingExtraError(message) from error
     rows = datasets.load_dataset(name, config, split=split)
     table = [(number, dict(row)) for number, row in enumerate(rows, start=1)]
-    return _tasks(table, columns, f"{name}:{split}")
+    return TaskList(tasks_of(table, columns, f"{name}:{split}"))
 
 
 def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -306,90 +276,3 @@ def _order(length: int, seed: int, epoch: int) -> np.ndarray:
 def _first(source: TaskSource | Sequence[Task], cap: int) -> Iterable[Task]:
     size = num_tasks(source)
     return islice((source[i] for i in range(cap if size is None else size)), None)
-
-
-def _tasks(table: Sequence[Row], columns: Columns, source: str) -> TaskList:
-    if not table:
-        raise TaskSourceError(f"{source} has no rows; give it at least one")
-    for name in (columns.prompt, columns.answer, columns.solution, columns.label):
-        _check_column(name, table, columns, source)
-    names = _label_names(columns.labels)
-    made = [_task(number, row, columns, source, names) for number, row in table]
-    tasks = tuple(task for task in made if task is not None)
-    if not tasks:
-        raise TaskSourceError(f"{source} has no row with a single label, and multi_label is drop")
-    return TaskList(tasks)
-
-
-def _check_column(name: str | None, table: Sequence[Row], columns: Columns, source: str) -> None:
-    if name is None:
-        return
-    missing = [number for number, row in table if name not in row]
-    if not missing:
-        return
-    number = missing[0]
-    found = ", ".join(dict(table)[number])
-    where = source if len(missing) == len(table) else f"{source}, line {number},"
-    message = f'{where} has no column "{name}"; it has {found}.'
-    if name == columns.prompt:
-        other = next(iter(dict(table)[number]), "NAME")
-        message += (
-            f"\nName yours: --data.prompt-column {other}, or for an environment "
-            f"--envs.0.kwargs.prompt_column {other}"
-        )
-    raise TaskSourceError(message)
-
-
-def _task(
-    number: int, row: Mapping[str, Any], columns: Columns, source: str, names: Sequence[str]
-) -> Task | None:
-    meta = {name: value for name, value in row.items() if name != columns.prompt}
-    if columns.label is not None:
-        labels = _labels(row[columns.label], names, f"{source}, line {number}")
-        if columns.multi_label == "drop" and len(labels) != 1:
-            return None
-        meta[columns.label] = labels if columns.multi_label == "all" else labels[0]
-    prompt = _prompt(row[columns.prompt], f'{source}, line {number}, column "{columns.prompt}"')
-    solution = None if columns.solution is None else str(row[columns.solution])
-    answer = None if columns.answer is None else meta[columns.answer]
-    return Task(
-        id=task_id(prompt),
-        prompt=prompt,
-        answer=answer,
-        solution=solution,
-        source=source,
-        meta=meta,
-    )
-
-
-def _prompt(value: object, where: str) -> str | tuple[Message, ...]:
-    if isinstance(value, str) and value.strip():
-        return value
-    items = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    if items and all(isinstance(one, Mapping) and {"role", "content"} <= set(one) for one in items):
-        return tuple(Message(role=one["role"], content=one["content"]) for one in items)
-    raise TaskSourceError(
-        f"{where}: a prompt is text that is not empty, or a list of messages with role and "
-        f"content; got {value!r:.80}"
-    )
-
-
-def _label_names(path: str | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    if not Path(path).is_file():
-        raise TaskSourceError(f"no file {path} with the label names, one a line")
-    return tuple(Path(path).read_text(encoding="utf-8").split("\n"))
-
-
-def _labels(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]:  # noqa: ANN401
-    cells = value.split(",") if isinstance(value, str) else value
-    cells = tuple(cells) if isinstance(cells, Sequence) else (cells,)
-    if not names:
-        return cells
-    try:
-        return tuple(names[int(cell)].strip() for cell in cells)
-    except (IndexError, ValueError, TypeError) as error:
-        last = len(names) - 1
-        message = f"{where}: label {value!r} is not an id in [0, {last}] of the labels file"
-        raise TaskSourceError(message) from error

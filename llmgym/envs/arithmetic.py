@@ -15,8 +15,9 @@ from llmgym.env import SingleTurnEnv
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Task
 from llmgym.rewards.rules import Numeric
+from llmgym.rows import task_id
 from llmgym.splits import Split, check_split
-from llmgym.tasks import procedural, task_id
+from llmgym.tasks import procedural
 
 OPERATIONS = {"+": add, "-": sub, "*": mul}
 TEST_ONE_IN = 5

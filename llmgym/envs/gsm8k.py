@@ -17,8 +17,9 @@ from llmgym.messages import Sample, Score, Task
 from llmgym.rewards.base import Reward
 from llmgym.rewards.calculator import annotations, consistency
 from llmgym.rewards.rules import last_number, number
+from llmgym.rows import Columns
 from llmgym.splits import Split, check_split, read_split
-from llmgym.tasks import Columns, TaskList, from_list
+from llmgym.tasks import TaskList, from_list
 
 WEIGHTS: Mapping[str, float] = {"answer": 0.5, "consistency": 0.4, "format": 0.1}
 MARK = "####"

@@ -12,8 +12,9 @@ from llmgym.env import SingleTurnEnv
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Task
 from llmgym.rewards.rules import Exact
+from llmgym.rows import task_id
 from llmgym.splits import Split, check_split
-from llmgym.tasks import TaskList, task_id
+from llmgym.tasks import TaskList
 
 LETTERS = "abcdefgh"
 HELD_OUT_ONE_IN = 8

@@ -12,8 +12,10 @@ from llmgym.env import RewardSpec, SingleTurnEnv
 from llmgym.errors import RewardError
 from llmgym.messages import Sample
 from llmgym.rewards.base import Reward
+from llmgym.rewards.rules import Exact
+from llmgym.rows import Columns, MultiLabel
 from llmgym.splits import Split, check_split, read_split
-from llmgym.tasks import Columns, MultiLabel, TaskSource, from_list
+from llmgym.tasks import TaskSource, from_list
 
 PROMPTS = (
     ("Name a color of the rainbow.", "red orange yellow green blue indigo violet"),
@@ -71,7 +73,8 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
     Args:
         path: a data file or a folder of them; None for the prompts written here.
         split: "train", "test" or "all"; `llmgym/splits.py` says which rows that is.
-        reward: judges the responses; needed with a `path`.
+        reward: judges the responses; with a `path` and None, they are compared with the column
+            of answers, or else of solutions.
         prompt_column: the column of prompts, text or lists of messages.
         answer_column: the column that rewards such as `exact` compare with.
         solution_column: the column of perfect responses.
@@ -83,15 +86,10 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
 
     Raises:
         TaskSourceError: the file cannot be read.
-        RewardError: there is a file and no reward.
+        RewardError: there is a file, and nothing to judge its responses by.
     """
     if path is None:
         return SingleTurnEnv(embedded(split), reward or OneOf(), **kwargs)
-    if reward is None:
-        raise RewardError(
-            f"nothing says what a response to the prompts of {path} is worth.\n"
-            "Name a function of yours: --reward my_reward.py:score"
-        )
     names = Columns(
         prompt=prompt_column,
         answer=answer_column,
@@ -101,5 +99,23 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
         labels=labels,
         multi_label=multi_label,
     )
-    kwargs.setdefault("reward_bounds", (float("-inf"), float("inf")))
-    return SingleTurnEnv(read_split(path, split, names), reward, **kwargs)
+    if reward is not None:
+        kwargs.setdefault("reward_bounds", (float("-inf"), float("inf")))
+    tasks = read_split(path, split, names)
+    return SingleTurnEnv(tasks, reward or default_reward(path, names), **kwargs)
+
+
+def default_reward(path: str, columns: Columns) -> Reward:
+    """Return what judges the prompts of a file when no reward is named: equality with its answers.
+
+    Raises:
+        RewardError: the file's columns have neither answers nor solutions.
+    """
+    wanted = columns.answer or columns.solution
+    if wanted is None:
+        raise RewardError(
+            f"nothing says what a response to the prompts of {path} is worth.\n"
+            "Name a function of yours, --reward my_reward.py:score, or the column to compare with, "
+            "--envs.0.kwargs.answer_column NAME"
+        )
+    return Exact(column=wanted)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
@@ -362,6 +364,9 @@ def _target(name: str) -> str:
 
 
 def _load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
+    file = Path(address.rpartition(":")[0])
+    if file.suffix == ".py" and file.is_file():
+        logger.info("reward %s, sha256 %s", address, sha256(file.read_bytes()).hexdigest())
     try:
         return registry.load(address)
     except PluginError as error:

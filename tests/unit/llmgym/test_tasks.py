@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from llmgym.errors import MissingExtraError, TaskSourceError
 from llmgym.messages import Message, Task
+from llmgym.rows import Columns, task_id
 from llmgym.splits import read_split
 from llmgym.tasks import (
-    Columns,
     TaskSampler,
     disjoint,
     from_file,
@@ -23,7 +23,6 @@ from llmgym.tasks import (
     num_tasks,
     procedural,
     read_rows,
-    task_id,
 )
 
 

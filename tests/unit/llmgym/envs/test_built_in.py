@@ -143,8 +143,14 @@ def test_prompts_hand_every_column_to_a_function_called_with_all_samples(tmp_pat
     assert all(terminated)
 
 
-def test_prompts_from_a_file_need_a_reward(tmp_path):
-    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n')
+def test_prompts_from_a_file_need_a_reward_or_a_column_to_compare_with(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a", "gold": "b"}\n')
+    for column in ("answer_column", "solution_column"):
+        kwargs = {"path": str(tmp_path / "p.jsonl"), column: "gold", "split": "all"}
+        env = make("llmgym/Prompts-v0", **kwargs)
+        assert env.reward_bounds == (0.0, 1.0)
+        env.reset(seed=0)
+        assert env.step("b")[1] == 1.0
     with pytest.raises(RewardError, match=r"--reward my_reward\.py:score"):
         make("llmgym/Prompts-v0", path=str(tmp_path / "p.jsonl"))
 

@@ -1,0 +1,136 @@
+"""Turns the rows of a table into tasks: which column is what, labels, content hashes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import Any, Literal
+
+from llmgym.errors import TaskSourceError
+from llmgym.messages import Message, Task
+from llmgym.tables import Row
+
+MultiLabel = Literal["first", "drop", "all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which column of a table is what.
+
+    Attributes:
+        prompt: the column of prompts: text, or a list of messages.
+        answer: the column that becomes `Task.answer`; None for none.
+        solution: the column that becomes `Task.solution`, a perfect response; None for none.
+        names: the columns of a CSV or TSV file without a header line; None reads the header.
+        label: a column of label ids, turned into names by `labels`; None for none.
+        labels: a file of label names, one a line; line 1 names id 0.
+        multi_label: what a row with several labels becomes: its "first", nothing ("drop"),
+            or the tuple of "all".
+    """
+
+    prompt: str = "prompt"
+    answer: str | None = None
+    solution: str | None = None
+    names: tuple[str, ...] | None = None
+    label: str | None = None
+    labels: str | None = None
+    multi_label: MultiLabel = "first"
+
+
+def task_id(prompt: str | Sequence[Message]) -> str:
+    """Return the content hash of a prompt: equal prompts are one task, on every machine."""
+    content = prompt if isinstance(prompt, str) else [message.as_dict() for message in prompt]
+    return sha256(dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def tasks_of(table: Sequence[Row], columns: Columns, source: str) -> tuple[Task, ...]:
+    """Turn the numbered rows of a table into tasks; every column but the prompt's is its `meta`.
+
+    Raises:
+        TaskSourceError: no rows, a missing column, or a row without its prompt; names the row.
+    """
+    if not table:
+        raise TaskSourceError(f"{source} has no rows; give it at least one")
+    for name in (columns.prompt, columns.answer, columns.solution, columns.label):
+        _check_column(name, table, columns, source)
+    names = _label_names(columns.labels)
+    made = [_task(number, row, columns, source, names) for number, row in table]
+    tasks = tuple(task for task in made if task is not None)
+    if not tasks:
+        raise TaskSourceError(f"{source} has no row with a single label, and multi_label is drop")
+    return tasks
+
+
+def _check_column(name: str | None, table: Sequence[Row], columns: Columns, source: str) -> None:
+    if name is None:
+        return
+    missing = [number for number, row in table if name not in row]
+    if not missing:
+        return
+    number = missing[0]
+    found = ", ".join(dict(table)[number])
+    where = source if len(missing) == len(table) else f"{source}, line {number},"
+    message = f'{where} has no column "{name}"; it has {found}.'
+    if name == columns.prompt:
+        other = next(iter(dict(table)[number]), "NAME")
+        message += (
+            f"\nName yours: --data.prompt-column {other}, or for an environment "
+            f"--envs.0.kwargs.prompt_column {other}"
+        )
+    raise TaskSourceError(message)
+
+
+def _task(
+    number: int, row: Mapping[str, Any], columns: Columns, source: str, names: Sequence[str]
+) -> Task | None:
+    meta = {name: value for name, value in row.items() if name != columns.prompt}
+    if columns.label is not None:
+        labels = _labels(row[columns.label], names, f"{source}, line {number}")
+        if columns.multi_label == "drop" and len(labels) != 1:
+            return None
+        meta[columns.label] = labels if columns.multi_label == "all" else labels[0]
+    prompt = _prompt(row[columns.prompt], f'{source}, line {number}, column "{columns.prompt}"')
+    solution = None if columns.solution is None else str(row[columns.solution])
+    answer = None if columns.answer is None else meta[columns.answer]
+    return Task(
+        id=task_id(prompt),
+        prompt=prompt,
+        answer=answer,
+        solution=solution,
+        source=source,
+        meta=meta,
+    )
+
+
+def _prompt(value: object, where: str) -> str | tuple[Message, ...]:
+    if isinstance(value, str) and value.strip():
+        return value
+    items = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    if items and all(isinstance(one, Mapping) and {"role", "content"} <= set(one) for one in items):
+        return tuple(Message(role=one["role"], content=one["content"]) for one in items)
+    raise TaskSourceError(
+        f"{where}: a prompt is text that is not empty, or a list of messages with role and "
+        f"content; got {value!r:.80}"
+    )
+
+
+def _label_names(path: str | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    if not Path(path).is_file():
+        raise TaskSourceError(f"no file {path} with the label names, one a line")
+    return tuple(Path(path).read_text(encoding="utf-8").split("\n"))
+
+
+def _labels(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]:  # noqa: ANN401
+    cells = value.split(",") if isinstance(value, str) else value
+    cells = tuple(cells) if isinstance(cells, Sequence) else (cells,)
+    if not names:
+        return cells
+    try:
+        return tuple(names[int(cell)].strip() for cell in cells)
+    except (IndexError, ValueError, TypeError) as error:
+        last = len(names) - 1
+        message = f"{where}: label {value!r} is not an id in [0, {last}] of the labels file"
+        raise TaskSourceError(message) from error
