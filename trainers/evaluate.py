@@ -20,7 +20,8 @@ from llmgym.tasks import TaskSource, disjoint
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
 from trainers.collect.ledger import Slot
-from trainers.collect.text import PlayOptions, check_error_rate, play
+from trainers.collect.play import PlayOptions, play
+from trainers.collect.text import check_error_rate
 from trainers.config import Config
 from trainers.distributed import World, gather
 from trainers.errors import ConfigError

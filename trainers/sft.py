@@ -83,7 +83,7 @@ def micro_batches(examples: Sequence[Example], budget: int, device: torch.device
     sizes = torch.tensor([[len(one.prompt), len(one.response)] for one in examples])
     groups = packed(sizes.reshape(-1, 2), budget)
     parts = [collate([examples[i] for i in group.tolist()]) for group in groups]
-    number = int(global_max(torch.tensor(len(parts), device=device)))
+    number = int(global_max(torch.tensor(max(len(parts), 1), device=device)))
     blank = collate([Example(prompt=(0,), response=(0,))])
     blank.response_mask.fill_(False)
     filled = parts + [blank] * (number - len(parts))
