@@ -332,7 +332,7 @@ def _built(entry: Mapping[str, Any]) -> Reward:
     if "function" in entry and entry["isolated"]:
         inside = {**entry, "weight": 1.0}
         timeout = float(entry["timeout_seconds"])
-        return _load("llmgym.rewards.isolate:Isolated")(inside, timeout=timeout)
+        return _load("llmgym.rewards.isolate:Isolated")(inside, timeout=timeout).start()
     kwargs = entry["kwargs"]
     if "name" in entry:
         return _called(_load(_target(entry["name"])), kwargs)

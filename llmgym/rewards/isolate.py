@@ -16,8 +16,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self, final
@@ -140,6 +140,19 @@ class Isolated(Reward):
         """Pickle the settings; the copy starts its own processes."""
         return type(self), (self._reward, self._workers, self._timeout)
 
+    def start(self) -> Self:
+        """Start one process now, so that a reward that does not load says so before a run begins.
+
+        Raises:
+            RewardNotFound: no such file, module or function.
+            RewardError: the function cannot be a reward, or its process does not start.
+        """
+        with self._working():
+            self._fill(1)
+            while not self._pool[0].ready:
+                self._collect([])
+        return self
+
     def close(self) -> None:
         """End the processes; the next score starts new ones."""
         with self._lock:
@@ -151,18 +164,23 @@ class Isolated(Reward):
         Raises:
             RewardError: the reward inside does not load, or is broken.
         """
-        with self._lock:
+        with self._working():
             scores: list[Score | None] = [None] * len(samples)
             waiting = deque(range(len(samples)))
+            while None in scores:
+                self._fill(scores.count(None))
+                self._assign(samples, waiting)
+                self._collect(scores)
+            return [score for score in scores if score is not None]
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        with self._lock:
             try:
-                while None in scores:
-                    self._fill(scores.count(None))
-                    self._assign(samples, waiting)
-                    self._collect(scores)
-            except BaseException:  # broken, or interrupted: no verdict may arrive for the next call
+                yield
+            except BaseException:  # broken, or interrupted: no late verdict for the next call
                 _kill_all(self._pool)
                 raise
-            return [score for score in scores if score is not None]
 
     def _fill(self, unfinished: int) -> None:
         while len(self._pool) < min(self._workers, unfinished):

@@ -226,6 +226,13 @@ def test_what_does_not_load_is_said_before_anything_is_scored(grader, tmp_path):
         Isolated(grader, workers=0)
 
 
+def test_a_name_that_does_not_load_is_refused_when_it_is_resolved(grader):
+    with pytest.raises(RewardNotFound, match="'scor'; did you mean score"):
+        resolve(grader.replace(":score", ":scor"))
+    with pytest.raises(RewardError, match="must take response"):
+        resolve(grader.replace(":score", ":raises"))
+
+
 def test_an_object_travels_by_pickling():
     reward = Isolated(Numeric(tol=0.5))
     assert score_samples(reward, [sample("3.4", 3)])[0].value == 1.0
