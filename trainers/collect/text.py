@@ -14,7 +14,7 @@ from torch import Tensor
 from llmgym.env import SingleTurnEnv
 from llmgym.errors import RewardError
 from llmgym.vector import LLMVectorEnv
-from trainers.batch import Experience, Metrics, Rollout
+from trainers.batch import Experience, Metrics, Rollout, TextInputs
 from trainers.collect.base import Actor, Collector, Reference
 from trainers.collect.figures import Outcome, Phases, sample_rows, text_metrics
 from trainers.collect.ledger import Episodes
@@ -215,7 +215,7 @@ class TextCollector(Collector):
             ref_logprobs=ref,
             rewards=rewards * mask,
             values=values[:, :-1],
-            next_values=next_values(values, episodes),
+            next_values=next_values(values, episodes.sampled, episodes.inputs),
             terminated=outcome.shaped.terminated,
             boundary=outcome.shaped.boundary,
             index=episodes.index,
@@ -250,7 +250,7 @@ class TextCollector(Collector):
             )
 
 
-def next_values(values: Tensor, episodes: Episodes) -> Tensor:
+def next_values(values: Tensor, sampled: Tensor, inputs: TextInputs) -> Tensor:
     """Return [B, T] the value of the state in which the next action of the row is taken.
 
         sampled  1 1 0 0 1 .        values [B, T + 1] stand *before* tokens:
@@ -259,13 +259,13 @@ def next_values(values: Tensor, episodes: Episodes) -> Tensor:
 
     Args:
         values: [B, T + 1] the critic at every position.
-        episodes: which tokens were sampled, and how long each row is.
+        sampled: [B, T] True on actions.
+        inputs: how long each row is.
     """
-    width = values.shape[1] - 1
-    end = episodes.inputs.attention_mask[:, episodes.inputs.num_prompt :].sum(1, keepdim=True)
-    here = torch.where(episodes.sampled, torch.arange(width), end)
+    end = inputs.sizes[:, 1:]
+    here = torch.where(sampled, torch.arange(sampled.shape[1]), end)
     ahead = torch.cat([here[:, 1:], end], 1).flip(1).cummin(1).values.flip(1)
-    return values.gather(1, ahead.to(values.device))
+    return values.gather(1, ahead)
 
 
 def check_error_rate(episodes: Episodes, max_error_rate: float) -> None:

@@ -6,9 +6,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmgym.env import LLMEnv, SingleTurnEnv
 from llmgym.messages import Reply, Task
 from llmgym.rewards.base import per_sample
+from llmgym.tasks import TaskSampler
 from llmgym.vector import LLMVectorEnv
+from trainers.collect.text import TextCollector, TextParts
 from trainers.config import Config
+from trainers.distributed import World
 from trainers.generation.base import Generator, Response
+from trainers.generation.transformers import TransformersGenerator
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat, train_tokenizer
 
@@ -130,3 +134,44 @@ class Actor:
 
 def policy(chat, **changes):
     return CausalPolicy(llama(chat, **changes), temperature=1.0, chunk=512)
+
+
+def scripted(chat, script, **kwargs):
+    return Scripted(script, chat.eos_token_ids, **kwargs)
+
+
+def collector_of(chat, envs, generator, settings, reference=None, **parts):
+    made = TextParts(
+        envs=envs,
+        generator=generator,
+        chat=chat,
+        sampler=TaskSampler(6, seed=1),
+        reference=reference,
+        **parts,
+    )
+    return TextCollector(made, settings, World())
+
+
+def written_by(policy, chat, **kwargs):
+    return TransformersGenerator(
+        policy,
+        eos_token_ids=chat.eos_token_ids,
+        pad_token_id=chat.pad_token_id,
+        batch_size=64,
+        **kwargs,
+    )
+
+
+def length_score(sample):
+    return len(sample.response.token_ids) / 8
+
+
+def by_task(sample):
+    return float(sample.task.id[1:])
+
+
+def rollout_of(chat, *, settings=None, score=length_score, **kwargs):
+    actor = Actor(policy(chat, **kwargs))
+    generator = written_by(actor.policy_module, chat)
+    collector = collector_of(chat, single_turn(score), generator, settings or config())
+    return collector, collector.collect(actor, 0)
