@@ -9,7 +9,7 @@ from llmgym.rewards.base import per_sample
 from llmgym.tasks import TaskSampler
 from llmgym.vector import LLMVectorEnv
 from trainers.collect.text import TextCollector, TextParts
-from trainers.config import Config
+from trainers.config import Config, EnvConfig
 from trainers.distributed import World
 from trainers.generation.base import Generator, Response
 from trainers.generation.transformers import TransformersGenerator
@@ -65,7 +65,7 @@ class Talk(LLMEnv):
         return Reply(messages=f"more {self.turn}", done=done, reward=float(self.turn))
 
 
-def config(**sections):
+def config(envs=({"id": "llmgym/Arithmetic-v0"},), **sections):
     base = {
         "ppo": {"num_prompts": 2, "samples_per_prompt": 2, "kl_placement": "none"},
         "generation": {"max_new_tokens": 8},
@@ -74,7 +74,7 @@ def config(**sections):
         base[name] = {**base.get(name, {}), **values}
     default = Config()
     made = {name: type(getattr(default, name))(**values) for name, values in base.items()}
-    return Config(**made)
+    return Config(envs=[EnvConfig(**env) for env in envs], **made)
 
 
 class Scripted(Generator):
