@@ -4,7 +4,8 @@ Parameters are float32 whatever the file holds: the engines compute in bfloat16 
 Dropout is off, in the configuration and in every module. Code from a hub is never run.
 """
 
-import math
+import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -257,22 +258,29 @@ def load_policy(config: Config, chat: ChatFormat) -> CausalPolicy | SharedActorC
 
 def enable_checkpointing(model: PreTrainedModel) -> None:
     """Recompute activations in the backward pass."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with warnings.catch_warnings():  # renamed; all of >=5.5 know the old name
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def build_critic(policy_model: PreTrainedModel, init: str = "policy") -> Critic:
+def build_critic(
+    policy_model: PreTrainedModel, init: str = "policy", *, gradient_checkpointing: bool = False
+) -> Critic:
     """Build a separate critic.
 
     Args:
         policy_model: the policy's bare model.
         init: "policy" copies its body and V = 0; else a model folder, whose one-label score head
             (of a token or sequence classifier) is taken over.
+        gradient_checkpointing: recompute activations; a copied body does if the policy's does.
 
     Raises:
         ConfigError: the folder does not load, or there is no token classifier of this kind.
     """
     model = token_classifier(policy_model) if init == "policy" else _load_classifier(init)
     _dropout_off(model)
+    if gradient_checkpointing:
+        enable_checkpointing(model)
     return Critic(model.train())
 
 
@@ -302,13 +310,18 @@ def _load_classifier(source: str) -> PreTrainedModel:
     return model
 
 
+def longest_sequence(config: PretrainedConfig) -> int:
+    """Return the tokens a model takes; `sys.maxsize` where its positions have no end."""
+    return config.get_text_config().to_dict().get("max_position_embeddings") or sys.maxsize
+
+
 def check_context(config: PretrainedConfig, max_prompt_tokens: int, max_new_tokens: int) -> None:
     """Refuse prompts and responses that together do not fit the model.
 
     Raises:
         ConfigError: they do not.
     """
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+    context = longest_sequence(config)
     total = max_prompt_tokens + max_new_tokens
     if total > context:
         raise ConfigError(

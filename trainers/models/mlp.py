@@ -42,6 +42,10 @@ class Head(ABC, nn.Module):
     def mode(self, features: Tensor) -> Tensor:
         """Return the most likely actions after `features` [B, D]."""
 
+    @abstractmethod
+    def space(self) -> Space:
+        """Return the space of its actions; a Gaussian's has no bounds."""
+
 
 def orthogonal(inputs: int, outputs: int, *, gain: float, rng: torch.Generator) -> nn.Linear:
     """Return a linear layer with orthogonal weights and zero bias.
@@ -82,6 +86,10 @@ class CategoricalHead(Head):
         """Return the most likely actions [B]."""
         return self.logits(features).argmax(-1) + self.start
 
+    def space(self) -> Discrete:
+        """Return the actions' space."""
+        return Discrete(self.logits.out_features, start=self.start)
+
 
 @final
 class GaussianHead(Head):
@@ -111,6 +119,10 @@ class GaussianHead(Head):
     def mode(self, features: Tensor) -> Tensor:
         """Return the means [B, A...]."""
         return self.mean(features).float().reshape(-1, *self.shape)
+
+    def space(self) -> Box:
+        """Return the actions' space, without bounds."""
+        return Box(-math.inf, math.inf, self.shape)
 
 
 def action_head(width: int, space: Space, rng: torch.Generator) -> Head:
@@ -244,3 +256,29 @@ class SharedMLP(nn.Module):
     def mode(self, obs: Tensor) -> Tensor:
         """Return the most likely actions for `obs` [B, ...]."""
         return self.head.mode(self.trunk(flattened(obs, 1)))
+
+
+def build_control(
+    obs_space: Space,
+    action_space: Space,
+    *,
+    hidden_sizes: Sequence[int],
+    seed: int,
+    shared: bool,
+) -> tuple[PolicyMLP | SharedMLP, ValueMLP | None]:
+    """Return the policy of an environment, and its critic unless the trunk is shared.
+
+    Raises:
+        ConfigError: observations are not numbers in a Box, or actions neither Discrete nor Box.
+    """
+    if not isinstance(obs_space, Box):
+        raise ConfigError(
+            f"model.preset mlp reads observations from a Box, and this environment's are "
+            f"{obs_space}. Flatten them with a Gymnasium wrapper, or choose a model for text."
+        )
+    rng = torch.Generator().manual_seed(seed)
+    size = math.prod(obs_space.shape)
+    if shared:
+        return SharedMLP(size, action_space, hidden_sizes=hidden_sizes, rng=rng), None
+    policy = PolicyMLP(size, action_space, hidden_sizes=hidden_sizes, rng=rng)
+    return policy, ValueMLP(size, hidden_sizes=hidden_sizes, rng=rng)

@@ -1,0 +1,173 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from torch.distributions import Categorical, Independent, Normal
+
+from trainers.batch import ControlInputs
+from trainers.errors import ConfigError
+from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP, build_control
+
+SIZES = [16, 8]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def policy_of(space, kind=PolicyMLP):
+    policy = kind(3, space, hidden_sizes=SIZES, rng=seeded())
+    with torch.no_grad():  # away from the almost uniform start
+        for parameter in policy.head.parameters():
+            parameter.normal_(generator=seeded(1))
+    return policy
+
+
+def steps(actions):
+    obs = torch.randn(4, 5, 3, generator=seeded(2))
+    return ControlInputs(obs=obs, actions=actions), torch.ones(4, 5, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("kind", [PolicyMLP, SharedMLP])
+@pytest.mark.parametrize("start", [0, 3])
+def test_a_discrete_policy_is_the_categorical_of_its_logits(kind, start):
+    policy = policy_of(Discrete(4, start=start), kind)
+    index = torch.randint(0, 4, (4, 5), generator=seeded(3))
+    inputs, mask = steps(index + start)
+
+    result = policy(inputs, mask, entropy="loss")
+    output = result[0] if kind is SharedMLP else result
+
+    theirs = Categorical(logits=policy.head.logits(policy.trunk(inputs.obs)))
+    torch.testing.assert_close(output.logprobs, theirs.log_prob(index))
+    torch.testing.assert_close(output.entropy, theirs.entropy())
+
+
+@pytest.mark.parametrize("shape", [(2,), (), (2, 2)])
+def test_a_continuous_policy_is_the_diagonal_gaussian(shape):
+    policy = policy_of(Box(-1, 1, shape))
+    inputs, mask = steps(torch.randn(4, 5, *shape, generator=seeded(3)))
+
+    output = policy(inputs, mask, entropy="loss")
+
+    mean = policy.head.mean(policy.trunk(inputs.obs))
+    theirs = Independent(Normal(mean, policy.head.log_std.exp().expand_as(mean)), 1)
+    actions = inputs.actions.reshape(mean.shape)
+    torch.testing.assert_close(output.logprobs, theirs.log_prob(actions))
+    torch.testing.assert_close(output.entropy, theirs.entropy())
+
+
+def test_masked_steps_and_unwanted_entropy_are_absent():
+    policy = policy_of(Discrete(4))
+    inputs, mask = steps(torch.zeros(4, 5, dtype=torch.long))
+    mask[1, 2] = False
+    assert policy(inputs, mask).logprobs[1, 2] == 0
+    assert policy(inputs, mask).entropy is None
+    assert not policy(inputs, mask, entropy="metric").entropy.requires_grad
+    assert policy(inputs, mask, entropy="loss").entropy.requires_grad
+
+
+@pytest.mark.parametrize("kind", [PolicyMLP, SharedMLP])
+def test_discrete_draws_follow_the_probabilities(kind):
+    policy = policy_of(Discrete(4, start=1), kind)
+    obs = torch.randn(1, 3, generator=seeded(5))
+    count = 20_000
+    uniforms = (torch.arange(count, dtype=torch.float64).unsqueeze(1) + 0.5) / count
+
+    actions = policy.act(obs.expand(count, 3), uniforms)
+
+    probabilities = policy.head.logits(policy.trunk(obs))[0].softmax(-1)
+    frequencies = torch.bincount(actions - 1, minlength=4) / count
+    torch.testing.assert_close(frequencies, probabilities, atol=2 / count, rtol=0)
+
+
+def test_an_impossible_action_is_never_drawn_not_even_at_the_ends():
+    policy = policy_of(Discrete(3))
+    with torch.no_grad():
+        policy.head.logits.weight.zero_()
+        policy.head.logits.bias.copy_(torch.tensor([-torch.inf, 0.0, -torch.inf]))
+    uniforms = torch.tensor([[0.0], [0.5], [1 - 2**-53]], dtype=torch.float64)
+    assert policy.act(torch.zeros(3, 3), uniforms).tolist() == [1, 1, 1]
+
+
+def test_continuous_draws_follow_the_gaussian_and_stay_finite_at_the_ends():
+    policy = policy_of(Box(-1, 1, (2,)))
+    obs = torch.randn(1, 3, generator=seeded(5))
+    count = 20_000
+    grid = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    uniforms = torch.stack([grid, grid[torch.randperm(count, generator=seeded(6))]], dim=1)
+
+    actions = policy.act(obs.expand(count, 3), uniforms)
+
+    mean = policy.mode(obs)[0]
+    torch.testing.assert_close(actions.mean(0), mean, atol=1e-3, rtol=0)
+    torch.testing.assert_close(actions.std(0), policy.head.log_std.exp(), atol=2e-3, rtol=1e-3)
+    assert actions.abs().max() > 1.0  # not clipped to the space
+    ends = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    assert torch.isfinite(policy.act(obs, ends)).all()
+
+
+def test_a_draw_depends_on_its_own_uniform_alone():
+    policy = policy_of(Discrete(4))
+    obs, uniforms = torch.randn(6, 3, generator=seeded(7)), torch.rand(6, 1, generator=seeded(8))
+    together = policy.act(obs, uniforms)
+    alone = [int(policy.act(obs[i : i + 1], uniforms[i : i + 1])) for i in range(6)]
+    assert together.tolist() == alone
+
+
+@pytest.mark.parametrize("space", [Discrete(4, start=2), Box(-1, 1, (2,)), Box(-9, 9, ())])
+def test_actions_have_the_shape_of_the_space(space):
+    policy = policy_of(space)
+    obs = torch.zeros(6, 3)
+    uniforms = torch.full((6, policy.head.num_uniforms), 0.5)
+    for action in (*policy.act(obs, uniforms).numpy(), *policy.mode(obs).numpy()):
+        assert action.shape == space.shape
+        assert space.contains(np.asarray(action, space.dtype))
+
+
+def test_weights_start_orthogonal_with_the_usual_gains():
+    policy = PolicyMLP(3, Discrete(4), hidden_sizes=SIZES, rng=seeded())
+    value = ValueMLP(3, hidden_sizes=SIZES, rng=seeded())
+    for layer, gain in (
+        (policy.trunk[0], math.sqrt(2)),
+        (policy.trunk[2], math.sqrt(2)),
+        (policy.head.logits, 0.01),
+        (value.value, 1.0),
+    ):
+        singular = torch.linalg.svdvals(layer.weight)
+        torch.testing.assert_close(singular, torch.full_like(singular, gain))
+        assert layer.bias.eq(0).all()
+
+
+def test_the_seed_decides_the_weights_and_no_global_generator_moves():
+    before = torch.random.get_rng_state()
+    one, other, third = (
+        build_control(Box(-1, 1, (3,)), Discrete(2), hidden_sizes=SIZES, seed=s, shared=True)[0]
+        for s in (1, 1, 2)
+    )
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(one.trunk[0].weight, other.trunk[0].weight)
+    assert not torch.equal(one.trunk[0].weight, third.trunk[0].weight)
+
+
+def test_values_have_one_figure_a_step_whatever_the_shape_of_observations():
+    policy, value = build_control(
+        Box(-1, 1, (2, 3)), Discrete(2), hidden_sizes=[], seed=0, shared=False
+    )
+    inputs = ControlInputs(obs=torch.zeros(4, 5, 2, 3), actions=torch.zeros(4, 5))
+    assert value(inputs).shape == (4, 5)
+    assert policy(inputs, torch.ones(4, 5, dtype=torch.bool)).logprobs.shape == (4, 5)
+    shared, none = build_control(
+        Box(-1, 1, (2, 3)), Discrete(2), hidden_sizes=[4], seed=0, shared=True
+    )
+    assert none is None
+    assert shared(inputs, torch.ones(4, 5, dtype=torch.bool))[1].shape == (4, 5)
+
+
+def test_spaces_that_are_not_supported_are_named():
+    with pytest.raises(ConfigError, match=r"acts in Discrete and Box spaces.*MultiDiscrete"):
+        policy_of(MultiDiscrete([2, 2]))
+    with pytest.raises(ConfigError, match=r"reads observations from a Box.*Discrete\(5\)"):
+        build_control(Discrete(5), Discrete(2), hidden_sizes=SIZES, seed=0, shared=False)

@@ -1,0 +1,178 @@
+"""Plain folders that need nothing of ours: language models for transformers, MLPs as safetensors.
+
+Every folder is written aside and then renamed, so that a reader sees the old one or the new one
+and never a half. To verify what was written is the caller's work.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from trainers.errors import CheckpointError
+from trainers.manifest import fsync
+from trainers.models.chat import ChatFormat
+from trainers.models.critic import Critic, SharedActorCritic
+from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
+
+KINDS = {"PolicyMLP": PolicyMLP, "SharedMLP": SharedMLP}
+
+
+def render_card(card: Mapping[str, Any]) -> str:
+    """Return a model card in Markdown.
+
+    Args:
+        card: `title`; and where there are any `base_model` (hub id or folder), `tags`,
+            `metrics` (name -> figure), `command`, `text` and `library`.
+    """
+    title = card.get("title", "A policy trained with llmgym")
+    front: dict[str, Any] = {
+        "library_name": card.get("library", "transformers"),
+        "tags": ["llmgym", "ppo"],
+    }
+    front["tags"] += [tag for tag in card.get("tags", ()) if tag not in front["tags"]]
+    if card.get("base_model"):
+        front["base_model"] = str(card["base_model"])
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---"]
+    lines += ["", f"# {title}", ""]
+    if card.get("text"):
+        lines += [str(card["text"]), ""]
+    if card.get("metrics"):
+        lines += ["| metric | value |", "| --- | --- |"]
+        lines += [f"| `{name}` | {value:.4g} |" for name, value in card["metrics"].items()]
+        lines += [""]
+    if card.get("command"):
+        lines += ["Made by", "", "```", str(card["command"]), "```", ""]
+    return "\n".join(lines)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give an empty folder that takes the place of `folder` when the block ends well.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there before is whole.
+    """
+    aside = folder.with_name(f".{folder.name}.tmp")
+    before = folder.with_name(f".{folder.name}.old")
+    try:
+        if before.exists() and not folder.exists():  # a crash between the two renames below
+            before.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        for path in (*aside.rglob("*"), aside):
+            fsync(path)
+        shutil.rmtree(before, ignore_errors=True)
+        if folder.exists():
+            folder.rename(before)
+        aside.rename(folder)
+        fsync(folder.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {folder}: {error.strerror or error}. What was there before is whole. "
+            "Free space or make it writable, then export again with llmgym export."
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def export_policy(
+    folder: Path, model: PreTrainedModel, chat: ChatFormat, card: Mapping[str, Any]
+) -> None:
+    """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
+
+    Args:
+        folder: replaced if it exists.
+        model: the bare model; its weights are written as they are, tied ones once.
+        chat: its tokenizer, template and end tokens, all of which go into generation_config.json.
+        card: see `render_card`.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    generation = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        bos_token_id=chat.tokenizer.bos_token_id,
+        eos_token_id=list(chat.eos_token_ids),
+        pad_token_id=chat.pad_token_id,
+    )
+    with replacing(folder) as aside:
+        model.save_pretrained(aside)
+        chat.tokenizer.save_pretrained(aside)
+        generation.save_pretrained(aside)
+        (aside / "README.md").write_text(render_card(card), encoding="utf-8")
+
+
+def export_critic(
+    folder: Path, critic: Critic | SharedActorCritic, card: Mapping[str, Any] | None = None
+) -> None:
+    """Write a folder that `AutoModelForTokenClassification` loads: logits [B, L, 1] are values.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    model = critic.model if isinstance(critic, Critic) else critic.classifier()
+    text = render_card({"title": "A critic trained with llmgym", **(card or {})})
+    with replacing(folder) as aside:
+        model.save_pretrained(aside)
+        (aside / "README.md").write_text(text, encoding="utf-8")
+
+
+def export_mlp(
+    folder: Path,
+    policy: PolicyMLP | SharedMLP,
+    value: ValueMLP | None,
+    card: Mapping[str, Any],
+) -> None:
+    """Write a policy over numeric observations, and its critic where it is separate.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    space = policy.head.space()
+    discrete = (
+        {"n": int(space.n), "start": int(space.start)} if isinstance(space, Discrete) else None
+    )
+    config = {
+        "kind": type(policy).__name__,
+        "obs_size": next(m for m in policy.modules() if isinstance(m, nn.Linear)).in_features,
+        "hidden_sizes": [m.out_features for m in policy.trunk if isinstance(m, nn.Linear)],
+        "actions": discrete or {"shape": list(space.shape or ())},
+    }
+    with replacing(folder) as aside:
+        save_file(_contiguous(policy), aside / "model.safetensors")
+        if value is not None:
+            save_file(_contiguous(value), aside / "critic.safetensors")
+        (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        text = render_card({"library": "pytorch", **card})
+        (aside / "README.md").write_text(text, encoding="utf-8")
+
+
+def load_mlp(folder: Path) -> PolicyMLP | SharedMLP:
+    """Return the policy that `export_mlp` wrote."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    actions = config["actions"]
+    box = Box(-torch.inf, torch.inf, tuple(actions.get("shape", ())))
+    space = Discrete(actions["n"], start=actions["start"]) if "n" in actions else box
+    policy = KINDS[config["kind"]](
+        config["obs_size"], space, hidden_sizes=config["hidden_sizes"], rng=torch.Generator()
+    )
+    policy.load_state_dict(load_file(folder / "model.safetensors"))
+    return policy
+
+
+def _contiguous(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
