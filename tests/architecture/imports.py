@@ -31,7 +31,7 @@ FLOORS = (
     "trainers.checkpoint trainers.manifest trainers.state_files trainers.identity "
     "trainers.run_folder trainers.evaluate trainers.export "
     "trainers.loggers trainers.report trainers.serve",
-    "trainers.assemble trainers.session trainers.stages trainers.runner",
+    "trainers.runner",
     "trainers.cli",
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms.split()}
