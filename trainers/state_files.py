@@ -46,6 +46,14 @@ def read_state(folder: Path, part: str) -> dict[str, Any]:
     return _decoded(json.loads((folder / f"{part}.json").read_text(encoding="ascii")), tensors)
 
 
+def seed_random_state(seed: int, rank: int) -> None:
+    """Seed the global generators, which only libraries and rewards draw from, for one rank."""
+    streams = np.random.SeedSequence((seed, rank)).generate_state(3).tolist()
+    random.seed(streams[0])
+    np.random.seed(streams[1])  # noqa: NPY002
+    torch.manual_seed(streams[2])
+
+
 def random_state() -> dict[str, Any]:
     """Return the global generators of Python, numpy and torch, as plain values."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - libraries draw from it

@@ -9,7 +9,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainers.state_files import random_state, read_state, restore_random_state, write_state
+from trainers.state_files import (
+    random_state,
+    read_state,
+    restore_random_state,
+    seed_random_state,
+    write_state,
+)
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 KEYS = st.text(max_size=3) | st.integers() | st.tuples(st.integers(), st.text(max_size=2))
@@ -105,3 +111,14 @@ def test_random_state_survives_the_disk_and_repeats_the_draws(tmp_path):
     expected = [draws() for _ in range(3)]
     restore_random_state(round_trip(state, tmp_path))
     assert [draws() for _ in range(3)] == expected
+
+
+def seeded_draws(*where):
+    seed_random_state(*where)
+    return draws()
+
+
+def test_seeds_and_ranks_have_draws_of_their_own_and_repeat_them():
+    assert seeded_draws(0, 1) == seeded_draws(0, 1)
+    drawn = [seeded_draws(*where) for where in ((0, 0), (0, 1), (1, 0))]
+    assert all(len(set(column)) == 3 for column in zip(*drawn, strict=True))
