@@ -19,7 +19,7 @@ from llmgym.errors import EnvContractError, EpisodeOverError, TaskSourceError
 from llmgym.messages import Completion, Message, Reply, Sample, Score, StopReason, Task
 from llmgym.rewards.base import Reward, resolve, score_samples
 from llmgym.spaces import Chat, Text
-from llmgym.step import is_over, step_info, total, whole_response
+from llmgym.step import is_over, reward_of, step_info, total, whole_response
 from llmgym.tasks import Procedural, TaskSource, num_tasks
 
 Observation = tuple[dict[str, Any], ...]
@@ -191,7 +191,8 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
         """Play one response and score it: `advance`, then `score_batch` of that one sample."""
         obs, terminated, truncated, sample = self.advance(action)
         score = self.score_batch([sample])[0]
-        return obs, float(score.value), terminated, truncated, step_info(sample, score)
+        reward = reward_of(sample, score)
+        return obs, reward, terminated, truncated, step_info(sample, score)
 
     def render(self) -> str | None:
         """Return the dialogue as text ("ansi"); None in the other modes."""
@@ -305,7 +306,8 @@ class LLMWrapper(gymnasium.Wrapper[Observation, str, Observation, str]):
         """Play one response and score it."""
         obs, terminated, truncated, sample = self.advance(action)
         score = self.score_batch([sample])[0]
-        return obs, float(score.value), terminated, truncated, step_info(sample, score)
+        reward = reward_of(sample, score)
+        return obs, reward, terminated, truncated, step_info(sample, score)
 
 
 def core_env(env: gymnasium.Env) -> LLMEnv:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import Any, Self, final
 
 import numpy as np
@@ -55,9 +56,14 @@ def is_over(sample: Sample) -> bool:
 
 
 def is_valid(sample: Sample, score: Score) -> bool:
-    """Return False where the reward means nothing: the scorer or the episode failed."""
+    """Return False where the reward means nothing: the scorer, a wrapper or the episode failed."""
     failed = sample.reason is not None and sample.reason.invalidates
-    return score.status != "error" and not failed
+    return score.status != "error" and not failed and isfinite(score.value)
+
+
+def reward_of(sample: Sample, score: Score) -> float:
+    """Return the reward of a step: the score, or 0.0 where it is not valid; always finite."""
+    return float(score.value) if is_valid(sample, score) else 0.0
 
 
 def step_info(sample: Sample, score: Score) -> dict[str, Any]:
@@ -122,7 +128,7 @@ class BatchStep:
     def accept(self, slot: int, score: Score, milliseconds: float) -> None:
         """Record the score of a slot's sample, and the time of the call that made it."""
         sample = self.samples[slot]
-        self.rewards[slot] = score.value
+        self.rewards[slot] = reward_of(sample, score)
         self._score_ms[slot] = milliseconds
         self._valid[slot] = is_valid(sample, score)
         self._errors[slot] = score.error

@@ -1,12 +1,17 @@
 """Executors: the same results by slot, one failure one slot, a stuck thread left behind."""
 
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from llmgym.executors import run_inline, run_threads
 from llmgym.messages import StopReason
+
+ROOT = Path(__file__).parents[3]
 
 
 def square(slot):
@@ -83,3 +88,13 @@ def test_the_limit_counts_from_a_slots_own_start():
 
     outcomes = run_threads(work, range(10), workers=1, timeout=0.3)
     assert all(outcome.failure is None for outcome in outcomes.values())
+
+
+def test_a_stuck_thread_does_not_keep_the_process_alive():
+    code = (
+        "import threading; from llmgym.executors import run_threads\n"
+        "stuck = threading.Event()\n"
+        "print(run_threads(lambda slot: stuck.wait(), [0], workers=1, timeout=0.05)[0].failure)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
+    assert b"timeout" in done.stdout.lower()

@@ -109,9 +109,9 @@ def test_seeding_a_batch_leaves_the_slots_own_space_alone():
 
 
 def test_batching_thousands_of_slots_is_fast():
-    began = time.perf_counter()
+    began = time.process_time()
     batch_space(Chat(), 10_000)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
 
 
 def test_gymnasium_stacks_frames_of_a_chat_environment():

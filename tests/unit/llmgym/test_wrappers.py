@@ -259,7 +259,8 @@ def test_clipping_and_scaling_act_on_the_whole_reward():
 
 @pytest.mark.parametrize("name", ["length", "overlong", "format", "repeat", "clip", "scale"])
 def test_a_failed_score_stays_a_zero_that_is_not_valid(name):
-    _, reward, *_, info = respond(Poison(), WRAPPERS[name], "boom")
+    boom = Completion("boom", token_ids=(1,) * 9)
+    _, reward, *_, info = respond(Poison(), WRAPPERS[name], boom)
     assert (reward, info["reward_valid"]) == (0.0, False)
 
 
@@ -317,7 +318,24 @@ def test_a_half_that_is_overridden_acts_in_step_and_in_a_vector():
     assert env.step("red")[1] == 0.5
     envs = LLMVectorEnv([lambda: Halve(say())] * 2)
     envs.reset(options={"indices": [0, 0]})
-    assert np.array_equal(envs.step(["red", "x"])[1], [0.5, 0.0])
+    assert np.array_equal(envs.step(["red", "red"])[1], [0.5, 0.5])
+
+
+def test_no_wrapper_makes_a_failure_valid_or_a_reward_infinite():
+    class Careless(LLMWrapper):
+        def score_batch(self, samples):
+            return [Score(math.inf if sample.text == "x" else 1.0) for sample in samples]
+
+    actions = ["red", "x", Completion("red", finish_reason="abort")]
+    envs = LLMVectorEnv([lambda: Careless(say())] * 3)
+    envs.reset(seed=0)
+    _, rewards, *_, infos = envs.step(actions)
+    assert rewards.tolist() == [1.0, 0.0, 0.0]
+    assert infos["reward_valid"].tolist() == [True, False, False]
+    for action, reward in zip(actions, rewards, strict=True):
+        env = Careless(say())
+        env.reset(seed=0)
+        assert env.step(action)[1] == reward
 
 
 @pytest.mark.parametrize(
