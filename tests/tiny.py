@@ -1,19 +1,21 @@
 """Tiny models, ragged batches and settings that the tests of training share."""
 
 from dataclasses import replace
+from unittest import mock
 
 import torch
 from gymnasium.spaces import Discrete
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainers.backends.torch import OptimizerSettings, TorchEngine
-from trainers.batch import Experience, Rollout, TextInputs
+from trainers.batch import Experience, Metrics, Rollout, TextInputs
 from trainers.config import BackendConfig, Config, GenerationConfig, RunConfig
 from trainers.config_ppo import PPOConfig
 from trainers.learner import Learner
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import Critic, SharedActorCritic, token_classifier
 from trainers.models.mlp import PolicyMLP, ValueMLP
+from trainers.ppo import update
 
 CPU = torch.device("cpu")
 VOCAB = 40
@@ -162,6 +164,17 @@ def on_policy(learner, made):
     old = learner.logprobs(made.inputs, made.response_mask)
     values = learner.values(made.inputs)[:, : made.response_mask.shape[1]]
     return replace(made, old_logprobs=old, old_values=values)
+
+
+def gradients_of(learner, made, config):
+    """The gradients that an update of the learner would have stepped with."""
+    with mock.patch.object(learner, "step", return_value=Metrics()):
+        update(learner, made, config)
+    found = gradients(learner)
+    for module in (learner.policy_module, learner.critic_module):
+        if module is not None:
+            module.zero_grad()
+    return found
 
 
 def gradients(learner):
