@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from trainers.errors import (
@@ -85,20 +86,34 @@ def _say(error: Exception) -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
 
 
+class _Stderr(logging.Handler):
+    """Prints records to what is sys.stderr now: a live line may have taken its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        print(self.format(record), file=sys.stderr)
+
+
 def _warn_on_stderr() -> None:
-    """Print our packages' warnings as `warning: ...`, once a process."""
+    """Print our packages' warnings as `warning: ...`, on rank 0; others' deprecations go."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
     if os.environ.get("RANK", "0") != "0":
         return
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
+    handler = _Stderr(logging.WARNING)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     for name in ("llmgym", "trainers"):
         package = logging.getLogger(name)
         package.propagate = False
-        package.handlers[:] = [
-            one for one in package.handlers if type(one) is not logging.StreamHandler
-        ]
-        package.addHandler(handler)
+        if not any(isinstance(one, _Stderr) for one in package.handlers):
+            package.addHandler(handler)
+
+
+def without_progress_bars() -> None:
+    """Switch off the bars that transformers draws while it reads and writes files."""
+    from transformers.utils import logging as noise
+
+    noise.disable_progress_bar()
+    noise.set_verbosity_error()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainers import config_schema as schema
+from trainers.cli import without_progress_bars
 from trainers.cli.arguments import OPTIONS, Launch, read_arguments
 from trainers.config import SCHEMA, Config
 from trainers.config_files import difference, preset, presets, purpose, read
@@ -100,6 +101,7 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
 
         load_plugins(launch.plugins)
     _announce(config, launch)
+    without_progress_bars()
     from trainers.loggers.usual import usual_loggers
     from trainers.runner import run
 
@@ -108,6 +110,5 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
         resume=Path(launch.resume) if isinstance(launch.resume, str) else launch.resume,
         clean=launch.clean,
         loggers=usual_loggers(config, is_quiet=launch.is_quiet),
-        command=["llmgym", verb, *argv],
     )
     return 0

@@ -7,11 +7,6 @@ from trainers.config import Config
 
 def _rewards(values: Mapping[str, float], config: Config) -> dict[str, str]:
     said = {}
-    if values.get("objective/scores_std") == 0.0:
-        said["constant reward"] = (
-            f"every reward is {values.get('objective/scores', 0.0):g}, so there is nothing to "
-            f"learn from. Try easier tasks, or look at one: llmgym envs show {config.envs[0].id}"
-        )
     if failed := values.get("rewards/errors", 0.0):
         said["failed rewards"] = (
             f"{failed:g} rewards failed and were left out; above {config.ppo.max_error_rate:.0%} "

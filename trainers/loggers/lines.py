@@ -3,8 +3,10 @@
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trainers.batch import Evaluation
+from trainers.loggers.base import parts_of
 
 WIDTH = 80
 ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)")
@@ -58,12 +60,12 @@ def interval(one: Evaluation) -> str:
     return f"{one.mean:.3g} [{one.ci_low:.3g}, {one.ci_high:.3g}]"
 
 
-def sample(row: Mapping[str, object], width: int = WIDTH) -> list[str]:
+def sample(row: Mapping[str, Any], width: int = WIDTH) -> list[str]:
     """Return a sampled response as two or three lines: prompt, completion, reward with parts."""
-    reward, parts = row.get("reward"), row.get("parts")
+    reward, parts = row.get("reward"), parts_of(row)
     said = f"reward {figure(reward)}" if isinstance(reward, int | float) else "reward failed"
-    if isinstance(parts, Mapping) and len(parts) > 1:
-        named = (f"{name} {figure(x)}" for name, x in parts.items() if isinstance(x, int | float))
+    if len(parts) > 1:
+        named = (f"{name} {figure(one)}" for name, one in parts.items())
         said += f" ({', '.join(named)})"
     return [
         f"  prompt   {cut(str(row.get('prompt', '')), width - 11)}",

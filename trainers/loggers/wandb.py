@@ -18,7 +18,14 @@ from urllib.parse import urlparse
 from trainers.batch import Evaluation
 from trainers.config import SCHEMA, Config
 from trainers.errors import ConfigError
-from trainers.loggers.base import STEP_KEYS, Logger, Stage, Status, evaluation_values
+from trainers.loggers.base import (
+    STEP_KEYS,
+    Logger,
+    Stage,
+    Status,
+    evaluation_values,
+    parts_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +160,7 @@ class WandbLogger(Logger):
         if self._table is None or not rows:
             return
         for row in rows[:MOST_ROWS]:
-            whole = {"step": step, **row}
+            whole = {"step": step, "parts": parts_of(row), **row}
             self._table.add_data(*(_cell(whole.get(column)) for column in COLUMNS))
         self._record({"samples": self._table, STEP_KEYS["ppo"]: step})
 

@@ -118,7 +118,6 @@ def test_a_logger_that_never_started_can_close():
 @pytest.mark.parametrize(
     ("values", "name", "remedy"),
     [
-        ({"objective/scores_std": 0.0}, "constant reward", "llmgym envs show"),
         ({"rewards/errors": 3.0}, "failed rewards", "--ppo.max-error-rate"),
         ({"completions/clipped_ratio": 0.6}, "cut completions", "--generation.max-new-tokens 128"),
         ({"completions/eos_ratio": 0.0}, "no end token", "--generation.eos-token-ids"),

@@ -22,7 +22,7 @@ ALWAYS = {
 }  # fmt: skip
 ROW = {
     "env": "llmgym/Arithmetic-v0", "prompt": "2 + 2 =", "completion": "4", "reward": 1.0,
-    "parts": {"exact": 1.0}, "kl": 0.1, "length": 2, "finish_reason": "stop", "advantage": 0.5,
+    "exact": 1.0, "kl": 0.1, "length": 2, "finish_reason": "stop", "advantage": 0.5,
 }  # fmt: skip
 
 
@@ -91,8 +91,11 @@ def test_an_offline_run_holds_every_key_that_was_logged(config, tmp_path, evalua
     }
     assert steps["sft/*"] == "sft/step"
     assert steps["eval/*"] == steps["objective/*"] == "train/global_step"
-    table = next(folder.rglob("*.table.json"))
-    assert len(json.loads(table.read_text("utf-8"))["data"]) <= MOST_ROWS
+    table = min(folder.rglob("*.table.json"))
+    rows = json.loads(table.read_text("utf-8"))
+    assert len(rows["data"]) == MOST_ROWS
+    shown = dict(zip(rows["columns"], rows["data"][0], strict=True))
+    assert (shown["completion"], shown["parts"], shown["step"]) == ("4", '{"exact": 1.0}', 1)
     for file in run_dir.rglob("*"):
         assert not file.is_file() or CANARY.encode() not in file.read_bytes(), file
     assert not list(run_dir.rglob("wandb-metadata.json"))

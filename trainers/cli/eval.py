@@ -1,0 +1,119 @@
+"""`llmgym eval`: a held-out score with its interval, and the difference to another model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import tyro
+
+from trainers.batch import Evaluation
+from trainers.cli import without_progress_bars
+from trainers.config import Config, EnvConfig
+from trainers.errors import ConfigError
+from trainers.loggers.lines import WIDTH, cut, figure, interval
+
+ROWS = 6
+
+
+@dataclass(frozen=True)
+class Options:
+    """Score a model on held-out tasks, with its 95 % interval."""
+
+    target: tyro.conf.Positional[str | None] = None
+    """A run folder, a model folder or a hub id; the newest run without one."""
+    env: str | None = None
+    """Another environment than the run's."""
+    against: str | None = None
+    """A run, a model, or `base`: the model PPO started from."""
+    n: int | None = None
+    """Held-out tasks; the run's eval.num_tasks without one."""
+    temperature: float | None = None
+    """Draw at this temperature; greedy without one."""
+    top_p: float = 1.0
+    """Nucleus, with a temperature."""
+    top_k: int = 0
+    """Most likely tokens, with a temperature; 0 is all."""
+    plugins: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A module that registers environments or rewards; repeat it."""
+
+
+def looked_at(config: Config, options: Options) -> Config:
+    """Return the settings with the environment and the number of tasks that were asked for.
+
+    Raises:
+        ConfigError: no task is asked for.
+    """
+    number = config.eval.num_tasks if options.n is None else options.n
+    if number < 1:
+        raise ConfigError(f"an evaluation needs tasks, got {number}.\nllmgym eval --n 512")
+    held_out = replace(config.eval, num_tasks=number)
+    if options.env is None:
+        return replace(config, eval=held_out)
+    return replace(config, eval=held_out, envs=[EnvConfig(id=options.env)])
+
+
+def report(found: Sequence[tuple[str, Evaluation]], how: str) -> list[str]:
+    """Return the lines that compare evaluations: scores, paired difference, samples."""
+    first = found[0][1]
+    lines = [f"Held-out {first.env}: {len(first.scores)} tasks, {how}, 95 % interval"]
+    width = max(len(name) for name, _ in found)
+    lines += [f"  {name:<{width}}  {interval(one)}" for name, one in found]
+    if len(found) == 1:
+        return [*lines, *_samples(first)]
+    from trainers.evaluate import before_after, paired
+
+    other = found[1][1]
+    mean, low, high = paired(first.scores, other.scores)
+    lines.append(f"  paired difference {mean:+.3g} [{low:+.3g}, {high:+.3g}]")
+    rows = before_after(other, first) if first.rows and other.rows else []
+    rows.sort(key=lambda row: row["reward_before"] - row["reward_after"])
+    shown = rows if len(rows) <= ROWS else [*rows[: ROWS // 2], *rows[-(ROWS // 2) :]]
+    for row in shown:
+        lines.append(f"  prompt   {cut(str(row['prompt']), WIDTH - 11)}")
+        lines.append(_answer("before", row["before"], row["reward_before"]))
+        lines.append(_answer("after", row["after"], row["reward_after"]))
+    return lines
+
+
+def _samples(one: Evaluation) -> list[str]:
+    lines = []
+    for row in one.rows[:ROWS]:
+        lines.append(f"  prompt   {cut(str(row['prompt']), WIDTH - 11)}")
+        lines.append(_answer("answer", row["completion"], row["reward"]))
+    return lines
+
+
+def _answer(word: str, completion: object, reward: float | None) -> str:
+    earned = f"  reward {'failed' if reward is None else figure(reward)}"
+    return f"  {word:<8} {cut(str(completion), WIDTH - 11 - len(earned))}{earned}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print scores."""
+    options = tyro.cli(Options, args=argv, prog="llmgym eval")
+    without_progress_bars()
+    from llmgym.registry import load_plugins
+    from trainers.cli.targets import held_out_score, target_of
+    from trainers.generation.base import Sampling
+
+    load_plugins(options.plugins)
+    target = target_of(options.target)
+    config = looked_at(target.config, options)
+    if options.temperature is None and (options.top_p != 1.0 or options.top_k):
+        raise ConfigError("--top-p and --top-k narrow what is drawn: give a --temperature too.")
+    sampling, how = Sampling(greedy=True), "greedy"
+    if options.temperature is not None:
+        how = f"temperature {options.temperature:g}"
+        sampling = Sampling(
+            temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
+        )
+    targets = [target]
+    if options.against == "base":
+        run = None if target.run_dir is None else str(target.run_dir)
+        if run is None:
+            raise ConfigError("only a run has a base. Name the other model: --against MODEL")
+        targets.append(target_of(run, "base"))
+    elif options.against is not None:
+        targets.append(target_of(options.against))
+    found = [(one.name, held_out_score(replace(one, config=config), sampling)) for one in targets]
+    print("\n".join(report(found, how)))
+    return 0

@@ -1,0 +1,100 @@
+"""`llmgym export`: a run's model as a plain folder, and the proof that it is the same model."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from trainers.cli import without_progress_bars
+from trainers.errors import CheckpointError, ConfigError
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Options:
+    """Copy a run's model as a Hugging Face folder and check that it computes the same."""
+
+    target: tyro.conf.Positional[str | None] = None
+    """A run folder; the newest run without one."""
+    out: Path = tyro.MISSING
+    """The folder to write; it must not exist."""
+    to: Literal["hf"] = "hf"
+    """The format: a Hugging Face folder."""
+    best: bool = False
+    """The model with the best held-out score instead of the last."""
+
+
+def copied(source: Path, out: Path) -> Path:
+    """Copy a folder aside and give it its name in one step.
+
+    Raises:
+        ConfigError: `out` exists.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists. Name another folder: --out DIR")
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copytree(source, draft)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+def difference(source: Path, out: Path) -> float:
+    """Return the largest difference of log-probabilities: ours of `source`, theirs of `out`.
+
+    Theirs is plain transformers in float32, without anything of this package.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from trainers.batch import TextInputs
+    from trainers.models.causal_lm import CausalPolicy
+    from trainers.models.loading import load_causal_lm
+
+    plain = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    AutoTokenizer.from_pretrained(out)
+    ours = CausalPolicy(load_causal_lm(str(source)), temperature=1.0, chunk=512).float().eval()
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.randint(plain.config.get_text_config().vocab_size, (2, 24), generator=rng)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    inputs = TextInputs(tokens=tokens, attention_mask=mask, num_prompt=8)
+    with torch.no_grad():
+        got = ours(inputs, mask[:, 8:]).logprobs
+        logits = plain(tokens, attention_mask=mask).logits[:, 7:-1]
+    wanted = logits.log_softmax(-1).gather(-1, tokens[:, 8:, None]).squeeze(-1)
+    return float((got - wanted).abs().max())
+
+
+def main(argv: Sequence[str]) -> int:
+    """Copy, check, and say where."""
+    options = tyro.cli(Options, args=argv, prog="llmgym export")
+    without_progress_bars()
+    from trainers.cli.targets import target_of
+
+    target = target_of(options.target, "best" if options.best else "model")
+    source = Path(target.model)
+    if not source.is_dir():
+        raise ConfigError(f"{target.name} is no folder; export takes a run.")
+    out = copied(source, options.out)
+    if target.config.is_control:
+        from trainers.export import load_mlp
+
+        load_mlp(out)
+        print(f"{out}: the policy of {target.name}")
+        return 0
+    apart = difference(source, out)
+    if not apart <= TOLERANCE:
+        raise CheckpointError(
+            f"{out} does not compute what {target.name} does: log-probabilities differ by "
+            f"{apart:.2g}, more than {TOLERANCE:g}. Do not use it."
+        )
+    print(f"{out}: log-probabilities equal to {apart:.1g}, checked with plain transformers")
+    return 0
