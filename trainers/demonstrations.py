@@ -117,27 +117,32 @@ def from_env(env: gymnasium.Env, indices: Sequence[int]) -> list[Demonstration]:
 
 
 def tokenize(
-    chat: Chat, demonstrations: Sequence[Demonstration], config: Config
+    chat: Chat, demonstrations: Sequence[Demonstration], *, longest: int, too_long: str
 ) -> tuple[list[Example], int]:
     """Return the examples in token ids, and how many were dropped as too long.
 
+    Args:
+        chat: renders them.
+        demonstrations: what is learned.
+        longest: tokens of prompt and response together that the model takes.
+        too_long: `raise` or `drop`.
+
     Raises:
-        ConfigError: one is too long and `data.too_long` is raise; names its row and lengths.
+        ConfigError: one is too long and `too_long` is raise; names its row and lengths.
     """
-    limits = config.generation.max_prompt_tokens, config.generation.max_new_tokens
     kept = []
     for one in demonstrations:
         prompt, response = chat.prompt_ids(one.messages), chat.response_ids(one.response)
-        if len(prompt) <= limits[0] and len(response) <= limits[1]:
+        if len(prompt) + len(response) <= longest:
             kept.append(Example(prompt=tuple(prompt), response=tuple(response)))
-        elif config.data.too_long == "raise":
+        elif too_long == "raise":
             raise ConfigError(
                 f"row {one.row} has {len(prompt)} prompt and {len(response)} response tokens, the "
-                f"limits are {limits[0]} and {limits[1]}. Raise --generation.max-prompt-tokens or "
-                "--generation.max-new-tokens, or leave such rows out with --data.too-long drop."
+                f"model takes {longest} in all. Raise --model.context for a fresh model, or leave "
+                "such rows out with --data.too-long drop."
             )
     if not kept:
-        raise ConfigError("no demonstration is short enough: see generation.max_prompt_tokens.")
+        raise ConfigError(f"no demonstration fits the model's {longest} tokens.")
     return kept, len(demonstrations) - len(kept)
 
 

@@ -101,6 +101,12 @@ def load_chat(config: Config, tokenizer: PreTrainedTokenizerFast, *, env: str) -
         _check_vocabulary(tokenizer, model_config, name)
     given = config.generation.eos_token_ids
     ends = _named_ends(tokenizer, model_config, source) if given is None else list(given)
+    largest = max(tokenizer.get_vocab().values())
+    if given is not None and max(given, default=0) > largest:
+        raise ConfigError(
+            f"generation.eos_token_ids {given} must be ids of the tokenizer, which end at "
+            f"{largest}."
+        )
     if not ends:
         raise ConfigError(
             f"{name} names no end token (and so no padding to fall back on): a response would "
@@ -304,15 +310,11 @@ def _load_classifier(source: str) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise ConfigError(explained(source, error)) from error
     new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    for name, parameter in model.get_submodule(head).named_parameters(prefix=head):
+    layer = model.get_submodule(head)
+    for name, parameter in layer.named_parameters(prefix=head):
         if name in new or f"{head}.weight" in new:
             nn.init.zeros_(parameter)
-    return model
-
-
-def longest_sequence(config: PretrainedConfig) -> int:
-    """Return the tokens a model takes; `sys.maxsize` where its positions have no end."""
-    return config.get_text_config().to_dict().get("max_position_embeddings") or sys.maxsize
+    return token_classifier(model, layer)  # anew: saving would undo the mapping of keys
 
 
 def check_context(config: PretrainedConfig, max_prompt_tokens: int, max_new_tokens: int) -> None:

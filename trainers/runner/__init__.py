@@ -1,0 +1,76 @@
+"""The outer loop: stages, evaluation, checkpoints, exports. The algorithm is `ppo.py`.
+
+    run(config)  ->  sft (where sft.num_epochs > 0)  ->  base/  ->  ppo  ->  model/, critic/, best/
+
+PPO always starts from a folder: base/, or `model.path` where nothing was learned before. So a
+resumed run, which loads that folder again, has the same reference to the last bit.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainers.batch import Evaluation
+from trainers.config import Config
+from trainers.distributed import World, shutdown, start
+from trainers.loggers.base import Logger
+from trainers.report.pictures import draw
+from trainers.run_folder import open_run
+from trainers.runner.assemble import EnvFactory, check_shares
+from trainers.runner.control import train_control
+from trainers.runner.session import Session
+from trainers.runner.text import train_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a run leaves behind.
+
+    Attributes:
+        run_dir: the run folder.
+        evaluations: (iteration, held-out scores) in order; iteration 0 is before PPO.
+        metrics: the last iteration's figures by name.
+    """
+
+    run_dir: Path
+    evaluations: Sequence[tuple[int, Sequence[Evaluation]]]
+    metrics: dict[str, float]
+
+
+def run(
+    config: Config,
+    *,
+    env: EnvFactory | str | None = None,
+    reward: object | None = None,
+    resume: bool | Path = False,
+    clean: bool = False,
+    loggers: Sequence[Logger] = (),
+) -> Result:
+    """Run the stages of a config on this rank.
+
+    Args:
+        config: settings.
+        env: instead of `envs`: a registered id, or a callable that makes a Gymnasium environment.
+        reward: instead of `rewards`: a plain function or a reward.
+        resume: continue the run's newest checkpoint, or the one at a path.
+        clean: move an existing run folder away.
+        loggers: told everything, on rank 0.
+
+    Raises:
+        ConfigError: a setting is not allowed.
+        CheckpointError: the run folder is in use, or no checkpoint is whole.
+    """
+    world = World.from_launcher()
+    check_shares(config, world)
+    start(world, config.backend.timeout_seconds)
+    try:
+        folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
+        heard = loggers if world.is_main else ()
+        with Session(config, world, folder, loggers=heard, resume=resume) as session:
+            metrics = (train_control if config.is_control else train_text)(session, env, reward)
+            if world.is_main:
+                draw(folder.path)
+        return Result(run_dir=folder.path, evaluations=session.evaluations, metrics=metrics)
+    finally:
+        shutdown()

@@ -1,0 +1,194 @@
+"""From settings to parts: environments, tokenizer, models, engines, learner, collector.
+
+Everything that a setting can get wrong is refused here, before weights load. Nothing runs here:
+`runner.py` does that.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium
+import torch
+from torch import nn
+
+from llmgym.registry import create_vector, spec
+from llmgym.rewards.base import resolve
+from llmgym.tasks import TaskSampler
+from llmgym.vector import LLMVectorEnv
+from trainers.backends.torch import OptimizerSettings, TorchEngine
+from trainers.config import Config, ModelConfig
+from trainers.distributed import World
+from trainers.errors import ConfigError
+from trainers.learner import FrozenPolicy, Learner
+from trainers.models.causal_lm import CausalPolicy
+from trainers.models.critic import SharedActorCritic
+from trainers.models.loading import build_critic
+from trainers.runner.session import Session
+
+EnvFactory = Callable[[], gymnasium.Env]
+Policy = CausalPolicy | SharedActorCritic
+
+
+def compute_dtype(model: ModelConfig, device: torch.device) -> torch.dtype:
+    """Return the type of matrix products; auto is bfloat16 on a GPU that multiplies it."""
+    if model.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def check_shares(config: Config, world: World) -> None:
+    """Refuse batch numbers that do not divide among ranks or minibatches.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    ppo = config.ppo
+    if ppo.num_prompts % world.size:
+        below = ppo.num_prompts // world.size * world.size
+        near = " or ".join(str(n) for n in (below, below + world.size) if n)
+        raise ConfigError(
+            f"ppo.num_prompts {ppo.num_prompts} x ppo.samples_per_prompt {ppo.samples_per_prompt} "
+            f"= {ppo.num_episodes} episodes cannot be shared by {world.size} ranks. Nearest "
+            f"ppo.num_prompts: {near}."
+        )
+    rows = ppo.num_prompts * ppo.num_steps if config.is_control else ppo.num_episodes
+    if rows % ppo.num_minibatches:
+        raise ConfigError(
+            f"{rows} rows of an iteration do not divide into ppo.num_minibatches "
+            f"{ppo.num_minibatches}. Choose a divisor of {rows}."
+        )
+
+
+def reward_of(config: Config, given: object | None) -> Any | None:  # noqa: ANN401 - a spec or object
+    """Return the reward that replaces the environment's own, or None.
+
+    Args:
+        config: `rewards` is read.
+        given: a reward or a plain function from Python, which wins.
+
+    Raises:
+        RewardNotFound: a name, module or function does not exist.
+    """
+    if given is not None:
+        return given
+    named = [one for one in config.rewards if one.function or one.name]
+    if not named:
+        return None
+    entries = [
+        {
+            "function": one.function,
+            "name": one.name,
+            "weight": one.weight,
+            "kwargs": one.kwargs,
+            "isolated": one.isolated if one.function else None,
+            "timeout_seconds": one.timeout_seconds if one.function else None,
+        }
+        for one in named
+    ]
+    resolve(entries)  # cached; an error is raised now, not in the first rollout
+    return entries
+
+
+def text_envs(
+    config: Config, num_envs: int, *, env: EnvFactory | str | None, reward: object | None,
+    held_out: bool = False,
+) -> LLMVectorEnv:  # fmt: skip
+    """Build slots of the run's environment, one score group.
+
+    Args:
+        config: `envs` and `eval.kwargs` are read.
+        num_envs: slots.
+        env: a registered id or a callable from Python, instead of `envs`.
+        reward: as `reward_of` returned it.
+        held_out: with `eval.kwargs`, for evaluation.
+
+    Raises:
+        gymnasium.error.NameNotFound: no such environment; lists near names.
+        ConfigError: the environment is numeric.
+    """
+    kwargs: dict[str, Any] = dict(config.envs[0].kwargs)
+    if held_out:
+        kwargs |= config.eval.kwargs
+    if reward is not None:
+        kwargs["reward"] = reward
+    if callable(env):
+        return LLMVectorEnv([env] * num_envs)
+    found = spec(env or config.envs[0].id)
+    if found.vector_entry_point == "llmgym.registry:create_vector":
+        return create_vector(num_envs=num_envs, **{**found.kwargs, **kwargs})
+    return LLMVectorEnv([partial(gymnasium.make, found, **kwargs)] * num_envs)
+
+
+def optimizer_settings(config: Config, rate: float) -> OptimizerSettings:
+    """Return PPO's AdamW at `rate`."""
+    ppo = config.ppo
+    return OptimizerSettings(
+        learning_rate=rate,
+        betas=ppo.adam_betas,
+        eps=ppo.adam_eps,
+        weight_decay=ppo.weight_decay,
+        max_grad_norm=ppo.max_grad_norm,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """Where models live and what they multiply in."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, config: Config, world: World) -> "Devices":
+        """Choose for this rank."""
+        return cls(device=world.device, dtype=compute_dtype(config.model, world.device))
+
+    def engine(self, module: nn.Module, settings: OptimizerSettings, name: str) -> TorchEngine:
+        """Wrap a module for training."""
+        return TorchEngine(module, settings, name=name, device=self.device, dtype=self.dtype)
+
+
+def text_learner(config: Config, policy: Policy, devices: Devices) -> Learner:
+    """Build policy and critic engines around a text policy."""
+    ppo = config.ppo
+    critic = None
+    if ppo.critic == "separate":
+        module = build_critic(policy.model, ppo.critic_init)
+        settings = optimizer_settings(config, ppo.critic_learning_rate)
+        critic = devices.engine(module, settings, "critic")
+    engine = devices.engine(policy, optimizer_settings(config, ppo.learning_rate), "policy")
+    return Learner(engine, critic, config)
+
+
+def reference_of(config: Config, policy: Policy, devices: Devices) -> FrozenPolicy | None:
+    """Copy the policy as it is now, for the KL; None where no KL is asked for."""
+    if config.ppo.kl_placement == "none":
+        return None
+    model = copy.deepcopy(policy.model)
+    scorer = policy.scorer
+    frozen = CausalPolicy(model, temperature=scorer.temperature, chunk=scorer.chunk)
+    return FrozenPolicy(frozen.to(devices.device), config, dtype=devices.dtype)
+
+
+def task_sampler(config: Config, envs: LLMVectorEnv, world: World) -> TaskSampler:
+    """Return the sampler of this rank's share of prompts."""
+    return TaskSampler(envs.num_tasks(), config.run.seed, rank=world.rank, world_size=world.size)
+
+
+def card(session: Session, base_model: str | None) -> dict[str, Any]:
+    """Return what a model card says: where the model comes from, its scores, its settings."""
+    config = session.config
+    scores = {}
+    for step, done in session.evaluations:
+        for one in done:
+            scores[f"{one.env}, iteration {step}"] = round(one.mean, 4)
+    return {
+        "title": config.run.name,
+        "base_model": base_model,
+        "metrics": scores,
+        "text": f"Settings: config.yaml of the run, digest {config.digest}.",
+    }

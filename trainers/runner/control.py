@@ -1,0 +1,117 @@
+"""A run on numeric environments: the same PPO with an actor-critic MLP."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import final
+
+import gymnasium
+import torch
+from gymnasium.spaces.utils import flatdim
+
+from llmgym.registry import spec
+from trainers.batch import Evaluation
+from trainers.collect.control import ControlCollector, make_envs
+from trainers.config import Config
+from trainers.distributed import barrier
+from trainers.errors import ConfigError
+from trainers.evaluate import evaluate_control
+from trainers.export import export_mlp
+from trainers.learner import Learner
+from trainers.models.loading import count_parameters
+from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
+from trainers.runner.assemble import Devices, EnvFactory, card, optimizer_settings
+from trainers.runner.loop import improve
+from trainers.runner.session import Session
+
+
+def train_control(
+    session: Session, env: EnvFactory | str | None, reward: object | None
+) -> dict[str, float]:
+    """Run PPO; return the last iteration's figures by name.
+
+    Raises:
+        ConfigError: a setting is for text.
+    """
+    config = session.config
+    if reward is not None or any(one.function or one.name for one in config.rewards):
+        raise ConfigError(
+            "a numeric environment pays its own rewards: drop --reward, or wrap the environment."
+        )
+    if config.ppo.kl_placement != "none":
+        raise ConfigError(
+            "model.preset mlp has no reference to measure a KL against. Set "
+            "--ppo.kl-placement none."
+        )
+    chosen = config.envs[0]
+    make: EnvFactory = env if callable(env) else partial(
+        gymnasium.make, spec(env or chosen.id), **chosen.kwargs
+    )  # fmt: skip
+    training = ControlTraining(session, make)
+    try:
+        return improve(session, training)
+    finally:
+        training.collector.close()
+
+
+def _modules(config: Config, env: gymnasium.Env) -> tuple[PolicyMLP | SharedMLP, ValueMLP | None]:
+    """Build fresh policy and critic that fit the environment's spaces."""
+    rng = torch.Generator().manual_seed(config.run.seed)
+    obs_size, hidden = flatdim(env.observation_space), config.model.hidden_sizes
+    if config.ppo.critic == "shared":
+        return SharedMLP(obs_size, env.action_space, hidden_sizes=hidden, rng=rng), None
+    policy = PolicyMLP(obs_size, env.action_space, hidden_sizes=hidden, rng=rng)
+    return policy, ValueMLP(obs_size, hidden_sizes=hidden, rng=rng)
+
+
+@final
+class ControlTraining:
+    """Policy, critic and environments of a numeric run.
+
+    Args:
+        session: of the run.
+        make: builds one environment.
+    """
+
+    def __init__(self, session: Session, make: Callable[[], gymnasium.Env]) -> None:
+        config, world = session.config, session.world
+        self._session, self._make = session, make
+        envs = make_envs(make, len(world.share(config.ppo.num_prompts)))
+        self._policy, value = _modules(config, envs[0])
+        devices = Devices.of(config, world)
+        engine = devices.engine(
+            self._policy, optimizer_settings(config, config.ppo.learning_rate), "policy"
+        )
+        critic = None
+        if value is not None:
+            settings = optimizer_settings(config, config.ppo.critic_learning_rate)
+            critic = devices.engine(value, settings, "critic")
+        self.learner = Learner(engine, critic, config)
+        self.collector = ControlCollector(envs, config, world)
+        session.note("model", f"mlp {config.model.hidden_sizes}, "
+                              f"{count_parameters(self._policy):,} parameters")  # fmt: skip
+
+    def evaluate(self) -> list[Evaluation]:
+        """Play held-out episodes with the most likely actions; empty where there are none."""
+        config = self._session.config
+        if not config.eval.num_tasks:
+            return []
+        return [
+            evaluate_control(
+                self._policy,
+                lambda: make_envs(self._make, 1)[0],
+                env=config.envs[0].id,
+                num_episodes=config.eval.num_tasks,
+                seed=config.run.seed + 1,
+                world=self._session.world,
+            )
+        ]
+
+    def export(self, names: Sequence[str]) -> None:
+        """Write the current policy with its critic; the name `critic` is left out."""
+        if self._session.world.is_main:
+            value = self.learner.critic_module
+            assert value is None or isinstance(value, ValueMLP)
+            for name in (one for one in names if one != "critic"):
+                folder = self._session.folder.path / name
+                export_mlp(folder, self._policy, value, card(self._session, None))
+        barrier()

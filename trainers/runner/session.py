@@ -1,0 +1,238 @@
+"""One start of a run: its folder, loggers, checkpoints and signals. What it trains is not here."""
+
+import faulthandler
+import logging
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self, final
+
+import torch
+
+from trainers.batch import Evaluation
+from trainers.checkpoint import Loaded, Saver, checkpoint_name, find, find_at, load
+from trainers.config import Config
+from trainers.distributed import World, global_max
+from trainers.identity import check_identity, identity_of
+from trainers.loggers.base import Logger, Stage
+from trainers.run_folder import RunFolder
+from trainers.state_files import random_state, restore_random_state, seed_random_state
+
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+_log = logging.getLogger(__name__)
+
+
+@final
+class Session:
+    """Logs, saves and stops on request; a context manager that leaves a status behind.
+
+    Args:
+        config: settings.
+        world: this process among its peers.
+        folder: the open run folder.
+        loggers: told everything on rank 0; empty on the others.
+        resume: False; True for the newest checkpoint; or the path of one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        folder: RunFolder,
+        *,
+        loggers: Sequence[Logger],
+        resume: bool | Path,
+    ) -> None:
+        self.config, self.world, self.folder = config, world, folder
+        self.evaluations: list[tuple[int, list[Evaluation]]] = []
+        self.best = float("-inf")
+        self._loggers, self._resume = loggers, resume
+        self._saver = Saver(
+            folder.checkpoints,
+            identity_of(config, world),
+            world=world,
+            keep_last=config.checkpoint.keep_last,
+        )
+        self._stopping = False
+        self._is_saved = True
+        self._is_logging = False
+        self._notes: list[tuple[str, str]] = []
+        self._saved_at = time.monotonic()
+        self._save_seconds: float | None = None
+        self._position: dict[str, Any] = {}
+        self._logger_states: Mapping[str, Any] = {}
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Listen to signals."""
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {n: signal.signal(n, self._on_signal) for n in STOPPING}
+            faulthandler.register(signal.SIGUSR2, all_threads=True)
+        self.folder.set_status("running")
+        seed_random_state(self.config.run.seed, self.world.rank)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave status, logs and signal handlers in order."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        status = "interrupted" if self._stopping else "finished"
+        reason = {}
+        if error is not None:
+            status = "interrupted" if kind is KeyboardInterrupt else "failed"
+            reason = {"reason": f"{type(error).__name__}: {error}".splitlines()[0]}
+            _log.error("the run failed", exc_info=error)
+        self.folder.set_status(status, **self._position, **reason)
+        for logger in self._loggers if self._is_logging else ():
+            logger.close(status)
+        self.folder.close()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._stopping:
+            raise KeyboardInterrupt
+        self._stopping = True
+
+    def should_stop(self) -> bool:
+        """Tell whether any rank was asked to stop; the same answer on every rank."""
+        asked = global_max(torch.tensor(int(self._stopping), device=self.world.device))
+        self._stopping = bool(asked)
+        return self._stopping
+
+    def note(self, title: str, text: str) -> None:
+        """Say what the run consists of, as soon as the logs are open."""
+        if not self._is_logging:
+            self._notes.append((title, text))
+            return
+        for logger in self._loggers:
+            logger.note(title, text)
+
+    def start_loggers(self) -> None:
+        """Open the logs where the resumed checkpoint left them; a second call does nothing."""
+        if self._is_logging:
+            return
+        self._is_logging = True
+        for logger in self._loggers:
+            state = self._logger_states.get(type(logger).__name__)
+            logger.start(self.config, self.folder.path, state)
+        for title, text in self._notes:
+            self.note(title, text)
+
+    def log(self, values: Mapping[str, float], step: int, section: Stage, total: int) -> None:
+        """Log the figures of a step, and where the run is."""
+        self._position = {"stage": section, "iteration": step, "num_iterations": total}
+        self._is_saved = False
+        named = dict(values)
+        if self._save_seconds is not None and section == "ppo":
+            named["timing_s/save"] = self._save_seconds
+            self._save_seconds = None
+        for logger in self._loggers:
+            logger.log(named, step, section)
+        if step % self.config.log.every == 0 and section == "ppo":
+            self.folder.set_status("running", **self._position)
+
+    def samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Show a few responses, at the iterations that `log.samples_every` names."""
+        every = self.config.log.samples_every
+        if every and (step % every == 0 or step == 1):
+            for logger in self._loggers:
+                logger.samples(rows[: self.config.log.sample_rows], step)
+
+    def evaluated(self, evaluations: Sequence[Evaluation], step: int) -> bool:
+        """Log held-out scores; tell whether they are the best so far. None to log: no."""
+        if not evaluations:
+            return False
+        self.evaluations.append((step, list(evaluations)))
+        for logger in self._loggers:
+            logger.evaluation(evaluations, step)
+        score = sum(one.mean for one in evaluations) / len(evaluations)
+        is_best = score > self.best
+        self.best = max(score, self.best)
+        return is_best
+
+    def save_is_due(self, step: int) -> bool:
+        """Tell whether a checkpoint is due by count or by the clock."""
+        every = self.config.checkpoint.every
+        return self.clock_says_save() or bool(every and step % every == 0)
+
+    def clock_says_save(self) -> bool:
+        """Tell whether `checkpoint.every_minutes` are over on any rank."""
+        limit = self.config.checkpoint.every_minutes
+        late = limit is not None and time.monotonic() - self._saved_at >= limit * 60
+        return bool(global_max(torch.tensor(int(late), device=self.world.device)))
+
+    def save(
+        self, stage: Stage, step: int, *, shared: Mapping[str, Any], own: Mapping[str, Any],
+        must: bool,
+    ) -> None:  # fmt: skip
+        """Save a checkpoint of this stage.
+
+        Args:
+            stage: it is named after.
+            step: done so far.
+            shared: states that are the same on every rank.
+            own: this rank's states.
+            must: raise where saving fails; else it is tried again after the next step.
+        """
+        if self._is_saved:
+            return
+        began = time.monotonic()
+        path = self._saver.save(
+            checkpoint_name(stage, step),
+            shared=shared,
+            own={**own, "random": random_state(), "session": self._state_dict()},
+            must=must,
+        )
+        self._is_saved = path is not None
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - began
+
+    def _state_dict(self) -> dict[str, Any]:
+        evaluations = [[step, [asdict(e) for e in done]] for step, done in self.evaluations]
+        return {
+            "best": self.best,
+            "evaluations": evaluations,
+            "loggers": {type(one).__name__: one.state_dict() for one in self._loggers},
+        }
+
+    def resumed(self, stage: Stage) -> tuple[int, Loaded] | None:
+        """Return (steps done, states) of the checkpoint to continue from, if it is of this stage.
+
+        Raises:
+            CheckpointError: there are some, but none is whole.
+            ConfigError: it is of a run with other settings.
+        """
+        if self._resume is False:
+            return None
+        if isinstance(self._resume, Path):
+            found = find_at(self._resume) if self._resume.name.startswith(stage) else None
+        else:
+            found = find(self.folder.checkpoints, stage)
+        if found is None:
+            return None
+        loaded = load(found.path, self.world.rank)
+        check_identity(loaded.identity, self.config, self.folder.path)
+        _log.info("continues from %s", found.path)
+        return found.number, loaded
+
+    def restore(self, loaded: Loaded) -> None:
+        """Take up random states, held-out scores and logs where a checkpoint left them."""
+        state = loaded.own["session"]
+        self.best = float(state["best"])
+        self._logger_states = state["loggers"]
+        self.evaluations = [
+            (int(step), [_evaluation(one) for one in done]) for step, done in state["evaluations"]
+        ]
+        restore_random_state(loaded.own["random"])
+
+
+def _evaluation(saved: Mapping[str, Any]) -> Evaluation:
+    return Evaluation(**{**saved, "scores": tuple(saved["scores"]), "rows": tuple(saved["rows"])})

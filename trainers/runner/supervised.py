@@ -1,0 +1,119 @@
+"""Where PPO starts from: the model of a path, a fresh one, or one that learned demonstrations."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from llmgym.vector import LLMVectorEnv
+from trainers import sft
+from trainers.backends.torch import OptimizerSettings
+from trainers.config import Config, TokenizerConfig
+from trainers.demonstrations import Demonstration, demonstrations, tokenize
+from trainers.distributed import barrier
+from trainers.errors import ConfigError
+from trainers.export import export_policy
+from trainers.models.causal_lm import CausalPolicy
+from trainers.models.chat import ChatFormat
+from trainers.models.loading import (
+    count_parameters,
+    load_chat,
+    load_policy_model,
+    load_tokenizer,
+    longest_sequence,
+)
+from trainers.runner.assemble import Devices, card
+from trainers.runner.session import Session
+
+SAMPLED_TASKS = 1024
+"""Tasks whose text a fresh tokenizer is trained on, where nothing is demonstrated."""
+
+
+def base_model(session: Session, envs: LLMVectorEnv | None) -> Config | None:
+    """Return the settings with the model that PPO starts from; None if it was asked to stop.
+
+    Args:
+        session: of the run.
+        envs: the run's environment, for its solutions and texts; None where `data.path` is used.
+
+    Raises:
+        TaskSourceError: demonstrations are missing or wrong.
+        ConfigError: a fresh model has nothing to make a tokenizer from.
+    """
+    config, folder = session.config, session.folder.path / "base"
+    if config.model.path is not None and not config.sft.num_epochs:
+        return config
+    if not folder.exists():  # else a resumed run has come past this point
+        shown = demonstrations(config, [] if envs is None else envs.envs[:1]) \
+            if config.sft.num_epochs else []  # fmt: skip
+        tokenizer = load_tokenizer(config, _corpus(shown, envs))
+        chat = load_chat(config, tokenizer, env=config.envs[0].id)
+        policy = CausalPolicy(
+            load_policy_model(config, chat), temperature=1.0, chunk=config.backend.logprob_chunk
+        )
+        session.note("model", f"{_origin(config)}, {count_parameters(policy) / 1e6:.1f} M")
+        if shown and not _learn(session, policy, chat, shown):
+            return None
+        if session.world.is_main:
+            export_policy(folder, policy.model, chat, card(session, config.model.path))
+        barrier()
+    return replace(
+        config,
+        model=replace(config.model, path=str(folder)),
+        tokenizer=TokenizerConfig(),
+    )
+
+
+def _origin(config: Config) -> str:
+    return config.model.path or f"{config.model.preset}, built in place"
+
+
+def _corpus(shown: Sequence[Demonstration], envs: LLMVectorEnv | None) -> Iterator[str]:
+    """Yield the texts a fresh tokenizer is trained on."""
+    for one in shown:
+        yield from (str(message["content"]) for message in one.messages)
+        yield one.response
+    if shown:
+        return
+    if envs is None:
+        raise ConfigError("a fresh model learns nothing here. Set sft.num_epochs to 1 or more.")
+    size = envs.num_tasks()
+    for task in envs.tasks(range(SAMPLED_TASKS if size is None else min(size, SAMPLED_TASKS))):
+        messages = [task.prompt] if isinstance(task.prompt, str) else task.prompt
+        yield from (one if isinstance(one, str) else one.content for one in messages)
+        yield task.solution or ""
+
+
+def _learn(
+    session: Session, policy: CausalPolicy, chat: ChatFormat, shown: Sequence[Demonstration]
+) -> bool:
+    """Run the supervised stage; False if it was asked to stop before the end."""
+    config, world = session.config, session.world
+    engine = Devices.of(config, world).engine(
+        policy,
+        OptimizerSettings(
+            learning_rate=config.sft.learning_rate,
+            weight_decay=config.sft.weight_decay,
+            max_grad_norm=config.sft.max_grad_norm,
+        ),
+        "policy",
+    )
+    examples, dropped = tokenize(
+        chat, shown, longest=longest_sequence(policy.model.config), too_long=config.data.too_long
+    )
+    train, held_out = sft.split(examples, config.sft.holdout, config.run.seed)
+    total, begin = sft.num_steps(len(train), config), 0
+    session.note("data", f"{len(train)} demonstrations, {len(held_out)} kept back, "
+                         f"{dropped} too long; {total} steps")  # fmt: skip
+    if found := session.resumed("sft"):
+        begin, loaded = found
+        engine.load_state_dict(loaded.shared["engine"])
+        session.restore(loaded)
+    session.start_loggers()
+    steps = sft.train(engine, train, config, world=world, held_out=held_out, start=begin)
+    for step, metrics in enumerate(steps, start=begin + 1):
+        session.log(metrics.values(), step, "sft", total)
+        stop = session.should_stop()
+        if stop or step % (total // config.sft.num_epochs) == 0 or session.clock_says_save():
+            session.save("sft", step, shared={"engine": engine.state_dict()}, own={}, must=stop)
+        if stop and step < total:
+            return False
+    return True

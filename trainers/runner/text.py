@@ -1,0 +1,167 @@
+"""A text run: demonstrations where there are any, then PPO."""
+
+from collections.abc import Sequence
+from typing import final
+
+from llmgym.vector import LLMVectorEnv
+from trainers.batch import Evaluation
+from trainers.collect.text import TextCollector, TextParts
+from trainers.config import Config
+from trainers.distributed import barrier
+from trainers.evaluate import check_disjoint, evaluate_text
+from trainers.export import export_critic, export_policy
+from trainers.generation.transformers import TransformersGenerator
+from trainers.models.loading import (
+    count_parameters,
+    load_chat,
+    load_policy,
+    load_tokenizer,
+    longest_sequence,
+)
+from trainers.runner.assemble import (
+    Devices,
+    EnvFactory,
+    card,
+    reference_of,
+    reward_of,
+    task_sampler,
+    text_envs,
+    text_learner,
+)
+from trainers.runner.loop import improve
+from trainers.runner.session import Session
+from trainers.runner.supervised import base_model
+
+
+def train_text(
+    session: Session, env: EnvFactory | str | None, reward: object | None
+) -> dict[str, float]:
+    """Run the stages; what can be refused is refused before weights load.
+
+    Returns:
+        The last iteration's figures by name; none if PPO was left out or never began.
+    """
+    config = session.config
+    if not config.ppo.num_iterations:
+        needed = config.data.path is None
+        learned = base_model(
+            session, text_envs(config, 1, env=env, reward=None) if needed else None
+        )
+        if learned is not None:
+            _publish(session, learned)
+        return {}
+    rewarded = reward_of(config, reward)
+    num_envs = config.ppo.num_episodes // session.world.size
+    envs = text_envs(config, num_envs, env=env, reward=rewarded)
+    held_out = _held_out(session, envs, env=env, reward=rewarded)
+    try:
+        started = base_model(session, envs)
+        if started is None:
+            return {}
+        return improve(session, TextTraining(session, started, envs=envs, held_out=held_out))
+    finally:
+        envs.close()
+        if held_out is not None:
+            held_out.close()
+
+
+def _held_out(
+    session: Session, envs: LLMVectorEnv, *, env: EnvFactory | str | None, reward: object | None
+) -> LLMVectorEnv | None:
+    """Build the environment of evaluation, whose tasks are not among those trained on."""
+    config, world = session.config, session.world
+    if not config.eval.num_tasks:
+        return None
+    num_envs = min(-(-config.eval.num_tasks // world.size), config.generation.batch_size)
+    held_out = text_envs(config, num_envs, env=env, reward=reward, held_out=True)
+    check_disjoint(envs.envs[0].unwrapped.tasks, held_out.envs[0].unwrapped.tasks)
+    return held_out
+
+
+def _publish(session: Session, learned: Config) -> None:
+    """Write the learned model to model/ as well: what every run ends with."""
+    tokenizer = load_tokenizer(learned)
+    chat = load_chat(learned, tokenizer, env=learned.envs[0].id)
+    if session.world.is_main:
+        policy = load_policy(learned, chat)
+        export_policy(
+            session.folder.path / "model", policy.model, chat, card(session, learned.model.path)
+        )
+    barrier()
+
+
+@final
+class TextTraining:
+    """Policy, critic, reference, generator and environments of a text run.
+
+    Args:
+        session: of the run.
+        started: settings whose `model.path` is what PPO starts from.
+        envs: slots of this rank's episodes.
+        held_out: slots of evaluation, or None.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        started: Config,
+        *,
+        envs: LLMVectorEnv,
+        held_out: LLMVectorEnv | None,
+    ) -> None:
+        config, world = session.config, session.world
+        devices = Devices.of(config, world)
+        self._session, self._held_out = session, held_out
+        self._chat = load_chat(started, load_tokenizer(started), env=config.envs[0].id)
+        self._policy = load_policy(started, self._chat)
+        self._longest = longest_sequence(self._policy.model.config)
+        reference = reference_of(config, self._policy, devices)
+        self.learner = text_learner(config, self._policy, devices)
+        self._generator = TransformersGenerator(
+            self._policy,
+            eos_token_ids=self._chat.eos_token_ids,
+            pad_token_id=self._chat.pad_token_id,
+            batch_size=config.generation.batch_size,
+        )
+        parts = TextParts(
+            envs=envs,
+            generator=self._generator,
+            chat=self._chat,
+            sampler=task_sampler(config, envs, world),
+            reference=reference,
+            max_tokens=self._longest,
+        )
+        self.collector = TextCollector(parts, config, world)
+        number = envs.num_tasks()
+        session.note("model", f"{count_parameters(self._policy) / 1e6:.1f} M parameters, "
+                              f"critic {config.ppo.critic}")  # fmt: skip
+        session.note("tasks", f"{config.envs[0].id}: {number or 'endless'} train, "
+                              f"{config.eval.num_tasks} held out")  # fmt: skip
+
+    def evaluate(self) -> list[Evaluation]:
+        """Answer held-out tasks greedily; empty where there are none."""
+        if self._held_out is None:
+            return []
+        return [
+            evaluate_text(
+                self._held_out,
+                self._generator,
+                chat=self._chat,
+                config=self._session.config,
+                world=self._session.world,
+                max_tokens=self._longest,
+            )
+        ]
+
+    def export(self, names: Sequence[str]) -> None:
+        """Write the current policy, or its critic under the name `critic`."""
+        if self._session.world.is_main:
+            said = card(self._session, self._session.config.model.path)
+            for name in names:
+                folder = self._session.folder.path / name
+                if name != "critic":
+                    export_policy(folder, self._policy.model, self._chat, said)
+                    continue
+                critic = self.learner.critic_module
+                export_critic(folder, self._policy if critic is None else critic, said)
+        barrier()
