@@ -5,7 +5,7 @@ An environment speaks in messages; token ids, masks and budgets belong to the tr
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Literal, Self
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length", "abort"]
 ScoreStatus = Literal["ok", "abstain", "error"]
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Why an episode ended; `terminated` and `truncated` follow from it."""
 
     ANSWERED = "answered"
