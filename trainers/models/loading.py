@@ -317,6 +317,11 @@ def _load_classifier(source: str) -> PreTrainedModel:
     return token_classifier(model, layer)  # anew: saving would undo the mapping of keys
 
 
+def longest_sequence(config: PretrainedConfig) -> int:
+    """Return the tokens a model takes; `sys.maxsize` where its positions have no end."""
+    return config.get_text_config().to_dict().get("max_position_embeddings") or sys.maxsize
+
+
 def check_context(config: PretrainedConfig, max_prompt_tokens: int, max_new_tokens: int) -> None:
     """Refuse prompts and responses that together do not fit the model.
 
