@@ -150,9 +150,9 @@ def test_a_file_is_read_again_when_it_changes(tmp_path):
 def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):
     jsonl(tmp_path / "train.jsonl", {"prompt": "a"})
     with pytest.raises(
-        TaskSourceError, match=r"no file .*trian.jsonl.* Did you mean .*train.jsonl"
+        TaskSourceError, match=r"no file .*trainn.jsonl.* Did you mean .*train.jsonl"
     ):
-        from_file(tmp_path / "trian.jsonl")
+        from_file(tmp_path / "trainn.jsonl")
     with pytest.raises(TaskSourceError, match="no file"):
         from_file(tmp_path / "nowhere" / "train.jsonl")
 
@@ -197,7 +197,7 @@ def test_a_missing_column_is_answered_with_those_there_are_and_the_setting(tmp_p
 
 
 def test_one_row_without_the_column_is_named_by_its_line(tmp_path):
-    path = jsonl(tmp_path / "p.jsonl", {"prompt": "a"}, {"promt": "b"})
+    path = jsonl(tmp_path / "p.jsonl", {"prompt": "a"}, {"prompx": "b"})
     with pytest.raises(
         TaskSourceError, match=r'p\.jsonl, line 2, has no column "prompt"; it has p'
     ):
