@@ -108,14 +108,6 @@ def _warn_on_stderr() -> None:
             package.addHandler(handler)
 
 
-def without_progress_bars() -> None:
-    """Switch off the bars that transformers draws while it reads and writes files."""
-    from transformers.utils import logging as noise
-
-    noise.disable_progress_bar()
-    noise.set_verbosity_error()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)

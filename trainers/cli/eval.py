@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import tyro
 
 from trainers.batch import Evaluation
-from trainers.cli import without_progress_bars
+from trainers.cli.quiet import without_progress_bars
 from trainers.config import Config, EnvConfig
 from trainers.errors import ConfigError
 from trainers.loggers.lines import WIDTH, cut, figure, interval

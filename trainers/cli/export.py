@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from trainers.cli import without_progress_bars
+from trainers.cli.quiet import without_progress_bars
 from trainers.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-5

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import tyro
 
-from trainers.cli import without_progress_bars
+from trainers.cli.quiet import without_progress_bars
 from trainers.config import EnvConfig
 from trainers.errors import ConfigError
 from trainers.loggers.lines import figure, visible

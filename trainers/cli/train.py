@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trainers import config_schema as schema
-from trainers.cli import without_progress_bars
 from trainers.cli.arguments import OPTIONS, Launch, read_arguments
+from trainers.cli.quiet import without_progress_bars
 from trainers.config import SCHEMA, Config
 from trainers.config_files import difference, preset, presets, purpose, read
 

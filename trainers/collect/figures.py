@@ -222,14 +222,14 @@ def _environments(outcome: Outcome) -> Metrics:
             continue
         reward = sum(slot.rewards)
         figures = {
-            "reward": reward,
-            "length": float(len(slot.rewards)),
-            "terminated_frac": float(slot.terminated),
-            "truncated_frac": float(slot.truncated),
+            f"env/{env}/reward": reward,
+            f"env/{env}/length": float(len(slot.rewards)),
+            f"env/{env}/terminated_frac": float(slot.terminated),
+            f"env/{env}/truncated_frac": float(slot.truncated),
         }
         if best < float("inf"):
-            figures["success"] = float(reward >= best - 1e-6)
-        metrics += Metrics.scalars({f"env/{env}/{name}": one for name, one in figures.items()})
+            figures[f"env/{env}/success"] = float(reward >= best - 1e-6)
+        metrics += Metrics.scalars(figures)
     return metrics
 
 
