@@ -1,0 +1,190 @@
+"""The command: its verbs, its exit codes, and what it says without a traceback."""
+
+import dataclasses
+import json
+import logging
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from trainers import cli
+from trainers.cli import doctor, envs, eval, export, play, schema
+from trainers.cli.eval import report
+from trainers.errors import CheckpointError
+from trainers.evaluate import summary
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch):
+    """Put back what the command sets for its process."""
+    monkeypatch.delenv("RANK", raising=False)
+    loggers = [logging.getLogger(name) for name in ("llmgym", "trainers")]
+    before = [(one, one.propagate, list(one.handlers)) for one in loggers]
+    with warnings.catch_warnings():
+        yield
+    for one, propagate, handlers in before:
+        one.propagate, one.handlers[:] = propagate, handlers
+
+
+def options(kind):
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def test_the_verbs_are_these():
+    assert list(cli.VERBS) == ["train", "sft", "eval", "play", "envs", "export", "schema", "doctor"]
+
+
+def test_the_options_of_each_verb_are_these():
+    assert options(eval.Options) == [
+        "target", "env", "against", "n", "temperature", "top_p", "top_k", "plugins",
+    ]  # fmt: skip
+    assert options(play.Options) == ["target", "env", "base", "plugins"]
+    assert options(export.Options) == ["target", "out", "to", "best"]
+    assert options(schema.Options) == ["field"]
+    assert options(doctor.Options) == []
+    assert options(envs.List) == ["filter", "plugins"]
+    assert options(envs.Show) == ["id", "seed", "kwargs", "plugins"]
+    assert options(envs.Check) == ["id", "episodes", "kwargs", "plugins"]
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"], ["help"]])
+def test_help_lists_every_verb(argv, capsys):
+    assert cli.main(argv) == 0
+    printed = capsys.readouterr().out
+    for verb in cli.VERBS:
+        assert f"  {verb} " in printed
+
+
+@pytest.mark.parametrize("verb", ["eval", "play", "envs", "export", "schema", "doctor", "train"])
+def test_each_verb_explains_itself(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    assert f"llmgym {verb}" in capsys.readouterr().out
+
+
+def test_an_unknown_verb_is_wrong_usage(capsys):
+    assert cli.main(["trian"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith('ConfigError: no verb "trian". Did you mean train?')
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["train", "--ppo.gama", "1"], "ConfigError: ppo.gama is not a setting."),
+        (["schema", "--field", "ppo.gama"], "ConfigError: ppo.gama is not a setting."),
+        (["envs", "show", "llmgym/Arithmetc-v0"], "llmgym/Arithmetic-v0"),
+        (["envs", "list", "--plugins", "no_such_module"], "PluginError"),
+        (["envs", "show", "llmgym/Arithmetic-v0", "--kwargs", "x"], "takes NAME=VALUE"),
+        (["eval", "./nope"], "is neither a run folder nor a model folder"),
+        (["eval", "x", "--nn", "3"], "--nn"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_no_traceback(argv, words, capsys):
+    assert cli.main(argv) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+
+
+def test_debug_raises(capsys):
+    with pytest.raises(ValueError, match="not a setting"):
+        cli.main(["train", "--ppo.gama", "1", "--debug"])
+
+
+def test_a_failure_exits_with_1(monkeypatch, capsys):
+    def fail(argv):
+        raise CheckpointError("runs/a cannot be written.")
+
+    monkeypatch.setattr(schema, "main", fail)
+    assert cli.main(["schema"]) == 1
+    assert capsys.readouterr().err == "CheckpointError: runs/a cannot be written.\n"
+
+
+def test_a_missing_library_names_the_extra(monkeypatch, capsys):
+    def fail(argv):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(schema, "main", fail)
+    assert cli.main(["schema"]) == 1
+    assert capsys.readouterr().err == (
+        'schema needs torch, which is not installed.\npip install "llmgym-rl[train]"\n'
+    )
+
+
+def test_a_wrong_setting_is_said_by_rank_0_alone(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["train", "--ppo.gama", "1"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_warning_reaches_stderr_once(capsys):
+    cli.main(["schema", "--field", "ppo.gamma"])
+    cli.main(["schema", "--field", "ppo.gamma"])
+    logging.getLogger("trainers.x").warning("look")
+    assert capsys.readouterr().err == "warning: look\n"
+
+
+def test_schema_is_a_json_schema_of_every_section(capsys):
+    assert cli.main(["schema"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert {"run", "ppo", "log"} <= tree["properties"].keys()
+    assert tree["additionalProperties"] is False
+
+
+def test_schema_explains_one_setting(capsys):
+    assert cli.main(["schema", "--field", "ppo.clip-low"]) == 0
+    assert capsys.readouterr().out == (
+        "ppo.clip_low\n  The ratio is clipped below at 1 - clip_low.\n  type     a number\n"
+        "  range    above 0 and below 1\n  default  0.2\n"
+    )
+
+
+def test_schema_lists_a_section(capsys):
+    assert cli.main(["schema", "--field", "log"]) == 0
+    printed = capsys.readouterr().out
+    assert "log.every = 1" in printed
+    assert "log.wandb\n" in printed
+
+
+def test_envs_list_show_and_check(capsys):
+    assert cli.main(["envs", "list", "reverse"]) == 0
+    assert capsys.readouterr().out == "llmgym/ReverseTokens-v0  probe, procedural\n"
+    assert cli.main(["envs", "show", "llmgym/Arithmetic-v0"]) == 0
+    printed = capsys.readouterr().out
+    assert "reward       0 to 1" in printed
+    assert "earns 1" in printed
+    assert cli.main(["envs", "check", "llmgym/ReverseTokens-v0", "--episodes", "2"]) == 0
+    assert capsys.readouterr().out.endswith("ok\n")
+
+
+def test_doctor_says_a_line_for_each_thing_and_the_fix(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "NEEDED", (*doctor.NEEDED, "no-such-package"))
+    assert cli.main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    for name in ("Python", "packages", "CPU", "CUDA", "disk", "W&B", "hub", "data"):
+        assert any(line[5:].startswith(name) for line in printed.splitlines())
+    assert 'no-such-package missing  -> pip install "llmgym-rl"' in printed
+
+
+def test_a_report_pairs_the_same_tasks():
+    def row(prompt, reward):
+        return {"prompt": prompt, "completion": str(reward), "reward": reward}
+
+    ours = summary("a/B-v0", [1.0, 1.0], [row("p", 1.0), row("q", 1.0)])
+    theirs = summary("a/B-v0", [0.0, 1.0], [row("p", 0.0), row("q", 1.0)])
+    lines = report([("runs/a/model", ours), ("base", theirs)], "greedy")
+    assert lines[0] == "Held-out a/B-v0: 2 tasks, greedy, 95 % interval"
+    assert lines[1].startswith("  runs/a/model  1 [")
+    assert lines[3].startswith("  paired difference +0.5 [")
+    assert lines[4:7] == [
+        "  prompt   p", "  before   0.0  reward 0", "  after    1.0  reward 1",
+    ]  # fmt: skip
+
+
+def test_the_script_of_launchers_is_the_same_command():
+    command = [sys.executable, "scripts/train_ppo.py", "--ppo.gama", "1", "--local_rank=0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "ppo.gama is not a setting" in done.stderr
