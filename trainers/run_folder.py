@@ -191,10 +191,7 @@ def _describe(path: Path, config: Config, command: Sequence[str]) -> int:
     _replace(path / "config.yaml", redact(dump(config)))
     _append(path / "command.txt", f"attempt {attempt}: {redact(shlex.join(command))}\n")
     _append(path / "environment.txt", redact(_environment(attempt)))
-    link = logs / f".latest-{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.name)
-    link.replace(logs / "latest")
+    _point(logs / "latest", folder.name)
     return attempt
 
 
@@ -290,6 +287,16 @@ def _log_to(file: Path) -> logging.Handler:
         logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger(name).addHandler(handler)
     return handler
+
+
+def _point(link: Path, target: str) -> None:
+    """Make `link` a link to `target`; a copy of a run, where it is a folder, keeps that."""
+    if link.is_dir() and not link.is_symlink():
+        return
+    draft = link.with_name(f".{link.name}-{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(target)
+    draft.replace(link)
 
 
 def _append(file: Path, text: str) -> None:

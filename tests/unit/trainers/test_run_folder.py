@@ -165,6 +165,14 @@ def test_ranks_that_differ_are_named(monkeypatch):
         same_everywhere(settings="a", data="x")
 
 
+def test_a_copy_of_a_run_in_which_the_link_became_a_folder_can_be_continued(tmp_path):
+    path = finished(tmp_path).path
+    (path / "logs" / "latest").unlink()
+    (path / "logs" / "latest").mkdir()
+    opened(tmp_path, resume=True).close()
+    assert (path / "logs" / "attempt_2").is_dir()
+
+
 def test_status_is_replaced_whole(tmp_path):
     folder = opened(tmp_path)
     folder.set_status("running", stage="ppo", iteration=1)
