@@ -15,19 +15,24 @@ class Actor(Protocol):
     @property
     def policy_version(self) -> int:
         """Optimizer steps taken: which weights these are."""
+        ...
 
     @property
     def policy_module(self) -> nn.Module:
         """The bare policy."""
+        ...
 
     def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
         """Return [B, T] log-probabilities of the actions; no gradient, by token budget."""
+        ...
 
     def values(self, inputs: Inputs) -> Tensor:
         """Return [B, T + 1] values of text, [B, T] of control; no gradient."""
+        ...
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the policy's (name, tensor)."""
+        ...
 
 
 class Reference(Protocol):
@@ -35,6 +40,7 @@ class Reference(Protocol):
 
     def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
         """Return [B, T] log-probabilities of the actions; no gradient, by token budget."""
+        ...
 
 
 class Collector(ABC):

@@ -24,6 +24,7 @@ from trainers.collect.shaping import ScoreScale
 from trainers.config import Config
 from trainers.distributed import World, gather, global_metrics, global_moments, global_sum
 from trainers.generation.sampling import uniforms
+from trainers.models.mlp import PolicyMLP, SharedMLP
 
 
 class Step(NamedTuple):
@@ -199,6 +200,7 @@ class ControlCollector(Collector):
     ) -> tuple[ControlInputs, Tensor, list[list[Step]], list[Ended]]:
         """Return inputs, the observations after each step [B, T, ...], the steps, the endings."""
         policy = actor.policy_module
+        assert isinstance(policy, PolicyMLP | SharedMLP), "control acts with an MLP"
         device = next(policy.parameters()).device
         numbers = torch.tensor(list(self._numbers))[:, None]
         dims = torch.arange(policy.head.num_uniforms)

@@ -65,7 +65,8 @@ def play(
         max_new_tokens=config.generation.max_new_tokens,
         max_tokens=options.max_tokens,
     )
-    ledger = TokenLedger(chat, observations, index=options.index, limits=limits)
+    opening = [one for one in observations if one is not None]
+    ledger = TokenLedger(chat, opening, index=options.index, limits=limits)
     if config.data.too_long == "raise":
         _check_prompts(ledger, limits)
     idle = Request(token_ids=[chat.pad_token_id], index=0, max_new_tokens=1)

@@ -118,7 +118,7 @@ class ScoreScale:
         return self._running.std
 
     def clip(self, rewards: Tensor) -> Tensor:
-        """Return rewards within +- `ppo.reward_clip`."""
+        """Return rewards [...] within +- `ppo.reward_clip`."""
         limit = self._config.reward_clip
         return rewards if limit is None else rewards.clamp(-limit, limit)
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
-from llmgym.env import SingleTurnEnv
+from llmgym.env import SingleTurnEnv, inner_env
 from llmgym.errors import RewardError
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Experience, Metrics, Rollout, TextInputs
@@ -34,12 +34,15 @@ class Sampler(Protocol):
 
     def next(self, n: int) -> list[int]:
         """Return this rank's next `n` task numbers."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position."""
+        ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,7 @@ class TextCollector(Collector):
             logprobs=logprobs,
             ref_logprobs=ref,
             env_ids=self._env_ids,
-            best=[env.unwrapped.reward_bounds[1] for env in self._parts.envs.envs],
+            best=[inner_env(env).reward_bounds[1] for env in self._parts.envs.envs],
             kl_coef=self._shaper.controller.coef,
         )
         rollout = self._rollout(outcome, values)

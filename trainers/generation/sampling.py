@@ -30,7 +30,7 @@ def _shifted(words: Tensor, bits: int) -> Tensor:
 
 
 def mix(words: Tensor) -> Tensor:
-    """Scramble int64 words so that neighbours become unrelated; a bijection.
+    """Scramble int64 words [...] so that neighbours become unrelated; a bijection.
 
     Source: the finalizer of SplitMix64: Steele, Lea, Flood, OOPSLA 2014, "Fast splittable
     pseudorandom number generators", in the variant 13 of Stafford.

@@ -13,7 +13,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from trainers.errors import GenerationError
 from trainers.generation.base import Generator, Request, Response, Sampling
@@ -30,12 +30,12 @@ def _caching(model: nn.Module) -> Iterator[None]:
     """Switch gradient checkpointing off, under which a model that trains keeps no cache."""
     layers = [one for one in model.modules() if vars(one).get("gradient_checkpointing")]
     for layer in layers:
-        layer.gradient_checkpointing = False
+        vars(layer)["gradient_checkpointing"] = False
     try:
         yield
     finally:
         for layer in layers:
-            layer.gradient_checkpointing = True
+            vars(layer)["gradient_checkpointing"] = True
 
 
 @final
@@ -48,7 +48,9 @@ class _Batch:
         logits: [b, V] of the next token.
     """
 
-    def __init__(self, model: nn.Module, requests: Sequence[Request], pad_token_id: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, requests: Sequence[Request], pad_token_id: int
+    ) -> None:
         self._model = model
         # ALiBi families count by the mask themselves.
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
