@@ -23,9 +23,11 @@ class Chat(Protocol):
 
     def prompt_ids(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[int]:
         """Return the ids of a dialogue, up to where the response begins."""
+        ...
 
     def response_ids(self, text: str) -> Sequence[int]:
         """Return the ids of a response, its end token included."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from trainers.checkpoint import Found, Saver, checkpoint_name, find, load
-from trainers.distributed import World
+from trainers.checkpoint import Found, Saver, checkpoint_name, find, find_at, load
+from trainers.distributed import World, shutdown, start
 from trainers.errors import CheckpointError
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir")
@@ -70,3 +70,36 @@ def save_with_file_limit(folder: Path, number: int, limit: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.exit(3 if save(folder, number, size=100_000) is None else 0)
+
+
+def save_as_rank(rank: int, port: int, folder: Path, results: Path) -> None:
+    """Save as one of two ranks: well, then with a full disk on rank 1, then from what is found.
+
+    Writes what this rank saw into a file of `results`.
+    """
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    world = World.from_launcher()
+    start(world, 60)
+    try:
+        saver = Saver(folder, {}, world=world, keep_last=1)
+        own = {"rank": rank, "large": torch.ones(100_000)}
+        first = saver.save("ppo_000001", shared={"w": {"x": torch.ones(3)}}, own=own)
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        if rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+        failed = saver.save("ppo_000002", shared={}, own=own)
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        found = find(folder, "ppo")
+        assert first is not None
+        assert failed is None
+        assert found is not None
+        seen = load(found.path, rank).own["rank"]
+        try:
+            saver.save("ppo_000003", shared={}, own={"rank": rank})
+            find_at(folder / "ppo_000009")
+        except CheckpointError as error:
+            (results / f"rank_{rank}").write_text(f"{found.number} {seen} {error}")
+    finally:
+        shutdown()
