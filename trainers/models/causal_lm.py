@@ -9,7 +9,7 @@ V vocabulary, D hidden. Logits [B, L, V] are never built:
 
 import inspect
 from dataclasses import dataclass
-from typing import Self, final
+from typing import Self, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ class ActionScorer:
         return cls(temperature=temperature, chunk=chunk, scale=scale, softcap=softcap)
 
     def __call__(
-        self, head: nn.Module, hidden: Tensor, targets: Tensor, *, entropy: EntropyMode
+        self, head: nn.Linear, hidden: Tensor, targets: Tensor, *, entropy: EntropyMode
     ) -> tuple[Tensor, Tensor | None]:
         """Return logprobs [N] and entropies [N] or None, of `targets` [N] after `hidden` [N, D]."""
         bias = head.bias
@@ -103,7 +103,7 @@ def score_responses(
 
     With no token at all every parameter still gets a gradient, zero, which DDP waits for.
     """
-    head = model.get_output_embeddings()
+    head = cast(nn.Linear, model.get_output_embeddings())
     before = hidden[:, inputs.num_prompt - 1 : -1]
     logprobs, entropies = scorer(
         head, before[response_mask], inputs.actions[response_mask], entropy=entropy
@@ -146,8 +146,8 @@ def check_head(policy: CausalPolicy) -> None:
         ConfigError: they differ: a head or a padding rule of this architecture is not known here.
     """
     model, temperature = policy.model, policy.scorer.temperature
-    device = model.get_input_embeddings().weight.device
-    tokens = torch.arange(1, 9, device=device).unsqueeze(0) % model.config.vocab_size
+    vocab_size = model.config.get_text_config().vocab_size
+    tokens = torch.arange(1, 9, device=model.device).unsqueeze(0) % vocab_size
     logits = model(input_ids=tokens, use_cache=False).logits.float() / temperature
     expected = logits.log_softmax(-1)[:, 1:-1].gather(-1, tokens[:, 2:, None]).squeeze(-1)
     padded = TextInputs(

@@ -109,7 +109,7 @@ class ChatFormat:
         Masks are made from lengths, never from this id, so it may also be an end token.
         """
         pad = self.tokenizer.pad_token_id
-        return self._eos_token_ids[0] if pad is None else int(pad)
+        return pad if isinstance(pad, int) else self._eos_token_ids[0]
 
     @cached_property
     def digest(self) -> str:
@@ -167,16 +167,18 @@ class ChatFormat:
             )
         )
 
-    def _guarded(self, messages: Messages) -> list[dict[str, Any]]:
+    def _guarded(self, messages: Messages) -> Messages:
         if not self._control:
-            return [dict(message) for message in messages]
+            return list(messages)
         return [_replaced(message, self._spelled, self._control) for message in messages]
 
     def _rendered(self, messages: Messages, *, generate: bool) -> str:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    list(messages), add_generation_prompt=generate, tokenize=False
+                    [dict(message) for message in messages],
+                    add_generation_prompt=generate,
+                    tokenize=False,
                 )
             )
         except TemplateError as error:

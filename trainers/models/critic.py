@@ -9,7 +9,7 @@ the one after the last), float32:
 """
 
 import copy
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +68,7 @@ def token_classifier(model: PreTrainedModel, head: nn.Linear | None = None) -> P
             f"transformers has no token classifier for {type(model).__name__}, which a separate "
             "critic is. Set ppo.critic shared."
         ) from error
-    embedding = model.get_input_embeddings().weight
-    mine = zero_head(config.get_text_config().hidden_size, embedding.device)
+    mine = zero_head(config.get_text_config().hidden_size, model.device)
     if head is not None:
         mine.load_state_dict(head.state_dict())
     setattr(shell, head_name(shell), mine)
@@ -93,7 +92,7 @@ class Critic(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """The value head [1, D]."""
-        return self.model.get_submodule(self._head)
+        return cast(nn.Linear, self.model.get_submodule(self._head))
 
     def forward(self, inputs: TextInputs) -> Tensor:
         """Return values [B, T + 1], float32; those after a response's end mean nothing."""
@@ -114,9 +113,7 @@ class SharedActorCritic(nn.Module):
         super().__init__()
         self.model = model
         self.scorer = ActionScorer.of(model.config, temperature=temperature, chunk=chunk)
-        embedding = model.get_input_embeddings().weight
-        width = model.config.get_text_config().hidden_size
-        self.value_head = zero_head(width, embedding.device)
+        self.value_head = zero_head(model.config.get_text_config().hidden_size, model.device)
 
     def forward(
         self, inputs: TextInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
