@@ -151,7 +151,7 @@ def tanh_trunk(obs_size: int, hidden_sizes: Sequence[int], rng: torch.Generator)
 
 
 def flattened(obs: Tensor, batch_dims: int) -> Tensor:
-    """Return obs as float32 with one dimension of features after the first `batch_dims`."""
+    """Return obs [B, ...] or [B, T, ...] as float32 with one dimension of features at the end."""
     return obs.float().reshape(*obs.shape[:batch_dims], -1)
 
 
