@@ -200,12 +200,7 @@ def typed(name: str, words: Sequence[str]) -> Any:  # noqa: ANN401
 
 
 def _default(path: schema.Path) -> Any:  # noqa: ANN401
-    value: Any = SCHEMA.dump_python(Config(), mode="json")
-    for part in path:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return {}
+    value = schema.value_at(SCHEMA.dump_python(Config(), mode="json"), path)
     return {} if value is None else copy.deepcopy(value)
 
 
@@ -223,12 +218,12 @@ def _assign(tree: dict[str, Any], path: schema.Path, value: Any) -> None:  # noq
             raise ConfigError(schema.unknown(inside))
         if isinstance(node, list) and part == len(node):
             node.append({})
-        part = str(part) if isinstance(node, dict) else part
+        key: Any = str(part) if isinstance(node, dict) else part
         if depth == len(path) - 1:
-            node[part] = copy.deepcopy(value)
-        elif isinstance(node, dict) and node.get(part) is None:
-            node[part] = _default(inside)
-        node = node[part]
+            node[key] = copy.deepcopy(value)
+        elif isinstance(node, dict) and node.get(key) is None:
+            node[key] = _default(inside)
+        node = node[key]
 
 
 def read(files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None) -> Config:

@@ -130,6 +130,18 @@ def leaves(path: Path = ()) -> Iterator[Path]:
         yield path
 
 
+def value_at(tree: Any, path: Path) -> Any:  # noqa: ANN401
+    """Return what stands at a path of nested settings, or None if nothing does."""
+    for part in path:
+        if isinstance(tree, dict):
+            tree = tree.get(part)
+        elif isinstance(tree, list) and isinstance(part, int):
+            tree = tree[part] if part < len(tree) else None
+        else:
+            return None
+    return tree
+
+
 def dotted(path: Path) -> str:
     """Return a path as it is typed: ppo.clip_low."""
     return ".".join(map(str, path))

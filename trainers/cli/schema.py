@@ -50,11 +50,7 @@ def _line(path: schema.Path) -> str:
 
 
 def _default(path: schema.Path) -> Any:  # noqa: ANN401
-    value: Any = SCHEMA.dump_python(Config(), mode="json")
-    for part in path:
-        is_there = part in value if isinstance(value, dict) else isinstance(value, list)
-        value = value[part] if is_there else None
-    return value
+    return schema.value_at(SCHEMA.dump_python(Config(), mode="json"), path)
 
 
 def main(argv: Sequence[str]) -> int:

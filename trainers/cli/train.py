@@ -72,12 +72,10 @@ def _wrapped(title: str, text: str) -> list[str]:
 
 
 def _setting_lines(leaf: schema.Path, tree: Any) -> list[str]:  # noqa: ANN401
-    value: Any = tree
-    for part in leaf:
-        is_there = isinstance(value, dict) or (isinstance(value, list) and part < len(value))
-        value = value[part] if is_there else None
     description = " ".join((schema.at(leaf) or {}).get("description", "").split())
-    name = f"  --{schema.dotted(leaf).replace('_', '-')} {schema.plain(value)}"
+    name = (
+        f"  --{schema.dotted(leaf).replace('_', '-')} {schema.plain(schema.value_at(tree, leaf))}"
+    )
     return [name, *_wrapped(" " * 8, description)]
 
 

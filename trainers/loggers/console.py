@@ -49,6 +49,7 @@ class ConsoleLogger(Logger):
         self._config = Config()
         self._run_dir = Path()
         self._rewards: list[float] = []
+        self._iterations = 0
         self._warned: Counter[str] = Counter()
         self._evaluations: list[Sequence[Evaluation]] = []
         self._reached = ""
@@ -88,7 +89,8 @@ class ConsoleLogger(Logger):
         total = f"/{self._config.ppo.num_iterations}" if section == "ppo" else ""
         self._reached = f"{section} {step}{total}"
         if section == "ppo":
-            self._rewards.append(values.get("objective/scores", 0.0))
+            self._iterations += 1
+            self._rewards += [values["objective/scores"]] if "objective/scores" in values else []
             self._alarm(values, step)
             self._explain(values)
         every = self._config.log.every * (SFT_STEPS_A_LINE if section == "sft" else 1)
@@ -126,7 +128,7 @@ class ConsoleLogger(Logger):
             self._warned[name] += 1
 
     def _explain(self, values: Mapping[str, float]) -> None:
-        is_first = len(self._rewards) == 1 and not self._is_quiet
+        is_first = self._iterations == 1 and not self._is_quiet
         if is_first and abs(values.get("loss/policy_avg", 1.0)) < 1e-2:
             self._print("The policy loss starts near 0: its ratio starts at 1. Watch the reward.")
 

@@ -26,9 +26,10 @@ def curves(run_dir: Path) -> dict[str, dict[int, float]]:
             record = json.loads(line)
         except json.JSONDecodeError:  # cut in two by a kill
             continue
-        step = record.get("train/global_step")
-        for name, value in record.items() if step is not None else ():
-            if isinstance(value, int | float):
+        figures = {name: one for name, one in record.items() if isinstance(one, int | float)}
+        if "train/global_step" in figures:
+            step = int(figures["train/global_step"])
+            for name, value in figures.items():
                 found.setdefault(name, {})[step] = value
     return found
 
