@@ -56,12 +56,12 @@ def test_batch_normalization_is_of_the_valid_episodes_scores():
 
 
 def test_the_turns_of_an_episode_add_up_to_its_normalized_score():
-    rewards = [[1.0, 0.0, 2.0, 0.0], [0.0, 5.0, 0.0, 0.0]]
+    rewards = [[1.0, 0.0, 2.0, 0.0], [0.0, 7.0, 0.0, 0.0]]
     ends = [[1, 0, 1, 0], [1, 1, 0, 0]]
-    result = shaped({"reward_normalize": "batch"}, rewards, ends)  # scores 3 and 5: mean 4, std 1
+    result = shaped({"reward_normalize": "batch"}, rewards, ends)  # scores 3 and 7: mean 5, std 2
 
     torch.testing.assert_close(result.rewards.sum(1), torch.tensor([-1.0, 1.0]))
-    torch.testing.assert_close(result.rewards[0], torch.tensor([1.0, 0.0, -2.0, 0.0]))
+    torch.testing.assert_close(result.rewards[0], torch.tensor([0.5, 0.0, -1.5, 0.0]))
 
 
 def test_equal_scores_are_normalized_without_nan():

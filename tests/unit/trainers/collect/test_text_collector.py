@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from llmgym.errors import RewardError, TaskSourceError
-from llmgym.tasks import TaskSampler
 from tests.unit.trainers.collect.tiny import (
     Actor,
     Scripted,
@@ -21,7 +20,6 @@ from tests.unit.trainers.collect.tiny import (
     written_by,
 )
 from trainers.collect.play import PlayOptions, play
-from trainers.collect.text import TextCollector, TextParts
 from trainers.distributed import World
 from trainers.errors import GenerationError
 from trainers.generation.base import Sampling
@@ -52,13 +50,10 @@ def test_rows_have_the_same_draws_at_any_number_of_ranks(chat):
     actor = Actor(policy(chat))
 
     def rows(rank, size):
-        parts = TextParts(
-            envs=single_turn(by_task, num_envs=8 // size),
-            generator=written_by(actor.policy_module, chat),
-            chat=chat,
-            sampler=TaskSampler(6, seed=1, rank=rank, world_size=size),
-        )
-        collector = TextCollector(parts, settings, World(rank=rank, size=size))
+        envs = single_turn(by_task, num_envs=8 // size)
+        generator = written_by(actor.policy_module, chat)
+        world = World(rank=rank, size=size)
+        collector = collector_of(chat, envs, generator, settings, world=world)
         rollout = collector.collect(actor, 2)
         return {
             int(index): (row["prompt"], tuple(actions[mask].tolist()))

@@ -140,16 +140,16 @@ def scripted(chat, script, **kwargs):
     return Scripted(script, chat.eos_token_ids, **kwargs)
 
 
-def collector_of(chat, envs, generator, settings, reference=None, **parts):
+def collector_of(chat, envs, generator, settings, reference=None, world=None):
+    world = world or World()
     made = TextParts(
         envs=envs,
         generator=generator,
         chat=chat,
-        sampler=TaskSampler(6, seed=1),
+        sampler=TaskSampler(6, seed=1, rank=world.rank, world_size=world.size),
         reference=reference,
-        **parts,
     )
-    return TextCollector(made, settings, World())
+    return TextCollector(made, settings, world)
 
 
 def written_by(policy, chat, **kwargs):
