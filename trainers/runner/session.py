@@ -231,7 +231,12 @@ class Session:
         self.evaluations = [
             (int(step), [_evaluation(one) for one in done]) for step, done in state["evaluations"]
         ]
-        restore_random_state(loaded.own["random"])
+        saved_by = loaded.identity["world_size"]
+        if saved_by == self.world.size:
+            restore_random_state(loaded.own["random"])
+        else:  # each rank keeps the generators it was seeded with: those saved belong to others
+            _log.warning("saved by %d ranks, resumed by %d: what libraries draw from the global "
+                         "generators differs", saved_by, self.world.size)  # fmt: skip
 
 
 def _evaluation(saved: Mapping[str, Any]) -> Evaluation:
