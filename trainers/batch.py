@@ -263,7 +263,7 @@ class Metrics:
     minima: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def scalars(cls, values: Mapping[str, float]) -> "Metrics":
+    def scalars(cls, values: Mapping[str, float | int]) -> "Metrics":
         """Take figures that are global already; adding two of a name averages them."""
         return cls(means={name: (float(value), 1.0) for name, value in values.items()})
 

@@ -118,7 +118,7 @@ def _compacted_gae(rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor]
     order = torch.argsort((~mask).long(), dim=1, stable=True)  # actions first, in their order
     real = torch.gather(mask, 1, order)
 
-    def compact(tensor: Tensor, filler: float) -> Tensor:
+    def compact(tensor: Tensor, filler: int) -> Tensor:
         moved = torch.gather(tensor, 1, order)
         return torch.where(real, moved, torch.full_like(moved, filler))
 

@@ -9,6 +9,7 @@ from tests import tiny
 from trainers import ppo
 from trainers.backends.torch import TorchEngine
 from trainers.batch import Metrics
+from trainers.collect.base import Collector
 from trainers.config_ppo import PPOConfig
 from trainers.errors import NonFiniteError
 from trainers.functional.kl import kl_estimate
@@ -21,7 +22,7 @@ from trainers.ppo import learn, make_experience, minibatches, train, update
 RATES = {"learning_rate": 1e-2, "critic_learning_rate": 1e-2}
 
 
-class Recorder:
+class Recorder(Collector):
     """A collector whose rollouts are the ragged batch, scored by the learner as it is."""
 
     def __init__(self):
@@ -40,6 +41,18 @@ class Recorder:
 
     def metrics(self):
         return Metrics.scalars({"objective/scores": 1.0})
+
+    def samples(self):
+        return []
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        assert not state
+
+    def close(self):
+        pass
 
 
 def naive(learner, made):
