@@ -11,9 +11,8 @@ TORCH_OPTIONS ?=
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 PYTEST = $(BIN)/python -m pytest -q
-# Annotated shapes are checked as the tests call; two tests of our own shape errors would meet the checker first.
-SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype \
-  -k "not differs_is_named and not unknown_schedule"
+# Annotated shapes are checked as the tests call.
+SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype
 
 .PHONY: install train test test-required test-shapes test-slow test-gpu format lint type architecture check clean help
 
