@@ -15,6 +15,7 @@ from trainers.batch import Evaluation
 from trainers.config import Config
 from trainers.distributed import World, shutdown, start
 from trainers.loggers.base import Logger
+from trainers.loggers.usual import usual_loggers
 from trainers.report.pictures import draw
 from trainers.run_folder import open_run
 from trainers.runner.assemble import EnvFactory, check_shares
@@ -45,7 +46,7 @@ def run(
     reward: object | None = None,
     resume: bool | Path = False,
     clean: bool = False,
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence[Logger] | None = None,
 ) -> Result:
     """Run the stages of a config on this rank.
 
@@ -55,7 +56,7 @@ def run(
         reward: instead of `rewards`: a plain function or a reward.
         resume: continue the run's newest checkpoint, or the one at a path.
         clean: move an existing run folder away.
-        loggers: told everything, on rank 0.
+        loggers: told everything, on rank 0; None: the console, metrics.jsonl and W&B.
 
     Raises:
         ConfigError: a setting is not allowed.
@@ -63,11 +64,13 @@ def run(
     """
     world = World.from_launcher()
     check_shares(config, world)
+    heard = usual_loggers(config) if loggers is None else loggers
     start(world, config.backend.timeout_seconds)
     try:
         folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
-        heard = loggers if world.is_main else ()
-        with Session(config, world, folder, loggers=heard, resume=resume) as session:
+        with Session(
+            config, world, folder, loggers=heard if world.is_main else (), resume=resume
+        ) as session:
             metrics = (train_control if config.is_control else train_text)(session, env, reward)
             if world.is_main:
                 draw(folder.path)

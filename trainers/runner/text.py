@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import final
 
+import torch
+
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
 from trainers.collect.text import TextCollector, TextParts
@@ -42,15 +44,15 @@ def train_text(
         The last iteration's figures by name; none if PPO was left out or never began.
     """
     config = session.config
+    rewarded = reward_of(config, reward)
     if not config.ppo.num_iterations:
-        needed = config.data.path is None
+        solved = config.data.path is None
         learned = base_model(
-            session, text_envs(config, 1, env=env, reward=None) if needed else None
+            session, text_envs(config, 1, env=env, reward=rewarded) if solved else None
         )
         if learned is not None:
             _publish(session, learned)
         return {}
-    rewarded = reward_of(config, reward)
     num_envs = config.ppo.num_episodes // session.world.size
     envs = text_envs(config, num_envs, env=env, reward=rewarded)
     held_out = _held_out(session, envs, env=env, reward=rewarded)
@@ -122,6 +124,7 @@ class TextTraining:
             eos_token_ids=self._chat.eos_token_ids,
             pad_token_id=self._chat.pad_token_id,
             batch_size=config.generation.batch_size,
+            autocast=None if devices.dtype == torch.float32 else devices.dtype,
         )
         parts = TextParts(
             envs=envs,
