@@ -3,6 +3,7 @@
 from dataclasses import replace
 from unittest import mock
 
+import pytest
 import torch
 from gymnasium.spaces import Discrete
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -206,3 +207,11 @@ def difference(one, other):
     left = torch.cat([value.double().flatten() for value in one.values()])
     right = torch.cat([other[name].double().flatten() for name in one])
     return float((left - right).norm() / left.norm())
+
+
+def assert_on_policy(figures):
+    """What an update looks like whose policy is the one that acted."""
+    assert figures["policy/ratio_avg"] == pytest.approx(1.0, abs=1e-6)
+    assert figures["policy/ratio_max"] == pytest.approx(1.0, abs=1e-5)
+    assert abs(figures["policy/approxkl_avg"]) <= 1e-6
+    assert figures["policy/clipfrac_avg"] == 0.0
