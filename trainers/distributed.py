@@ -84,17 +84,17 @@ def _reduced(value: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
 
 
 def global_sum(value: Tensor) -> Tensor:
-    """Return the sum of `value` over all ranks, same shape."""
+    """Return the sum of `value` [...] over all ranks, same shape."""
     return _reduced(value, dist.ReduceOp.SUM)
 
 
 def global_max(value: Tensor) -> Tensor:
-    """Return the largest `value` over all ranks, elementwise."""
+    """Return the largest `value` [...] over all ranks, elementwise."""
     return _reduced(value, dist.ReduceOp.MAX)
 
 
 def global_min(value: Tensor) -> Tensor:
-    """Return the smallest `value` over all ranks, elementwise."""
+    """Return the smallest `value` [...] over all ranks, elementwise."""
     return _reduced(value, dist.ReduceOp.MIN)
 
 

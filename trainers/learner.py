@@ -141,7 +141,7 @@ class Learner:
         return output.logprobs, output.entropy, values[:, : mask.shape[1]]
 
     def backward(self, policy_loss: Tensor | None, value_loss: Tensor) -> None:
-        """Add gradients; without a policy loss only the critic learns."""
+        """Add the gradients of losses []; without a policy loss only the critic learns."""
         if self._critic is None:
             assert policy_loss is not None, "a shared trunk has no critic-only phase"
             self._policy.backward(policy_loss + self._config.ppo.value_coef * value_loss)

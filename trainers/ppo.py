@@ -101,7 +101,7 @@ def gae(
 def whiten(
     advantages: Float[Tensor, "B T"], response_mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Shift and scale to mean 0 and variance 1 over the mask and all ranks; 0 elsewhere.
+    """Shift and scale [B, T] to mean 0, variance 1 over the mask and all ranks; 0 elsewhere.
 
         A <- (A - mean) / sqrt(variance + 1e-8)
 
@@ -345,8 +345,7 @@ def update(
 def over_target_kl(metrics: Metrics, config: PPOConfig) -> bool:
     """Tell whether KL(old, new) <= target_kl is broken; a global figure, the same on every rank.
 
-    The constraint of trust-region policy optimization (Schulman et al. 2015, arXiv:1502.05477),
-    kept by stopping. There is no hidden factor.
+    The constraint of TRPO (arXiv:1502.05477), kept by stopping; there is no hidden factor.
     """
     if config.target_kl is None:
         return False

@@ -21,7 +21,7 @@ def describe_update(
     values: Float[Tensor, "B T"],
     config: PPOConfig,
 ) -> Metrics:
-    """Describe one micro-batch of an update; every mean is over its actions."""
+    """Describe one micro-batch [B, T] of an update; every mean is over its actions."""
     old, advantages = experience.old_logprobs, experience.advantages
     mask = experience.response_mask
     ratio = ratio_of(logprobs, old)

@@ -37,7 +37,7 @@ class Engine(ABC):
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of `loss`, of which every rank holds its part of a sum."""
+        """Add the gradient of `loss` [], of which every rank holds its part of a sum."""
 
     @abstractmethod
     def clip(self) -> float:

@@ -80,7 +80,7 @@ class TorchEngine(Engine):
             return self._wrapped(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's part of the loss."""
+        """Add the gradient of `loss` [], this rank's part of a sum."""
         # DistributedDataParallel divides the sum over ranks by their number; this undoes it.
         scale = dist.get_world_size() if dist.is_initialized() else 1
         (loss * scale).backward()

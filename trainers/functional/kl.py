@@ -15,7 +15,7 @@ MAX_LOG_RATIO = 20.0
 def ratio_of(
     logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Return the importance ratio exp(logprobs - old_logprobs), the exponent kept in +-20."""
+    """Return the ratio exp(logprobs - old_logprobs) [B, T], the exponent kept in +-20."""
     return torch.exp((logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
 
 
