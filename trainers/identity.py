@@ -20,6 +20,12 @@ CHANGEABLE = frozenset(
 )
 """Settings, and sections of them, that may differ when a run is resumed."""
 
+HIDDEN = "(hidden)"
+"""Stands for a secret in what is written down; it fits any value."""
+
+OF_BASE = frozenset({"model", "tokenizer", "data", "sft", "run.seed"})
+"""Settings that decide what the model is that PPO starts from."""
+
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "gymnasium")
 _log = logging.getLogger(__name__)
 
@@ -39,6 +45,33 @@ def identity_of(config: Config, world: World) -> dict[str, Any]:
     }
 
 
+def check_settings(
+    before: Config, config: Config, run: Path, only: frozenset[str] | None = None
+) -> None:
+    """Refuse to continue with settings that would make it another run.
+
+    Args:
+        before: settings of the run so far.
+        config: settings now.
+        run: its folder, for the message.
+        only: sections and settings that are compared; None: all but those that may change.
+
+    Raises:
+        ConfigError: names each setting that differs and both values.
+    """
+    changes = []
+    for one in difference(config, before):
+        key = one.split(" ")[0]
+        counts = not _within(key, CHANGEABLE) if only is None else _within(key, only)
+        if counts and HIDDEN not in one:
+            changes.append(one)
+    if changes:
+        raise ConfigError(
+            f"cannot resume {run}: {', '.join(changes)}. Undo it, or start anew with "
+            "--run.name NAME."
+        )
+
+
 def check_identity(saved: Mapping[str, Any], config: Config, run: Path) -> None:
     """Refuse to continue with settings that would make it another run; other versions warn.
 
@@ -55,12 +88,7 @@ def check_identity(saved: Mapping[str, Any], config: Config, run: Path) -> None:
             f"cannot resume {run}: this version does not know its settings ({error.errors()[0]}). "
             "Start anew with --run.name NAME."
         ) from error
-    changes = [one for one in difference(config, before) if not _may_change(one.split(" ")[0])]
-    if changes:
-        raise ConfigError(
-            f"cannot resume {run}: {', '.join(changes)}. Undo it, or start anew with "
-            "--run.name NAME."
-        )
+    check_settings(before, config, run)
     now = versions()
     for name, was in saved["versions"].items():
         if now.get(name) != was:
@@ -87,6 +115,6 @@ def same_everywhere(**named: str) -> None:
             )
 
 
-def _may_change(key: str) -> bool:
+def _within(key: str, settings: frozenset[str]) -> bool:
     parts = key.split(".")
-    return any(".".join(parts[: i + 1]) in CHANGEABLE for i in range(len(parts)))
+    return any(".".join(parts[: i + 1]) in settings for i in range(len(parts)))

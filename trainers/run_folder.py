@@ -18,16 +18,22 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from trainers.config import Config
-from trainers.config_files import dump
+from trainers.config_files import dump, read
 from trainers.distributed import World, broadcast
 from trainers.errors import CheckpointError, ConfigError
-from trainers.identity import same_everywhere, versions
+from trainers.identity import HIDDEN, OF_BASE, check_settings, same_everywhere, versions
+from trainers.manifest import published
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
 PACKAGES = ("llmgym", "trainers")
-HIDDEN = "[hidden]"
+AT_START = {
+    "config.yaml", "command.txt", "environment.txt", "status.json", "run.lock", "logs", "wandb",
+    "checkpoints",
+}  # fmt: skip
+"""What a start leaves before anything was learned or measured."""
+
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|credentials)s?(_|$)", re.IGNORECASE)
 _SECRET_OPTION = re.compile(
     r"((?:--[\w.-]*(?:api[-_]?key|token|secret|password)[= ]"
@@ -92,7 +98,8 @@ def open_run(
         command: the words this start was made with.
 
     Raises:
-        ConfigError: on every rank, if the folder exists and neither was asked for, or both were.
+        ConfigError: on every rank, if the folder exists and neither was asked for, or both were,
+            or if it is continued with settings of another run.
         CheckpointError: on every rank, if it cannot be written or another run is in it.
         BackendError: on every rank, if ranks differ in settings or versions.
     """
@@ -165,7 +172,9 @@ def _claim(path: Path, config: Config, *, resume: bool, clean: bool, command: Se
         _refuse_if_running(path)
         if clean:
             path.rename(_free_name(path))
-        elif not resume:
+        elif resume:
+            _refuse_other_settings(path, config)
+        elif _has_work(path):
             raise ConfigError(
                 f"{path} exists ({_described(path)}). --resume continues, --clean moves it away, "
                 f"--run.name {config.run.name}-2 starts another."
@@ -179,6 +188,25 @@ def _claim(path: Path, config: Config, *, resume: bool, clean: bool, command: Se
     except OSError:
         (path / "run.lock").unlink(missing_ok=True)
         raise
+
+
+def _has_work(path: Path) -> bool:
+    """Tell whether a folder holds more than a start that failed before its first step."""
+    if not path.is_dir() or {one.name for one in path.iterdir()} - AT_START:
+        return True
+    if "iteration" in read_status(path):
+        return True
+    checkpoints = path / "checkpoints"
+    return checkpoints.is_dir() and any(checkpoints.iterdir())
+
+
+def _refuse_other_settings(path: Path, config: Config) -> None:
+    """Raise before anything is written if what is there was made with other settings."""
+    file = path / "config.yaml"
+    if file.is_file() and published(path / "checkpoints"):
+        check_settings(read([file]), config, path)
+    elif file.is_file() and (path / "base").exists():
+        check_settings(read([file]), config, path, OF_BASE)
 
 
 def _describe(path: Path, config: Config, command: Sequence[str]) -> int:

@@ -68,9 +68,10 @@ def _usage_errors() -> tuple[type[Exception], ...]:
     """Return what means wrong usage; imported only once something was raised."""
     from gymnasium.error import NameNotFound, NamespaceNotFound, VersionNotFound
 
-    from llmgym.errors import PluginError
+    from llmgym.errors import PluginError, RewardNotFound, TaskSourceError
 
-    return ConfigError, PluginError, NameNotFound, NamespaceNotFound, VersionNotFound
+    ours = ConfigError, PluginError, RewardNotFound, TaskSourceError
+    return *ours, NameNotFound, NamespaceNotFound, VersionNotFound
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -87,11 +88,15 @@ def _say(error: Exception) -> None:
 
 
 class _Stderr(logging.Handler):
-    """Prints records to what is sys.stderr now: a live line may have taken its place."""
+    """Prints warnings to what is sys.stderr now: a live line may have taken its place.
+
+    Errors go to the log of the run with their traceback; here `_say` has the message.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        print(self.format(record), file=sys.stderr)
+        if record.levelno == logging.WARNING:
+            print(self.format(record), file=sys.stderr)
 
 
 def _warn_on_stderr() -> None:

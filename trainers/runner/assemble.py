@@ -5,15 +5,18 @@ Everything that a setting can get wrong is refused here, before weights load. No
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gymnasium
 import torch
+from gymnasium.envs.registration import EnvSpec
 from torch import nn
 
+from llmgym.errors import EnvContractError, RewardError
 from llmgym.registry import create_vector, spec
 from llmgym.rewards.base import resolve
 from llmgym.tasks import TaskSampler
@@ -72,6 +75,7 @@ def reward_of(config: Config, given: object | None) -> Any | None:  # noqa: ANN4
 
     Raises:
         RewardNotFound: a name, module or function does not exist.
+        ConfigError: it does not take its arguments, or does not start.
     """
     if given is not None:
         return given
@@ -89,7 +93,10 @@ def reward_of(config: Config, given: object | None) -> Any | None:  # noqa: ANN4
         }
         for one in named
     ]
-    resolve(entries)  # cached; an error is raised now, not in the first rollout
+    try:
+        resolve(entries)  # cached; an error is raised now, not in the first rollout
+    except RewardError as error:
+        raise ConfigError(f"rewards cannot be built: {error}") from error
     return entries
 
 
@@ -108,7 +115,7 @@ def text_envs(
 
     Raises:
         gymnasium.error.NameNotFound: no such environment; lists near names.
-        ConfigError: the environment is numeric.
+        ConfigError: its arguments are wrong, or the environment is numeric.
     """
     kwargs: dict[str, Any] = dict(config.envs[0].kwargs)
     if held_out:
@@ -118,9 +125,30 @@ def text_envs(
     if callable(env):
         return LLMVectorEnv([env] * num_envs)
     found = spec(env or config.envs[0].id)
-    if found.vector_entry_point == "llmgym.registry:create_vector":
-        return create_vector(num_envs=num_envs, **{**found.kwargs, **kwargs})
-    return LLMVectorEnv([partial(gymnasium.make, found, **kwargs)] * num_envs)
+    settings = "envs.0.kwargs and eval.kwargs" if held_out else "envs.0.kwargs"
+    hint = "" if is_text(found) else "\nOne on numbers takes --model.preset mlp"
+    with constructing(found.id, settings, hint):
+        if is_text(found):
+            return create_vector(num_envs=num_envs, **{**found.kwargs, **kwargs})
+        return LLMVectorEnv([partial(gymnasium.make, found, **kwargs)] * num_envs)
+
+
+def is_text(found: EnvSpec) -> bool:
+    """Tell whether an id was registered by llmgym, for environments of text."""
+    return found.vector_entry_point == "llmgym.registry:create_vector"
+
+
+@contextmanager
+def constructing(env: str, settings: str, hint: str = "") -> Iterator[None]:
+    """Say which settings an environment was built with where it cannot be built.
+
+    Raises:
+        ConfigError: its constructor refuses them, or it is of another kind than the model.
+    """
+    try:
+        yield
+    except (EnvContractError, NotImplementedError, RewardError, TypeError) as error:
+        raise ConfigError(f"{env} cannot be built with {settings}: {error}{hint}") from error
 
 
 def optimizer_settings(config: Config, rate: float) -> OptimizerSettings:

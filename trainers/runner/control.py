@@ -19,7 +19,14 @@ from trainers.export import export_mlp
 from trainers.learner import Learner
 from trainers.models.loading import count_parameters
 from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
-from trainers.runner.assemble import Devices, EnvFactory, card, optimizer_settings
+from trainers.runner.assemble import (
+    Devices,
+    EnvFactory,
+    card,
+    constructing,
+    is_text,
+    optimizer_settings,
+)
 from trainers.runner.loop import improve
 from trainers.runner.session import Session
 
@@ -42,15 +49,22 @@ def train_control(
             "model.preset mlp has no reference to measure a KL against. Set "
             "--ppo.kl-placement none."
         )
-    chosen = config.envs[0]
-    make: EnvFactory = env if callable(env) else partial(
-        gymnasium.make, spec(env or chosen.id), **chosen.kwargs
-    )  # fmt: skip
-    training = ControlTraining(session, make)
+    training = ControlTraining(session, env if callable(env) else _factory(config, env))
     try:
         return improve(session, training)
     finally:
         training.collector.close()
+
+
+def _factory(config: Config, env: str | None) -> EnvFactory:
+    """Return what makes the environment of an id, or of the config."""
+    found = spec(env or config.envs[0].id)
+    if is_text(found):
+        raise ConfigError(
+            f"{found.id} speaks text, and model.preset mlp reads numbers. Set --model.preset tiny, "
+            "or --model.path of a language model."
+        )
+    return partial(gymnasium.make, found, **config.envs[0].kwargs)
 
 
 def _modules(config: Config, env: gymnasium.Env) -> tuple[PolicyMLP | SharedMLP, ValueMLP | None]:
@@ -75,7 +89,8 @@ class ControlTraining:
     def __init__(self, session: Session, make: Callable[[], gymnasium.Env]) -> None:
         config, world = session.config, session.world
         self._session, self._make = session, make
-        envs = make_envs(make, len(world.share(config.ppo.num_prompts)))
+        with constructing(config.envs[0].id, "envs.0.kwargs"):
+            envs = make_envs(make, len(world.share(config.ppo.num_prompts)))
         self._policy, value = _modules(config, envs[0])
         devices = Devices.of(config, world)
         engine = devices.engine(

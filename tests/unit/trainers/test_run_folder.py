@@ -6,12 +6,14 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from trainers import run_folder
-from trainers.config import Config, RunConfig
+from trainers.config import Config, EnvConfig, EvalConfig, RunConfig, SFTConfig
 from trainers.config_files import read
+from trainers.config_ppo import PPOConfig
 from trainers.distributed import World
 from trainers.errors import BackendError, CheckpointError, ConfigError
 from trainers.identity import same_everywhere
@@ -56,6 +58,62 @@ def test_an_existing_run_is_refused_with_what_it_is_and_the_three_ways_on(tmp_pa
         r"--run\.name a-2",
     ):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "left", ["metrics.jsonl", "base/x", "checkpoints/ppo_000001/x", "mine.txt"]
+)
+def test_a_folder_with_anything_in_it_is_never_used_again_by_itself(tmp_path, left):
+    file = finished(tmp_path).path / left
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    with pytest.raises(ConfigError, match=r"a exists \(interrupted\)"):
+        opened(tmp_path)
+
+
+def test_a_start_that_failed_before_its_first_step_does_not_block_the_next(tmp_path):
+    folder = opened(tmp_path)
+    folder.set_status("failed", reason="a misspelt name")
+    folder.close()
+    again = opened(tmp_path)
+    again.close()
+    assert (again.path, again.attempt) == (folder.path, 2)
+    assert folder.log_file.exists(), "the log of the failure stays"
+
+
+def resumed_with(tmp_path, **changes):
+    folder = open_run(
+        replace(config(tmp_path), **changes), resume=True, clean=False, command=(), world=World()
+    )
+    folder.close()
+
+
+def test_a_resume_with_other_settings_is_refused_before_anything_is_written(tmp_path):
+    path = finished(tmp_path).path
+    (path / "checkpoints" / "ppo_000001").mkdir()
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(ConfigError, match=r"cannot resume .*ppo\.gamma 1\.0 -> 0\.9\. Undo it"):
+        resumed_with(tmp_path, ppo=PPOConfig(gamma=0.9))
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    resumed_with(tmp_path, eval=EvalConfig(every=3))
+
+
+def test_what_ppo_starts_from_is_not_continued_with_settings_that_would_change_it(tmp_path):
+    (finished(tmp_path).path / "base").mkdir()
+    with pytest.raises(ConfigError, match=r"sft\.num_epochs 0 -> 4"):
+        resumed_with(tmp_path, sft=SFTConfig(num_epochs=4))
+    resumed_with(tmp_path, ppo=PPOConfig(gamma=0.9))
+
+
+def test_a_setting_that_was_hidden_fits_any_value(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    secret = (EnvConfig(kwargs={"token": SECRET}),)
+    open_run(
+        replace(config(tmp_path), envs=[*secret]), resume=False, clean=False, command=(),
+        world=World(),
+    ).close()  # fmt: skip
+    (tmp_path / "a" / "checkpoints" / "ppo_000001").mkdir()
+    resumed_with(tmp_path, envs=[*secret])
 
 
 def test_resume_continues_in_the_same_folder_as_the_next_attempt(tmp_path):
@@ -218,15 +276,15 @@ def test_a_secret_is_found_nowhere_in_the_folder(tmp_path, monkeypatch):
     files = [file for file in folder.path.rglob("*") if file.is_file()]
     assert len(files) > 4
     assert not [file for file in files if SECRET in file.read_text()]
-    assert "[hidden]" in folder.log_file.read_text()
+    assert "(hidden)" in folder.log_file.read_text()
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("--api-key abc x", "--api-key [hidden] x"),
-        ("password=abc", "password=[hidden]"),
-        ("--token abc", "--token [hidden]"),
+        ("--api-key abc x", "--api-key (hidden) x"),
+        ("password=abc", "password=(hidden)"),
+        ("--token abc", "--token (hidden)"),
         ("--generation.max-new-tokens 64", "--generation.max-new-tokens 64"),
         ("--tokenizer.path gpt2", "--tokenizer.path gpt2"),
     ],
