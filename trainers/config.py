@@ -48,7 +48,8 @@ class ModelConfig:
     context: Count = 512
     """Longest sequence of a fresh model, in tokens."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the forward pass; auto: bfloat16 on a GPU that multiplies it, else float32."""
+    """Type of the forward pass; auto: bfloat16 where the hardware multiplies it natively, but
+    float32 for models below 4 M parameters on a CPU. Weights are always float32."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto leaves the choice to transformers."""
 

@@ -92,7 +92,7 @@ class ControlTraining:
         with constructing(config.envs[0].id, "envs.0.kwargs"):
             envs = make_envs(make, len(world.share(config.ppo.num_prompts)))
         self._policy, value = _modules(config, envs[0])
-        devices = Devices.of(config, world)
+        devices = Devices.of(config, world, self._policy)
         engine = devices.engine(
             self._policy, optimizer_settings(config, config.ppo.learning_rate), "policy"
         )

@@ -7,7 +7,7 @@ from llmgym.vector import LLMVectorEnv
 from trainers import sft
 from trainers.backends.torch import OptimizerSettings
 from trainers.config import Config, TokenizerConfig
-from trainers.demonstrations import Demonstration, demonstrations, tokenize
+from trainers.demonstrations import Demonstration, Example, demonstrations, tokenize
 from trainers.distributed import barrier
 from trainers.errors import ConfigError
 from trainers.export import export_policy
@@ -16,23 +16,27 @@ from trainers.models.chat import ChatFormat
 from trainers.models.loading import (
     count_parameters,
     load_chat,
+    load_config,
     load_policy_model,
     load_tokenizer,
     longest_sequence,
 )
-from trainers.runner.assemble import Devices, card
+from trainers.runner.assemble import Devices, card, check_prompts
 from trainers.runner.session import Session
 
 SAMPLED_TASKS = 1024
 """Tasks whose text a fresh tokenizer is trained on, where nothing is demonstrated."""
 
 
-def base_model(session: Session, envs: LLMVectorEnv | None) -> Config | None:
+def base_model(
+    session: Session, envs: LLMVectorEnv | None, held_out: LLMVectorEnv | None = None
+) -> Config | None:
     """Return the settings with the model that PPO starts from; None if it was asked to stop.
 
     Args:
         session: of the run.
         envs: the run's environment, for its solutions and texts; None where `data.path` is used.
+        held_out: that of evaluation, whose prompts must fit as well.
 
     Raises:
         TaskSourceError: demonstrations are missing or wrong.
@@ -46,11 +50,13 @@ def base_model(session: Session, envs: LLMVectorEnv | None) -> Config | None:
             if config.sft.num_epochs else []  # fmt: skip
         tokenizer = load_tokenizer(config, _corpus(shown, envs))
         chat = load_chat(config, tokenizer, env=config.envs[0].id)
+        check_prompts(config, chat, envs, held_out)
+        examples = _examples(session, chat, shown) if shown else []
         policy = CausalPolicy(
             load_policy_model(config, chat), temperature=1.0, chunk=config.backend.logprob_chunk
         )
         session.note("model", f"{_origin(config)}, {count_parameters(policy) / 1e6:.1f} M")
-        if shown and not _learn(session, policy, chat, shown):
+        if examples and not _learn(session, policy, examples):
             return None
         if session.world.is_main:
             export_policy(folder, policy.model, chat, card(session, config.model.path))
@@ -82,9 +88,16 @@ def _corpus(shown: Sequence[Demonstration], envs: LLMVectorEnv | None) -> Iterat
         yield task.solution or ""
 
 
-def _learn(
-    session: Session, policy: CausalPolicy, chat: ChatFormat, shown: Sequence[Demonstration]
-) -> bool:
+def _examples(session: Session, chat: ChatFormat, shown: Sequence[Demonstration]) -> list[Example]:
+    """Return what is learned in token ids."""
+    config, path = session.config, session.config.model.path
+    longest = config.model.context if path is None else longest_sequence(load_config(path))
+    examples, dropped = tokenize(chat, shown, longest=longest, too_long=config.data.too_long)
+    session.note("data", f"{len(examples)} demonstrations, {dropped} too long")
+    return examples
+
+
+def _learn(session: Session, policy: CausalPolicy, examples: Sequence[Example]) -> bool:
     """Run the supervised stage; False if it was asked to stop before the end."""
     config, world = session.config, session.world
     engine = Devices.of(config, world).engine(
@@ -96,13 +109,9 @@ def _learn(
         ),
         "policy",
     )
-    examples, dropped = tokenize(
-        chat, shown, longest=longest_sequence(policy.model.config), too_long=config.data.too_long
-    )
     train, held_out = sft.split(examples, config.sft.holdout, config.run.seed)
     total, begin = sft.num_steps(len(train), config), 0
-    session.note("data", f"{len(train)} demonstrations, {len(held_out)} kept back, "
-                         f"{dropped} too long; {total} steps")  # fmt: skip
+    session.note("sft", f"{len(train)} learned, {len(held_out)} kept back, {total} steps")
     if found := session.resumed("sft"):
         begin, loaded = found
         engine.load_state_dict(loaded.shared["engine"])

@@ -24,6 +24,7 @@ from trainers.runner.assemble import (
     Devices,
     EnvFactory,
     card,
+    check_prompts,
     reference_of,
     reward_of,
     task_sampler,
@@ -57,7 +58,7 @@ def train_text(
     envs = text_envs(config, num_envs, env=env, reward=rewarded)
     held_out = _held_out(session, envs, env=env, reward=rewarded)
     try:
-        started = base_model(session, envs)
+        started = base_model(session, envs, held_out)
         if started is None:
             return {}
         return improve(session, TextTraining(session, started, envs=envs, held_out=held_out))
@@ -112,10 +113,12 @@ class TextTraining:
         held_out: LLMVectorEnv | None,
     ) -> None:
         config, world = session.config, session.world
-        devices = Devices.of(config, world)
         self._session, self._held_out = session, held_out
         self._chat = load_chat(started, load_tokenizer(started), env=config.envs[0].id)
+        if started is config:  # else they were looked at before anything was learned
+            check_prompts(config, self._chat, envs, held_out)
         self._policy = load_policy(started, self._chat)
+        devices = Devices.of(config, world, self._policy)
         self._longest = longest_sequence(self._policy.model.config)
         reference = reference_of(config, self._policy, devices)
         self.learner = text_learner(config, self._policy, devices)
