@@ -116,14 +116,19 @@ def from_hf(
 
     Raises:
         MissingExtraError: the library `datasets` is not installed.
-        TaskSourceError: a missing column or prompt; names the row.
+        TaskSourceError: there is no such data set, or it cannot be reached; or a column or prompt
+            is missing.
     """
     try:
         import datasets
     except ImportError as error:
         message = 'reading from the hub needs datasets: pip install "llmgym-rl[data]"'
         raise MissingExtraError(message) from error
-    rows = datasets.load_dataset(name, config, split=split)
+    try:
+        rows = datasets.load_dataset(name, config, split=split)
+    except (OSError, ValueError) as error:
+        message = f"{name} is no file, and reading it as a data set of the hub failed: {error}"
+        raise TaskSourceError(message) from error
     table = [(number, dict(row)) for number, row in enumerate(rows, start=1)]
     return TaskList(tasks_of(table, columns, f"{name}:{split}"))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,8 +11,8 @@ import gymnasium
 from llmgym.env import LLMEnv, inner_env
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Message, Task
-from llmgym.tables import READERS
-from llmgym.tasks import Columns, from_hf, num_tasks, read_rows
+from llmgym.tables import READERS, read_table
+from llmgym.tasks import Columns, from_hf, num_tasks
 from trainers.config import Config, DataConfig
 from trainers.errors import ConfigError
 
@@ -32,11 +33,11 @@ class Chat(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """A dialogue and the response to learn; `row` says where it came from, from 1."""
+    """A dialogue and the response to learn; `place` says where it came from."""
 
     messages: tuple[Mapping[str, Any], ...]
     response: str
-    row: int
+    place: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,22 +72,26 @@ def demonstrations(config: Config, envs: Sequence[gymnasium.Env]) -> list[Demons
     return found
 
 
-def from_rows(rows: Sequence[Mapping[str, Any]], config: DataConfig) -> list[Demonstration]:
+def from_rows(rows: Mapping[str, Mapping[str, Any]], config: DataConfig) -> list[Demonstration]:
     """Make demonstrations of a table's rows.
+
+    Args:
+        rows: cells by column, by the place of the row: "p.jsonl, line 3".
+        config: names the columns.
 
     Raises:
         TaskSourceError: a row lacks a column, or its prompt or response is no text; names it.
     """
     found = []
-    for number, row in enumerate(rows[: config.num_examples], start=1):
-        prompt = _cell(row, config.prompt_column, number) if config.prompt_column else ()
-        response = _cell(row, config.response_column, number)
+    for place, row in islice(rows.items(), config.num_examples):
+        prompt = _cell(row, config.prompt_column, place) if config.prompt_column else ()
+        response = _cell(row, config.response_column, place)
         if not isinstance(response, str) or not response:
             raise TaskSourceError(
-                f"row {number}: a response is text that is not empty, got {response!r:.80}"
+                f"{place}: a response is text that is not empty, got {response!r:.80}"
             )
-        messages = _messages(prompt, number)
-        found.append(Demonstration(messages=messages, response=response, row=number))
+        messages = _messages(prompt, place)
+        found.append(Demonstration(messages=messages, response=response, place=place))
     return found
 
 
@@ -107,7 +112,7 @@ def from_env(env: gymnasium.Env, indices: Sequence[int]) -> list[Demonstration]:
         messages, _ = env.reset(options={"index": index})
         over = False
         while not over and (solution := core.solve()) is not None:
-            found.append(Demonstration(messages=messages, response=solution, row=index + 1))
+            found.append(Demonstration(messages=messages, response=solution, place=f"task {index}"))
             messages, terminated, truncated, _ = layer.advance(solution)
             over = terminated or truncated
     if not found:
@@ -130,7 +135,7 @@ def tokenize(
         too_long: `raise` or `drop`.
 
     Raises:
-        ConfigError: one is too long and `too_long` is raise; names its row and lengths.
+        ConfigError: one is too long and `too_long` is raise; names its place and lengths.
     """
     kept = []
     for one in demonstrations:
@@ -139,7 +144,7 @@ def tokenize(
             kept.append(Example(prompt=tuple(prompt), response=tuple(response)))
         elif too_long == "raise":
             raise ConfigError(
-                f"row {one.row} has {len(prompt)} prompt and {len(response)} response tokens, the "
+                f"{one.place} has {len(prompt)} prompt and {len(response)} response tokens, the "
                 f"model takes {longest} in all. Raise --model.context for a fresh model, or leave "
                 "such rows out with --data.too-long drop."
             )
@@ -148,14 +153,18 @@ def tokenize(
     return kept, len(demonstrations) - len(kept)
 
 
-def _rows(data: DataConfig) -> list[dict[str, Any]]:
+def _rows(data: DataConfig) -> dict[str, Mapping[str, Any]]:
     assert data.path is not None
     path = Path(data.path)
     if path.suffix.lower() in READERS or path.exists():
-        return read_rows(data.path, data.columns)
+        unit = "row" if path.suffix.lower() == ".parquet" else "line"
+        return {f"{path}, {unit} {n}": row for n, row in read_table(path, data.columns)}
     columns = Columns(prompt=data.prompt_column, solution=data.response_column)
     tasks = from_hf(data.path, columns, split=data.split)
-    return [{data.prompt_column: _said(t), data.response_column: t.solution} for t in tasks]
+    return {
+        f"{path}, row {n}": {data.prompt_column: _said(t), data.response_column: t.solution}
+        for n, t in enumerate(tasks.tasks, start=1)
+    }
 
 
 def _said(task: Task) -> str | list[dict[str, Any]]:
@@ -164,22 +173,22 @@ def _said(task: Task) -> str | list[dict[str, Any]]:
     return [message.as_dict() for message in task.prompt]
 
 
-def _cell(row: Mapping[str, Any], column: str, number: int) -> Any:  # noqa: ANN401 - user data
+def _cell(row: Mapping[str, Any], column: str, place: str) -> Any:  # noqa: ANN401 - user data
     if column not in row:
         raise TaskSourceError(
-            f'row {number} has no column "{column}"; it has {", ".join(row)}.\nName yours with '
+            f'{place} has no column "{column}"; it has {", ".join(row)}.\nName yours with '
             "--data.prompt-column and --data.response-column."
         )
     return row[column]
 
 
-def _messages(prompt: object, number: int) -> tuple[Mapping[str, Any], ...]:
+def _messages(prompt: object, place: str) -> tuple[Mapping[str, Any], ...]:
     if isinstance(prompt, str) and prompt:
         return (Message("user", prompt).as_dict(),)
     items = prompt if isinstance(prompt, Sequence) and not isinstance(prompt, str) else (None,)
     if all(isinstance(one, Mapping) and {"role", "content"} <= one.keys() for one in items):
         return tuple(items)
     raise TaskSourceError(
-        f"row {number}: a prompt is text that is not empty, or a list of messages with role and "
+        f"{place}: a prompt is text that is not empty, or a list of messages with role and "
         f"content; got {prompt!r:.80}"
     )

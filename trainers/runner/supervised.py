@@ -100,7 +100,7 @@ def _examples(session: Session, chat: ChatFormat, shown: Sequence[Demonstration]
 def _learn(session: Session, policy: CausalPolicy, examples: Sequence[Example]) -> bool:
     """Run the supervised stage; False if it was asked to stop before the end."""
     config, world = session.config, session.world
-    engine = Devices.of(config, world).engine(
+    engine = Devices.of(config, world, policy).engine(
         policy,
         OptimizerSettings(
             learning_rate=config.sft.learning_rate,

@@ -18,20 +18,22 @@ CHAT = SimpleNamespace(
 
 
 def test_a_text_prompt_becomes_a_users_message():
-    found = from_rows([{"prompt": "2 + 2", "response": "4"}], DataConfig())
+    found = from_rows({"row 1": {"prompt": "2 + 2", "response": "4"}}, DataConfig())
     assert found == [
-        Demonstration(messages=({"role": "user", "content": "2 + 2"},), response="4", row=1)
+        Demonstration(messages=({"role": "user", "content": "2 + 2"},), response="4", place="row 1")
     ]
 
 
 def test_a_dialogue_stays_as_it_is():
     said = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
-    found = from_rows([{"prompt": said, "response": "yo"}], DataConfig())
+    found = from_rows({"row 1": {"prompt": said, "response": "yo"}}, DataConfig())
     assert found[0].messages == tuple(said)
 
 
 def test_rows_without_a_prompt_have_no_messages():
-    found = from_rows([{"text": "once"}], DataConfig(prompt_column="", response_column="text"))
+    found = from_rows(
+        {"row 1": {"text": "once"}}, DataConfig(prompt_column="", response_column="text")
+    )
     assert (found[0].messages, found[0].response) == ((), "once")
 
 
@@ -49,11 +51,11 @@ def test_rows_without_a_prompt_have_no_messages():
 )
 def test_a_bad_row_is_named(row, said):
     with pytest.raises(TaskSourceError, match=f"(?s){said}"):
-        from_rows([{"prompt": "a", "response": "b"}, row], DataConfig())
+        from_rows({"row 1": {"prompt": "a", "response": "b"}, "row 2": row}, DataConfig())
 
 
 def test_num_examples_is_a_limit():
-    rows = [{"prompt": "a", "response": "b"}] * 5
+    rows = {f"row {n}": {"prompt": "a", "response": "b"} for n in range(1, 6)}
     assert len(from_rows(rows, DataConfig(num_examples=3))) == 3
 
 
@@ -87,7 +89,10 @@ def test_a_file_wins_over_the_environments(tmp_path):
 
 
 def rows_of(*pairs):
-    return from_rows([{"prompt": p, "response": r} for p, r in pairs], DataConfig())
+    return from_rows(
+        {f"row {n}": {"prompt": p, "response": r} for n, (p, r) in enumerate(pairs, start=1)},
+        DataConfig(),
+    )
 
 
 def test_the_end_token_counts_as_part_of_the_response():
