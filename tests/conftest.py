@@ -28,7 +28,7 @@ DATA = (ROOT / os.environ.get("LLMGYM_DATA", "../shared/data")).resolve()
 PACKAGES = {"deepspeed": "deepspeed", "vllm": "vllm", "peers": "trl"}
 ON_REQUEST = {"slow", "network"}
 MARKERS = {"gpu", "multigpu", "data"} | PACKAGES.keys() | ON_REQUEST
-TRAINING = ("unit/trainers", "parity", "learning", "resume", "distributed", "faults", "gpu")
+TRAINING = ("docs", "unit/trainers", "parity", "learning", "resume", "distributed", "faults", "gpu")
 
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("house")

@@ -1,0 +1,40 @@
+"""The pages of the documentation, cut into what the tests look at."""
+
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+START = [ROOT / "README.md", *sorted((ROOT / "docs" / "start").glob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def name(page):
+    """A page by its path in the checkout."""
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page, *languages):
+    """The fenced blocks of a page in these languages."""
+    found = FENCE.findall(page.read_text("utf-8"))
+    return [text for language, text in found if language in languages]
+
+
+def commands(page):
+    """Every command of a page's bash blocks, as words."""
+    for text in blocks(page, "bash", "console"):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                yield words
+
+
+def prose(page):
+    """The text of a page without its fenced blocks."""
+    return FENCE.sub("", page.read_text("utf-8"))
+
+
+def quoted(page):
+    """Everything that stands between backticks in a page's text."""
+    return re.findall(r"`([^`\n]+)`", prose(page))

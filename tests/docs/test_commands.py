@@ -1,0 +1,62 @@
+"""Every command of the pages is one that exists: verb, preset, options, settings, targets."""
+
+import re
+
+import pytest
+import tyro
+
+from tests.docs.pages import PAGES, ROOT, commands, name
+from trainers.cli import VERBS, envs, export, play, schema
+from trainers.cli import eval as evaluation
+from trainers.cli.arguments import read_arguments
+from trainers.cli.doctor import Options as Doctor
+from trainers.cli.train import config_of
+
+OPTIONS = {
+    "eval": evaluation.Options,
+    "play": play.Options,
+    "envs": envs.Command,
+    "export": export.Options,
+    "schema": schema.Options,
+    "doctor": Doctor,
+}
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+OTHERS = {"source", "export", "git", "wandb", "pip"}
+EVERY = [(name(page), words) for page in PAGES for words in commands(page)]
+
+
+def read(verb, words, folder):
+    """Parse the words of a verb as the command line does."""
+    if verb in OPTIONS:
+        return tyro.cli(OPTIONS[verb], args=words)
+    launch = read_arguments(words, verb)
+    for file in launch.files:  # settings of the reader's own
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("{}\n", "utf-8")
+    return config_of(launch, verb)
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), EVERY, ids=[f"{page}: {' '.join(words[:4])}" for page, words in EVERY]
+)
+def test_every_command_is_understood(page, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    match words:
+        case ["llmgym", "--help"]:
+            pass
+        case ["llmgym", verb, *rest]:
+            assert verb in VERBS
+            read(verb, rest, tmp_path)
+        case ["make", target, *_]:
+            assert target in TARGETS
+        case ["torchrun" | "deepspeed" | "srun", *rest]:
+            at = rest.index("scripts/train_ppo.py")
+            read("train", rest[at + 1 :], tmp_path)
+        case [".venv/bin/python" | "python", script, *_]:
+            assert (ROOT / script).is_file()
+        case [program, *_]:
+            assert program in OTHERS, f"{page}: {' '.join(words)}"
+
+
+def test_the_pages_show_commands():
+    assert len(EVERY) > 30
