@@ -167,7 +167,8 @@ class GenerationConfig:
             if got != neutral:
                 raise ConfigError(
                     f"generation.{field} must be {neutral} in training, got {got}: narrowing the "
-                    f"support makes every ratio wrong. For evaluation: llmgym eval --{field}."
+                    "support makes every ratio wrong. For evaluation: llmgym eval "
+                    f"--{field.replace('_', '-')}"
                 )
 
 

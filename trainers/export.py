@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from gymnasium.spaces import Box, Discrete
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
@@ -76,10 +77,11 @@ def replacing(folder: Path) -> Iterator[Path]:
             folder.rename(before)
         aside.rename(folder)
         fsync(folder.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise CheckpointError(
-            f"cannot write {folder}: {error.strerror or error}. What was there before is whole. "
-            "Free space or make it writable, then export again with llmgym export."
+            f"cannot write {folder}: {reason}. What was there before is whole. "
+            "Free space or make it writable, then go on with --resume."
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, TextIO, final
 
 from trainers.config import Config
 from trainers.config_files import dump, read
@@ -64,6 +64,11 @@ class RunFolder:
         """This rank's log of this attempt."""
         return self.path / "logs" / f"attempt_{self.attempt}" / f"rank_{self._world.rank}.log"
 
+    @property
+    def log_stream(self) -> TextIO:
+        """The open log, for what no logger can write: the stacks of a run that hangs."""
+        return self._handler.stream
+
     def set_status(self, status: Status, **facts: Any) -> None:
         """Replace status.json in one step; ranks other than 0 do nothing.
 
@@ -75,7 +80,10 @@ class RunFolder:
             return
         when = datetime.now(UTC).isoformat(timespec="seconds")
         said = {"status": status, "attempt": self.attempt, **facts, "updated": when}
-        _replace(self.path / "status.json", redact(json.dumps(said, indent=1)) + "\n")
+        try:
+            _replace(self.path / "status.json", redact(json.dumps(said, indent=1)) + "\n")
+        except OSError as error:  # it informs; the work must not be lost for it
+            _log.warning("%s/status.json is out of date: %s", self.path, error.strerror)
 
     def close(self) -> None:
         """Remove the lock and end the log."""
@@ -306,7 +314,7 @@ def _commit() -> str:
     return said.stdout.strip() or "unknown"
 
 
-def _log_to(file: Path) -> logging.Handler:
+def _log_to(file: Path) -> logging.FileHandler:
     """Send the records of our packages to `file`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file, encoding="utf-8")

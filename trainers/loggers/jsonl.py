@@ -1,6 +1,7 @@
 """metrics.jsonl and samples.jsonl: one JSON object a line, appended only, always on."""
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from trainers.batch import Evaluation
 from trainers.config import Config
 from trainers.loggers.base import STEP_KEYS, Logger, Stage, Status, evaluation_values
+
+_log = logging.getLogger(__name__)
 
 
 def lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -43,6 +46,7 @@ class JsonlLogger(Logger):
     def __init__(self) -> None:
         self._dir = Path()
         self._attempt = 1
+        self._torn: set[str] = set()
 
     def start(
         self, config: Config, run_dir: Path, resume_state: Mapping[str, Any] | None = None
@@ -65,8 +69,13 @@ class JsonlLogger(Logger):
             + "\n"
             for row in rows
         )
-        with (self._dir / name).open("a", encoding="utf-8") as stream:
-            stream.write(text)
+        try:
+            with (self._dir / name).open("a", encoding="utf-8") as stream:
+                stream.write("\n" * (name in self._torn) + text)
+            self._torn.discard(name)
+        except OSError as error:  # a full disk: the work goes on, and the next checkpoint judges
+            self._torn.add(name)
+            _log.warning("%s lacks a line: %s", self._dir / name, error.strerror)
 
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
         """Append one line to metrics.jsonl."""

@@ -15,10 +15,9 @@ def check_model_files(source: str) -> None:
     Raises:
         ConfigError: it does not, or it is a path and there is no such folder.
     """
+    check_exists(source)
     folder = Path(source)
     if not folder.is_dir():
-        if looks_like_path(source):
-            raise ConfigError(f"model folder {source} does not exist.{_did_you_mean(folder)}")
         return
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{source} is no model folder: it has no config.json.")
@@ -30,6 +29,17 @@ def check_model_files(source: str) -> None:
         )
     for file in files:
         _check_header(file)
+
+
+def check_exists(source: str) -> None:
+    """Check that a name which can only be a path is a folder; a hub id passes.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    folder = Path(source)
+    if not folder.is_dir() and looks_like_path(source):
+        raise ConfigError(f"model folder {source} does not exist.{_did_you_mean(folder)}")
 
 
 def looks_like_path(source: str) -> bool:

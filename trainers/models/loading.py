@@ -30,7 +30,7 @@ from trainers.errors import ConfigError
 from trainers.models.causal_lm import CausalPolicy, check_head
 from trainers.models.chat import ChatFormat, train_tokenizer
 from trainers.models.critic import Critic, SharedActorCritic, head_name, token_classifier
-from trainers.models.files import check_model_files, explained
+from trainers.models.files import check_exists, check_model_files, explained
 
 PRESETS = {  # hidden, layers, heads, intermediate
     "tiny": (128, 4, 4, 384),
@@ -61,6 +61,7 @@ def load_tokenizer(config: Config, texts: Iterable[str] = ()) -> PreTrainedToken
 
 
 def _existing_tokenizer(source: str) -> PreTrainedTokenizerFast:
+    check_exists(source)
     missing = (
         f"{source} has no tokenizer. Copy tokenizer.json and tokenizer_config.json into it, or "
         "set tokenizer.path to a folder that has them."

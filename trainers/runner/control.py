@@ -12,7 +12,6 @@ from llmgym.registry import spec
 from trainers.batch import Evaluation
 from trainers.collect.control import ControlCollector, make_envs
 from trainers.config import Config
-from trainers.distributed import barrier
 from trainers.errors import ConfigError
 from trainers.evaluate import evaluate_control
 from trainers.export import export_mlp
@@ -129,4 +128,3 @@ class ControlTraining:
             for name in (one for one in names if one != "critic"):
                 folder = self._session.folder.path / name
                 export_mlp(folder, self._policy, value, card(self._session, None))
-        barrier()

@@ -1,13 +1,18 @@
 """The outer loop of PPO: log, evaluate, save and export what `ppo.train` yields."""
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
 from trainers.batch import Evaluation
 from trainers.collect.base import Collector
+from trainers.distributed import gather
+from trainers.errors import CheckpointError
 from trainers.learner import Learner
 from trainers.ppo import train
 from trainers.runner.session import Session
+
+_log = logging.getLogger(__name__)
 
 
 class Training(Protocol):
@@ -20,7 +25,11 @@ class Training(Protocol):
         """Score the current policy on what is held out; empty where nothing is."""
 
     def export(self, names: Sequence[str]) -> None:
-        """Write the current policy, or its critic, to folders of the run; every rank calls."""
+        """Write the current policy, or its critic, to folders of the run: on rank 0.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
 
 
 def improve(session: Session, training: Training) -> dict[str, float]:
@@ -34,6 +43,8 @@ def improve(session: Session, training: Training) -> dict[str, float]:
     session.start_loggers()
     if begin == 0:
         _evaluate(session, training, 0)
+    if begin == total:  # done, but perhaps not exported
+        _finish(_written(training, ["model", "critic"]))
     values: dict[str, float] = {}
     iterations = train(training.collector, training.learner, config, begin)
     for step, metrics in enumerate(iterations, start=begin + 1):
@@ -64,11 +75,28 @@ def _continued(session: Session, training: Training) -> int:
 
 def _evaluate(session: Session, training: Training, step: int) -> None:
     if session.evaluated(training.evaluate(), step):
-        training.export(["best"])
+        _written(training, ["best"])
+
+
+def _written(training: Training, names: Sequence[str]) -> str | None:
+    """Export; return on every rank what went wrong with the disk, None if nothing did."""
+    problem = None
+    try:
+        training.export(names)
+    except CheckpointError as error:
+        problem = str(error)
+        _log.warning("%s", problem)
+    return next((said for said in gather(problem) if said), None)
+
+
+def _finish(problem: str | None) -> None:
+    """Raise on every rank, once the work is safe, if the model could not be exported."""
+    if problem is not None:
+        raise CheckpointError(problem)
 
 
 def _save(session: Session, training: Training, step: int, *, must: bool) -> None:
-    training.export(["model", "critic"])
+    problem = _written(training, ["model", "critic"])
     session.save(
         "ppo",
         step,
@@ -76,3 +104,5 @@ def _save(session: Session, training: Training, step: int, *, must: bool) -> Non
         own={"collector": training.collector.state_dict()},
         must=must,
     )
+    if must:
+        _finish(problem)

@@ -71,7 +71,7 @@ class Session:
         """Listen to signals."""
         if threading.current_thread() is threading.main_thread():
             self._handlers = {n: signal.signal(n, self._on_signal) for n in STOPPING}
-            faulthandler.register(signal.SIGUSR2, all_threads=True)
+            faulthandler.register(signal.SIGUSR2, self.folder.log_stream)
         self.folder.set_status("running")
         seed_random_state(self.config.run.seed, self.world.rank)
         return self
@@ -85,6 +85,8 @@ class Session:
         """Leave status, logs and signal handlers in order."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self._handlers:
+            faulthandler.unregister(signal.SIGUSR2)
         status = "interrupted" if self._stopping else "finished"
         reason = {}
         if error is not None:

@@ -170,4 +170,3 @@ class TextTraining:
                     continue
                 critic = self.learner.critic_module
                 export_critic(folder, self._policy if critic is None else critic, said)
-        barrier()

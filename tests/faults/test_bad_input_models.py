@@ -1,0 +1,75 @@
+"""Model folders that lack something, from what is typed to what is said."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def without(place, saved_model, tokenizer):
+    """Make a folder `changed`: the model with other special tokens or no tokenizer."""
+
+    def make(**special):
+        shutil.copytree(saved_model, "changed")
+        for file in Path("changed").glob("tokenizer*"):
+            file.unlink()
+        Path("changed/chat_template.jinja").unlink(missing_ok=True)
+        if special:
+            before = {name: getattr(tokenizer, name) for name in special}
+            for name, value in special.items():
+                setattr(tokenizer, name, value)
+            tokenizer.save_pretrained("changed")
+            for name, value in before.items():
+                setattr(tokenizer, name, value)
+        return {"--model.path": "changed"}
+
+    return make
+
+
+def test_a_folder_that_is_not_there_is_named_with_the_one_that_was_meant(refused):
+    said = refused({"--model.path": "./modle"})
+    assert "model folder ./modle does not exist. Did you mean model?" in said
+
+
+def test_a_folder_without_a_tokenizer_is_told_two_ways_on(refused, typed, without):
+    said = refused(without())
+    assert "changed has no tokenizer. Copy tokenizer.json and tokenizer_config.json" in said
+    assert "tokenizer.path" in said
+    corrected = {"--model.path": "changed", "--tokenizer.path": "./modl"}
+    assert "./modl does not exist. Did you mean model?" in refused(corrected)
+    assert typed(corrected | {"--tokenizer.path": "model"}).code == 0
+
+
+def test_a_tokenizer_without_a_pad_token_is_no_obstacle(typed, without):
+    assert typed(without(pad_token=None)).code == 0
+
+
+def test_a_tokenizer_without_pad_and_end_tokens_is_told_the_setting(refused, typed, without):
+    changed = without(pad_token=None, eos_token=None)
+    assert "changed names no end token" in refused(changed)
+    assert "Set --generation.eos-token-ids" in refused(changed)
+    assert typed(changed | {"--generation.eos-token-ids": 5}).code == 0
+
+
+def test_a_model_without_a_chat_template_is_told_what_to_give(refused, typed, without):
+    changed = without(chat_template=None)
+    said = refused(changed)
+    assert "changed has no chat template, but llmgym/Prompts-v0 gives messages" in said
+    assert "--tokenizer.chat-template FILE" in said
+    Path("chat.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert typed(changed | {"--tokenizer.chat-template": "chat.jinja"}).code == 0
+
+
+def test_a_chat_template_that_is_not_there_is_named(refused):
+    said = refused({"--tokenizer.chat-template": "chat.jinja"})
+    assert "tokenizer.chat_template chat.jinja does not exist" in said
+
+
+def test_damaged_weights_are_found_before_they_are_loaded(refused, without):
+    changed = without(eos_token="<|end|>")
+    file = Path("changed/model.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    said = refused(changed)
+    assert "changed/model.safetensors is damaged" in said
+    assert "Copy it again" in said
