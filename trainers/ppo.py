@@ -25,16 +25,23 @@ from trainers.collect.base import Collector
 from trainers.config import Config
 from trainers.config_ppo import PPOConfig
 from trainers.distributed import global_metrics, global_moments, global_sum
-from trainers.errors import LOWER_RATES, NonFiniteError
 from trainers.functional.kl import kl_estimate, ratio_of
 from trainers.functional.logprobs import EntropyMode
 from trainers.learner import Learner
-from trainers.ppo_metrics import describe, describe_update
+from trainers.ppo_metrics import describe, describe_update, pooled_losses
 
 GAE_CHUNK = 64
 """Actions solved by one matrix product: B * 64 * 64 floats, and T / 64 steps of Python."""
 MAX_IMPORTANCE = 2.0
 """Cap of truncated importance sampling (Yao et al. 2025; verl's `tis_imp_ratio_cap`)."""
+
+LOSSES = {
+    "loss/policy_avg": "policy",
+    "loss/value_avg": "value",
+    "loss/kl": "kl",
+    "loss/total": "total",
+}
+"""What is logged of the objective, and the part of it that it is."""
 
 
 def gae(
@@ -284,18 +291,6 @@ def _terms(
     return {name: torch.where(experience.response_mask, t, zero) for name, t in terms.items()}
 
 
-def _pooled(losses: dict[str, float]) -> dict[str, float]:
-    """Sum each loss over all ranks, and let every rank see the same vote on finiteness."""
-    totals = global_sum(torch.tensor(list(losses.values()), dtype=torch.float64))
-    pooled = dict(zip(losses, totals.tolist(), strict=True))
-    broken = [f"{name} {value}" for name, value in pooled.items() if not math.isfinite(value)]
-    if broken:
-        raise NonFiniteError(
-            f"the loss is not finite ({', '.join(broken)}); no weight was changed. {LOWER_RATES}"
-        )
-    return pooled
-
-
 def update(
     learner: Learner, experience: Experience, config: Config, *, critic_only: bool = False
 ) -> Metrics:
@@ -317,29 +312,25 @@ def update(
     counts = torch.tensor([local, float(experience.response_mask.sum())], dtype=torch.float64)
     denominator, actions = global_sum(counts).clamp(min=1.0).tolist()
     entropy: EntropyMode = "loss" if ppo.entropy_coef > 0 else "metric"
-    metrics = Metrics()
-    losses: dict[str, float] = {}
+    metrics, losses = Metrics(), dict.fromkeys(LOSSES, 0.0)
     micro_batches = learner.micro_batches(experience)
     for number, micro in enumerate(micro_batches, start=1):
         last = number == len(micro_batches)
         logprobs, entropies, values = learner.forward(micro, entropy=entropy, last=last)
+        if ppo.reuses_logprobs:  # these are the old ones: nothing has moved since the rollout
+            micro = replace(micro, old_logprobs=logprobs.detach())
         terms = _terms(micro, logprobs, entropies, values, ppo)
         assert micro.weights is not None
         parts = {name: (micro.weights * term).sum() / denominator for name, term in terms.items()}
         parts["value"] = terms["value"].sum() / actions
-        policy = parts["policy"] - ppo.entropy_coef * parts["entropy"]
-        policy = policy + ppo.kl_weight * parts["kl"] if "kl" in parts else policy
-        learner.backward(None if critic_only else policy, parts["value"])
-        share = ppo.value_coef if ppo.critic == "shared" else 1.0
-        named = {"loss/policy_avg": parts["policy"], "loss/value_avg": parts["value"]}
-        named["loss/total"] = policy + share * parts["value"]
-        if "kl" in parts:
-            named["loss/kl"] = ppo.kl_weight * parts["kl"]
-        for name, value in named.items():
-            losses[name] = losses.get(name, 0.0) + value.item()
+        parts["kl"] = ppo.kl_weight * parts.get("kl", torch.zeros(()))
+        objective = parts["policy"] + parts["kl"] - ppo.entropy_coef * parts["entropy"]
+        learner.backward(None if critic_only else objective, parts["value"])
+        parts["total"] = objective + ppo.value_weight * parts["value"]
+        losses = {key: losses[key] + parts[name].item() for key, name in LOSSES.items()}
         metrics += describe_update(micro, logprobs, entropies, values, ppo)
-    pooled = Metrics.scalars(_pooled(losses))
-    return global_metrics(metrics) | pooled | learner.step(critic_only=critic_only)
+    metrics = global_metrics(metrics) | pooled_losses(losses, ppo)
+    return metrics | learner.step(critic_only=critic_only)
 
 
 def over_target_kl(metrics: Metrics, config: PPOConfig) -> bool:

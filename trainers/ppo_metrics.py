@@ -3,13 +3,17 @@
 Names, units and healthy ranges: docs/metrics.md.
 """
 
+import math
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from trainers.batch import Experience, Metrics
 from trainers.config_ppo import PPOConfig
-from trainers.distributed import global_metrics, global_moments
+from trainers.distributed import global_metrics, global_moments, global_sum
+from trainers.errors import LOWER_RATES, NonFiniteError
 from trainers.functional.kl import kl_estimate, ratio_of
 
 
@@ -39,12 +43,36 @@ def describe_update(
     if config.value_clip is not None:
         moved = (values - experience.old_values).abs() > config.value_clip
         figures["value/clipfrac_avg"] = moved.float()
+    if config.reuses_logprobs and experience.generator_logprobs is not None:
+        difference = (logprobs - experience.generator_logprobs).abs()
+        figures["policy/generator_logp_diff"] = difference
     metrics = Metrics.masked(figures, mask)
     if not mask.any():
         return metrics
     # Before the clamp of the exponent, so that nothing hides behind it.
-    largest = float(torch.exp((logprobs - old)[mask].double().max()))
-    return metrics | Metrics(maxima={"policy/ratio_max": largest})
+    maxima = {"policy/ratio_max": float(torch.exp((logprobs - old)[mask].double().max()))}
+    if "policy/generator_logp_diff" in figures:
+        largest = figures["policy/generator_logp_diff"][mask].max()
+        maxima["policy/generator_logp_diff_max"] = float(largest)
+    return metrics | Metrics(maxima=maxima)
+
+
+def pooled_losses(losses: Mapping[str, float], config: PPOConfig) -> Metrics:
+    """Sum each loss over all ranks, and let every rank see the same vote on finiteness.
+
+    Raises:
+        NonFiniteError: on every rank, if one is not finite.
+    """
+    totals = global_sum(torch.tensor(list(losses.values()), dtype=torch.float64))
+    named = dict(zip(losses, totals.tolist(), strict=True))
+    broken = [f"{name} {value}" for name, value in named.items() if not math.isfinite(value)]
+    if broken:
+        raise NonFiniteError(
+            f"the loss is not finite ({', '.join(broken)}); no weight was changed. {LOWER_RATES}"
+        )
+    if config.kl_placement != "loss":
+        del named["loss/kl"]
+    return Metrics.scalars(named)
 
 
 def describe(experience: Experience) -> Metrics:

@@ -85,12 +85,13 @@ def text_metrics(
     tokens = float(outcome.episodes.sampled.sum())
     local = (
         _objective(outcome, ppo)
-        | _agreement(outcome)
         | _completions(outcome.episodes.slots)
         | _environments(outcome)
         | performance(seconds, tokens=tokens, samples=len(outcome.mask), world=world)
         | _padding(outcome)
     )
+    if not ppo.reuses_logprobs:  # else the update says it: it has the trainer's own figures
+        local |= _agreement(outcome)
     _, variance = global_moments(outcome.episodes.scores, outcome.episodes.valid)
     scalars = {"objective/scores_std": float(variance.sqrt())}
     scalars |= _parts(outcome.episodes.slots) | _counts(outcome)

@@ -104,7 +104,7 @@ class TextCollector(Collector):
         mask = episodes.sampled & shaped.keep[:, None]
         reference = self._parts.reference
         with phases.of("logprobs"):
-            logprobs = actor.logprobs(episodes.inputs, mask)
+            logprobs = self._logprobs(actor, episodes, mask)
             ref = None if reference is None else reference.logprobs(episodes.inputs, mask)
         with phases.of("values"):
             values = actor.values(episodes.inputs)
@@ -199,6 +199,13 @@ class TextCollector(Collector):
             single_turn=torch.tensor([isinstance(env, SingleTurnEnv) for env in envs]),
             scored_at_end=torch.tensor(final_scores),
         )
+
+    def _logprobs(self, actor: Actor, episodes: Episodes, mask: Tensor) -> Tensor:
+        """Return [B, T] by the trainer's forward, unless nothing depends on that pass."""
+        ppo = self._config.ppo
+        if ppo.reuses_logprobs and ppo.kl_placement != "reward" and self._parts.generator.exact:
+            return episodes.generator_logprobs * mask
+        return actor.logprobs(episodes.inputs, mask)
 
     def _rollout(self, outcome: Outcome, values: Tensor) -> Rollout:
         """Put the rollout together, and let the controller see its KL afterwards."""
