@@ -12,6 +12,7 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,7 +92,8 @@ class RunFolder:
             (self.path / "run.lock").unlink(missing_ok=True)
         for name in PACKAGES:
             logging.getLogger(name).removeHandler(self._handler)
-        self._handler.close()
+        with suppress(OSError):  # a full disk: what could not be logged is lost
+            self._handler.close()
 
 
 def open_run(

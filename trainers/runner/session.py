@@ -215,7 +215,8 @@ class Session:
         if self._resume is False:
             return None
         if isinstance(self._resume, Path):
-            found = find_at(self._resume) if self._resume.name.startswith(stage) else None
+            other = {"sft": "ppo_", "ppo": "sft_"}[stage]
+            found = None if self._resume.name.startswith(other) else find_at(self._resume)
         else:
             found = find(self.folder.checkpoints, stage)
         if found is None:
