@@ -226,7 +226,11 @@ def text_learner(config: Config, policy: Policy, devices: Devices) -> Learner:
     ppo = config.ppo
     critic = None
     if ppo.critic == "separate":
-        module = build_critic(policy.model, ppo.critic_init)
+        module = build_critic(
+            policy.model,
+            ppo.critic_init,
+            gradient_checkpointing=config.backend.gradient_checkpointing,
+        )
         settings = optimizer_settings(config, ppo.critic_learning_rate)
         critic = devices.engine(module, settings, "critic")
     engine = devices.engine(policy, optimizer_settings(config, ppo.learning_rate), "policy")

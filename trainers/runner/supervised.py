@@ -15,6 +15,7 @@ from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
 from trainers.models.loading import (
     count_parameters,
+    enable_checkpointing,
     load_chat,
     load_config,
     load_policy_model,
@@ -55,6 +56,8 @@ def base_model(
         policy = CausalPolicy(
             load_policy_model(config, chat), temperature=1.0, chunk=config.backend.logprob_chunk
         )
+        if config.backend.gradient_checkpointing:
+            enable_checkpointing(policy.model)
         session.note("model", f"{_origin(config)}, {count_parameters(policy) / 1e6:.1f} M")
         if examples and not _learn(session, policy, examples):
             return None
