@@ -1,5 +1,6 @@
 """`llmgym eval`: a held-out score with its interval, and the difference to another model."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,8 @@ class Options:
     """Nucleus, with a temperature."""
     top_k: int = 0
     """Most likely tokens, with a temperature; 0 is all."""
+    json: bool = False
+    """Print the figures as JSON, one object a model."""
     plugins: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A module that registers environments or rewards; repeat it."""
 
@@ -72,6 +75,14 @@ def report(found: Sequence[tuple[str, Evaluation]], how: str) -> list[str]:
         lines.append(_answer("before", row["before"], row["reward_before"]))
         lines.append(_answer("after", row["after"], row["reward_after"]))
     return lines
+
+
+def as_json(found: Sequence[tuple[str, Evaluation]]) -> str:
+    """Return name, environment, mean, interval and scores of each model."""
+    figures = ("env", "mean", "ci_low", "ci_high", "scores")
+    return json.dumps(
+        [{"model": name, **{key: getattr(one, key) for key in figures}} for name, one in found]
+    )
 
 
 def _samples(one: Evaluation) -> list[str]:
@@ -115,5 +126,5 @@ def main(argv: Sequence[str]) -> int:
     elif options.against is not None:
         targets.append(target_of(options.against))
     found = [(one.name, held_out_score(replace(one, config=config), sampling)) for one in targets]
-    print("\n".join(report(found, how)))
+    print(as_json(found) if options.json else "\n".join(report(found, how)))
     return 0
