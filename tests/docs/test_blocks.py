@@ -1,4 +1,4 @@
-"""Every block of Python in the README and the first pages runs as it stands, page by page."""
+"""Every block of Python in the README, the first pages and the guides runs, page by page."""
 
 import dataclasses
 import importlib

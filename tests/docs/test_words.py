@@ -23,7 +23,7 @@ TEST = re.compile(r"`([\w/]+\.py)::(test_\w+)`")
 
 
 def test_the_pages_of_environments_are_current():
-    assert env_pages.stale() == []
+    assert env_pages.stale() == [], "python scripts/env_pages.py writes them"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
