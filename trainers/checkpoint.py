@@ -283,6 +283,25 @@ def find(folder: Path, prefix: str) -> Found | None:
     return outcome
 
 
+def check_at(path: Path) -> None:
+    """Refuse what cannot be a checkpoint, before anything is begun; `find_at` reads it whole.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    problem = None
+    if not NAME.fullmatch(path.name):
+        problem = "its name is no checkpoint's"
+    elif not (path / MANIFEST).is_file():
+        problem = f"it has no {MANIFEST}" if path.is_dir() else "no such folder"
+    if problem is not None:
+        raise CheckpointError(_cannot(path, problem))
+
+
+def _cannot(path: Path, problem: str | None) -> str:
+    return f"cannot resume from {path}: {problem}. A bare --resume takes the newest whole one."
+
+
 def find_at(path: Path) -> Found:
     """Return the checkpoint at `path`, which must be whole; rank 0 decides for all.
 
@@ -292,9 +311,7 @@ def find_at(path: Path) -> Found:
     match = NAME.fullmatch(path.name)
     problem = broadcast(verify(path) if match else "its name is no checkpoint's")
     if problem is not None or match is None:
-        raise CheckpointError(
-            f"cannot resume from {path}: {problem}. A bare --resume takes the newest whole one."
-        )
+        raise CheckpointError(_cannot(path, problem))
     return Found(path=path, number=int(match[2]))
 
 

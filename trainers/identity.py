@@ -16,7 +16,16 @@ from trainers.distributed import World, gather
 from trainers.errors import BackendError, ConfigError
 
 CHANGEABLE = frozenset(
-    {"log", "eval", "checkpoint", "backend", "run.dir", "run.name", "ppo.num_iterations"}
+    {
+        "log",
+        "eval",
+        "checkpoint",
+        "backend",
+        "run.dir",
+        "run.name",
+        "ppo.num_iterations",
+        "data.too_long",
+    }  # what is too long has not been met yet where it stops the run
 )
 """Settings, and sections of them, that may differ when a run is resumed."""
 
@@ -62,7 +71,7 @@ def check_settings(
     changes = []
     for one in difference(config, before):
         key = one.split(" ")[0]
-        counts = not _within(key, CHANGEABLE) if only is None else _within(key, only)
+        counts = not _within(key, CHANGEABLE) and (only is None or _within(key, only))
         if counts and HIDDEN not in one:
             changes.append(one)
     if changes:

@@ -112,14 +112,19 @@ def test_a_checkpoint_of_another_run_is_refused_by_its_settings(typed, done):
         ("ppo_000001", "manifest.json"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(typed, done, path, says):
+def test_what_is_no_checkpoint_is_refused_before_anything_is_begun(
+    typed, refused, done, path, says
+):
     Path("ppo_000001").mkdir()
     Path("ppo_000001/pytorch_model.bin").write_bytes(b"x")
-    answer = typed({"--ppo.num-iterations": 2}, "--resume", path)
-    assert answer.code == 1
-    assert f"cannot resume from {path}: " in answer.said
-    assert says in answer.said
-    assert "A bare --resume takes the newest whole one" in answer.said
+    before = everything("runs/a")
+    said = refused({"--name": "b"}, "--resume", path, code=1)
+    assert f"cannot resume from {path}: " in said
+    assert says in said
+    assert "A bare --resume takes the newest whole one" in said
+    typed({"--ppo.num-iterations": 2}, "--resume", path)
+    assert everything("runs/a") == before
+    assert not Path("runs/b").exists()
 
 
 @pytest.mark.parametrize("where", ["prompts.jsonl", "/proc/nowhere", "/dev/null"])

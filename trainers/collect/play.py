@@ -89,7 +89,7 @@ def _check_prompts(ledger: TokenLedger, limits: Limits) -> None:
     if long:
         raise TaskSourceError(
             f"{math.ceil(100 * long / slots)} % of prompts are longer than "
-            f"generation.max-prompt-tokens {limits.max_prompt_tokens} (longest {longest}).\n"
+            f"generation.max_prompt_tokens {limits.max_prompt_tokens} (longest {longest}).\n"
             "Raise it, or drop them: --data.too-long drop"
         )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainers.batch import Evaluation
+from trainers.checkpoint import check_at
 from trainers.config import Config
 from trainers.distributed import World, shutdown, start
 from trainers.loggers.base import Logger
@@ -64,6 +65,8 @@ def run(
     """
     world = World.from_launcher()
     check_shares(config, world)
+    if isinstance(resume, Path):
+        check_at(resume)
     heard = usual_loggers(config) if loggers is None else loggers
     start(world, config.backend.timeout_seconds)
     try:

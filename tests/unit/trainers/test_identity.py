@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.config import Config, EvalConfig, LogConfig, RunConfig, SFTConfig
+from trainers.config import Config, DataConfig, EvalConfig, LogConfig, RunConfig, SFTConfig
 from trainers.config_ppo import PPOConfig
 from trainers.distributed import World
 from trainers.errors import ConfigError
@@ -30,6 +30,7 @@ def test_the_same_settings_continue():
         {"ppo": PPOConfig(num_iterations=400)},
         {"eval": EvalConfig(num_tasks=8)},
         {"log": LogConfig(every=7)},
+        {"data": DataConfig(too_long="drop")},
         {"run": RunConfig(name="b", dir="elsewhere")},
     ],
 )
