@@ -1,0 +1,38 @@
+"""A small transformer learns a task by PPO alone, from random weights; unpaid, it does not."""
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from tests.learning.reversing import accuracy, partial, settings
+from tests.learning.seeds import SEEDS
+from trainers.runner import run
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_three_letters_are_reversed_from_a_random_start(tmp_path, seed):
+    result = run(settings(tmp_path, seed), reward=partial, loggers=[])
+    (_, (before,)), *_, (_, (after,)) = result.evaluations
+    assert accuracy(before) <= 0.02
+    assert accuracy(after) >= 0.99
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_constant_reward_teaches_nothing(tmp_path, seed):
+    config = settings(tmp_path, seed, **{"ppo.missing_eos_penalty": None})
+    result = run(config, reward=lambda response: 1.0, loggers=[])
+    (_, (before,)), *_, (_, (after,)) = result.evaluations
+    assert accuracy(after) <= max(accuracy(before), 0.05)
+
+
+def test_without_reward_not_one_weight_of_the_policy_moves(tmp_path):
+    changes = {
+        "ppo.missing_eos_penalty": None,
+        "ppo.entropy_coef": 0.0,
+        "ppo.num_iterations": 2,
+        "eval.num_tasks": 0,
+    }
+    result = run(settings(tmp_path, 0, **changes), reward=lambda response: 0.0, loggers=[])
+    start = AutoModelForCausalLM.from_pretrained(tmp_path / "random").state_dict()
+    end = AutoModelForCausalLM.from_pretrained(result.run_dir / "model").state_dict()
+    # The value head starts at zero: advantages are all 0, and so is what whitening makes of them.
+    assert all(end[name].equal(weight) for name, weight in start.items())
