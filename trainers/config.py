@@ -45,7 +45,7 @@ class ModelConfig:
     """Widths of the hidden layers of `mlp`."""
     vocab_size: Annotated[int, Field(ge=300)] | None = None
     """Tokens of a tokenizer trained for a fresh model; null: 512 tiny, 4096 small and base."""
-    context: Count = 512
+    context: Count = 1024
     """Longest sequence of a fresh model, in tokens."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the forward pass; auto: bfloat16 where the hardware multiplies it natively, but
