@@ -78,8 +78,8 @@ def report(found: Sequence[tuple[str, Evaluation]], how: str) -> list[str]:
 
 
 def as_json(found: Sequence[tuple[str, Evaluation]]) -> str:
-    """Return name, environment, mean, interval and scores of each model."""
-    figures = ("env", "mean", "ci_low", "ci_high", "scores")
+    """Return name, environment, mean, interval, and a row a task, of each model."""
+    figures = ("env", "mean", "ci_low", "ci_high", "rows")
     return json.dumps(
         [{"model": name, **{key: getattr(one, key) for key in figures}} for name, one in found]
     )
