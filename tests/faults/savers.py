@@ -4,10 +4,12 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from trainers import cli
 from trainers.checkpoint import Found, Saver, checkpoint_name, find, find_at, load
 from trainers.distributed import World, shutdown, start
 from trainers.errors import CheckpointError
@@ -70,6 +72,23 @@ def save_with_file_limit(folder: Path, number: int, limit: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     sys.exit(3 if save(folder, number, size=100_000) is None else 0)
+
+
+def train_with_file_limit(place: Path, words: Sequence[str], limit: int, said: str) -> None:
+    """Type a command; after its first checkpoint no file may grow beyond `limit` bytes.
+
+    What it says goes to the file `said`; the process exits as the command does.
+    """
+    os.chdir(place)
+    sys.stderr = sys.stdout = open(said, "w", encoding="utf-8")  # noqa: SIM115 - to its end
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill(event: str, args: tuple[object, ...]) -> None:
+        if event == "os.rename" and str(args[1]).endswith("ppo_000001"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    sys.addaudithook(fill)
+    sys.exit(cli.main(words))
 
 
 def save_as_rank(rank: int, port: int, folder: Path, results: Path) -> None:

@@ -2,15 +2,12 @@
 
 import multiprocessing
 import os
-import resource
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import SMALL
-from trainers import cli
+from tests.faults.savers import train_with_file_limit
 from trainers.config_files import read
 from trainers.loggers.jsonl import lines
 from trainers.run_folder import read_status
@@ -134,31 +131,16 @@ def test_a_place_that_cannot_be_written_is_named_with_the_setting(refused, where
     assert "--run.dir DIR" in said
 
 
-def run_with_a_full_disk(place, limit, results):
-    """Run where no file may grow beyond `limit` bytes after the first checkpoint."""
-    os.chdir(place)
-    sys.stderr = sys.stdout = open(results if limit else os.devnull, "w")  # noqa: SIM115
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def fill(name, args):
-        if name == "os.rename" and str(args[1]).endswith("ppo_000001"):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-
-    sys.addaudithook(fill)
-    given = SMALL | THREE | {"--ppo.num-iterations": 6}
-    words = [word for pair in given.items() for word in map(str, pair)]
-    code = cli.main(["train", "prompts", *words])
-    sys.stdout.flush()
-    os._exit(code)
-
-
 @pytest.mark.parametrize("limit", [0, 4000])
 def test_a_full_disk_costs_no_work_and_the_run_goes_on_from_there(place, typed, limit):
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=run_with_a_full_disk, args=(place, limit, "said.txt"))
+    context = multiprocessing.get_context("spawn")
+    given = SMALL | THREE | {"--ppo.num-iterations": 6}
+    words = ["train", "prompts", *(str(word) for pair in given.items() for word in pair)]
+    listed = "said.txt" if limit else os.devnull
+    process = context.Process(target=train_with_file_limit, args=(place, words, limit, listed))
     process.start()
     process.join(timeout=120)
-    said = Path("said.txt").read_text(encoding="utf-8") if limit else ""
+    said = Path(listed).read_text(encoding="utf-8")
     assert process.exitcode == 1
     assert "Traceback" not in said
     assert kept()[-1] == "ppo_000001", "what was saved is whole, and nothing half-made is left"

@@ -165,6 +165,7 @@ def is_gone(pid, seconds=20.0):
 def test_a_grader_that_spins_does_not_outlive_a_trainer_that_is_killed(place):
     Path("bad.py").write_text(BAD, encoding="utf-8")
     os.mkfifo("pids")
+    started = os.open("pids", os.O_RDWR | os.O_NONBLOCK)
     given = SMALL | {"--reward": "bad.py:hangs", "--rewards.0.timeout-seconds": 600}
     words = [word for pair in given.items() for word in map(str, pair)]
     trainer = subprocess.Popen(
@@ -173,11 +174,13 @@ def test_a_grader_that_spins_does_not_outlive_a_trainer_that_is_killed(place):
         stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    with Path("pids").open() as stream:
-        graders = [int(stream.readline())]
-        parents = [parent_of(pid) for pid in graders]
+    heard = select.select([started], [], [], 120.0)[0]
+    graders = [int(line) for line in os.read(started, 1000).split()] if heard else []
+    os.close(started)
+    parents = [parent_of(pid) for pid in graders]
     trainer.send_signal(signal.SIGKILL)
     trainer.wait()
+    assert graders, "no sample was graded"
     assert trainer.pid not in graders + parents
     assert all(is_gone(pid) for pid in graders + parents)
 
