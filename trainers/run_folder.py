@@ -68,7 +68,9 @@ class RunFolder:
     @property
     def log_stream(self) -> TextIO:
         """The open log, for what no logger can write: the stacks of a run that hangs."""
-        return self._handler.stream
+        stream = self._handler.stream
+        assert stream is not None, "the log is opened at once"
+        return stream
 
     def set_status(self, status: Status, **facts: Any) -> None:
         """Replace status.json in one step; ranks other than 0 do nothing.

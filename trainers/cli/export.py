@@ -34,14 +34,19 @@ def copied(source: Path, out: Path) -> Path:
 
     Raises:
         ConfigError: `out` exists.
+        CheckpointError: it cannot be written.
     """
     if out.exists():
         raise ConfigError(f"{out} exists. Name another folder: --out DIR")
     draft = out.with_name(f".{out.name}.{os.getpid()}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, draft)
         draft.rename(out)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {out}: {error.strerror or error}. Name another folder: --out DIR"
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out

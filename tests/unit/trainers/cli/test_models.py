@@ -95,6 +95,13 @@ def test_export_proves_its_copy(run_dir, capsys):
     assert sorted(os.listdir("out")) == ["model"]
 
 
+def test_export_to_a_place_that_cannot_be_written_says_so(run_dir, capsys):
+    assert cli.main(["export", "--out", f"{run_dir}/config.yaml/x"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"CheckpointError: cannot write {run_dir}/config.yaml/x: ")
+    assert said.endswith("Name another folder: --out DIR\n")
+
+
 def test_export_sees_other_weights(run_dir):
     assert export.difference(f"{run_dir}/model", f"{run_dir}/base") > 0.1
 
