@@ -27,10 +27,6 @@ class RewardNotFound(LLMGymError, ValueError):
     """Raised when the name, module or function of a reward does not exist."""
 
 
-class SandboxError(LLMGymError, RuntimeError):
-    """Raised when an isolation tier was asked for and this machine cannot give it."""
-
-
 class MissingExtraError(LLMGymError, ImportError):
     """Raised when a part needs an optional library that is not installed; names the extra."""
 

@@ -86,12 +86,10 @@ class DataConfig:
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
 class EnvConfig:
-    """One environment of the run."""
+    """The environment of the run."""
 
     id: str = "llmgym/Arithmetic-v0"
     """A registered Gymnasium id, or `pkg.mod:ns/Name-v0`."""
-    weight: Positive = 1.0
-    """Share of the episodes, relative to the other entries."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the environment."""
 
@@ -193,9 +191,9 @@ class EvalConfig:
     every: Whole = 20
     """Iterations between evaluations; 0: before and after only."""
     num_tasks: Whole = 512
-    """Held-out tasks of an environment (`mlp`: episodes); 0: no evaluation."""
+    """Held-out tasks (`mlp`: episodes); 0: no evaluation."""
     kwargs: dict[str, Any] = Field(default_factory=lambda: {"split": "test"})
-    """Arguments of the environments that make them held out, over those of `envs`."""
+    """Arguments of the environment that make its tasks held out, over those of `envs`."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
@@ -248,8 +246,8 @@ class Config:
     """The tokenizer."""
     data: DataConfig = Field(default_factory=DataConfig)
     """Demonstrations. Short form: --data FILE."""
-    envs: list[EnvConfig] = Field(default_factory=lambda: [EnvConfig()], min_length=1)
-    """Environments, mixed by weight."""
+    envs: list[EnvConfig] = Field(default_factory=lambda: [EnvConfig()], min_length=1, max_length=1)
+    """The environment: a list of one."""
     rewards: list[RewardConfig] = Field(default_factory=lambda: [RewardConfig()])
     """Rewards, summed by weight; they replace the environment's own."""
     sft: SFTConfig = Field(default_factory=SFTConfig)

@@ -247,8 +247,10 @@ def _shape(path: Path, error: Mapping[str, Any], where: str) -> str:
         form = forms(at(outer) or {})[0]
         least, most = form.get("minItems", 0), form.get("maxItems")
         count = f"{least}" if least == most else f"at least {least}"
-        entries = "entry" if count.endswith(" 1") else "entries"
-        return f"{dotted(outer)} must have {count} {entries}, got {shown(error['input'])}{where}."
+        entries = "entry" if least == 1 else "entries"
+        got = error["input"]
+        number = len(got) if isinstance(got, list) else shown(got)
+        return f"{dotted(outer)} must have {count} {entries}, got {number}{where}."
     return f"{dotted(path)}: {error['msg']}{where}."
 
 

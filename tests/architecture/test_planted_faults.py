@@ -32,7 +32,9 @@ IN_ORDER = {
         'class TorchEngine(Engine):\n    """Plain."""\n'
     ),
     "trainers/ppo.py": (
-        '"""PPO."""\n\n\ndef update(part):\n    """Report `loss/ignored` in prose."""\n'
+        '"""PPO."""\nfrom trainers.errors import WorseError\n\n\n'
+        'def update(part):\n    """Report `loss/ignored` in prose."""\n'
+        '    if not part:\n        raise WorseError("no part")\n'
         '    return {"loss/policy_avg": 1, f"rewards/{part}/mean": 2}\n'
     ),
     "trainers/loggers/wandb.py": '"""W&B."""\nimport wandb\n',
@@ -197,6 +199,11 @@ FAULTS = [
         words.metrics_are_documented,
         {"docs/metrics.md": "| `loss/policy_avg` |\n| `rewards/{x}/mean` |\n| `loss/gone` |\n"},
         "loss/gone is nowhere",
+    ),
+    (
+        words.errors_are_raised,
+        {"llmgym/errors.py": '"""F."""\n\n\nclass GoneError(ValueError):\n    """Never."""\n'},
+        "llmgym/errors.py:4: nothing raises GoneError",
     ),
     (
         words.config_files_have_headers,

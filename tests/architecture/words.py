@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
-from tests.architecture.source import PACKAGES, Function, found, name, nodes, tree
+from tests.architecture.source import PACKAGES, Function, dotted, found, name, nodes, tree
 
 SECTIONS = (
     "objective|policy|value|loss|rewards|env|completions|advantages|perf|timing_s|eval|train"
@@ -127,6 +127,27 @@ def metrics_are_documented(root: Path) -> list[str]:
     ]
 
 
+def errors_are_raised(root: Path) -> list[str]:
+    """A class of an errors.py is raised somewhere, or is the base of one that is."""
+    defined = {
+        node.name: f"{name(root, path)}:{node.lineno}"
+        for path in found(root, *PACKAGES)
+        if path.name == "errors.py"
+        for node in tree(path).body
+        if isinstance(node, ast.ClassDef)
+    }
+    used: set[str] = set()
+    for path in found(root, *PACKAGES):
+        for node in nodes(path):
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                used.add(dotted(node.exc).rpartition(".")[2])
+            elif isinstance(node, ast.Return | ast.Yield) and isinstance(node.value, ast.Call):
+                used.add(dotted(node.value).rpartition(".")[2])  # made here, raised by the caller
+            elif isinstance(node, ast.ClassDef):
+                used |= {dotted(base).rpartition(".")[2] for base in node.bases}
+    return [f"{place}: nothing raises {one}" for one, place in defined.items() if one not in used]
+
+
 def config_files_have_headers(root: Path) -> list[str]:
     """A config file opens with purpose, hardware, result and the command that names it."""
     faults = []
@@ -146,5 +167,6 @@ RULES = (
     tensors_have_shapes,
     settings_explain_themselves,
     metrics_are_documented,
+    errors_are_raised,
     config_files_have_headers,
 )

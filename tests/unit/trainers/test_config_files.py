@@ -120,12 +120,14 @@ def test_a_contradiction_keeps_its_own_words():
         ("ppo.num_epochs", "3", 'must be a whole number, got the text "3"'),
         ("ppo.num_epochs", True, "must be a whole number, got true"),
         ("ppo.whiten_advantages", 1, "must be true or false, got 1"),
-        ("ppo.adam_betas", [0.9], "must have 2 entries, got [0.9]"),
+        ("ppo.adam_betas", [0.9], "must have 2 entries, got 1"),
         ("run.name", 12, 'must be text, got 12. Put it in quotes: "12"'),
         ("run.name", "../up", "must be made of letters"),
         ("model", "gpt2", "Did you mean model.path?"),
         ("model.hidden_sizes", 64, "must be a list"),
-        ("envs", [], "must have at least 1 entry"),
+        ("envs", [], "envs must have 1 entry, got 0"),
+        ("envs", [{"id": "a/B-v0"}, {"id": "a/C-v0"}], "envs must have 1 entry, got 2"),
+        ("envs.0.weight", 2.0, "envs.0.weight is not a setting"),
         ("envs.0.kwargs", [1], "must be a mapping"),
     ],
 )
@@ -209,13 +211,11 @@ def test_a_missing_file_is_named(written):
 
 
 def test_mappings_merge_and_lists_replace(written):
-    one = written(
-        "ppo: {gamma: 0.9, num_epochs: 2}\nenvs: [{id: a/B-v0}, {id: a/C-v0}]\n", "1.yaml"
-    )
-    two = written("ppo: {gamma: 0.8}\nenvs: [{id: a/D-v0}]\n", "2.yaml")
+    one = written("ppo: {gamma: 0.9, num_epochs: 2}\nrewards: [{name: a}, {name: b}]\n", "1.yaml")
+    two = written("ppo: {gamma: 0.8}\nrewards: [{name: c}]\n", "2.yaml")
     config = read([one, two], {"ppo.num_epochs": 3})
     assert (config.ppo.gamma, config.ppo.num_epochs) == (0.8, 3)
-    assert [env.id for env in config.envs] == ["a/D-v0"]
+    assert [one.name for one in config.rewards] == ["c"]
 
 
 def test_the_place_named_is_of_the_file_that_won(written):
@@ -230,16 +230,17 @@ def test_new_arguments_and_entries_come_by_name():
         [],
         {
             "envs.0.kwargs.path": "p.jsonl",
-            "envs.1.id": "a/B-v0",
             "rewards.0.kwargs.scale": 2,
+            "rewards.1.name": "exact",
             "eval.kwargs.path": "t.jsonl",
         },
     )
     assert config.envs[0].kwargs == {"path": "p.jsonl"}
-    assert config.envs[1].id == "a/B-v0"
     assert config.rewards[0].kwargs == {"scale": 2}
+    assert config.rewards[1].name == "exact"
     assert config.eval.kwargs == {"split": "test", "path": "t.jsonl"}
-    assert "The next entry of envs is envs.1" in refused([], {"envs.3.id": "a"})
+    assert "envs must have 1 entry, got 2" in refused([], {"envs.1.id": "a/B-v0"})
+    assert "The next entry of rewards is rewards.1" in refused([], {"rewards.3.name": "a"})
 
 
 def test_a_file_can_empty_what_the_default_holds(written):
