@@ -120,12 +120,11 @@ def performance(
     return Metrics(means=means, maxima={"perf/cpu_gb": peak_kib / 2**20})
 
 
-def sample_rows(outcome: Outcome, iteration: int) -> list[dict[str, Any]]:
+def sample_rows(outcome: Outcome) -> list[dict[str, Any]]:
     """Return one row for samples.jsonl for each episode; the advantage comes later."""
     kl = outcome.kl.tolist()
     return [
         {
-            "step": iteration,
             "env": env,
             "prompt": _dialogue(slot),
             "completion": "\n\n".join(slot.completions),

@@ -248,7 +248,7 @@ class TextCollector(Collector):
                 "train/tokens": self._totals["tokens"],
             }
         )
-        self._samples = sample_rows(outcome, iteration)
+        self._samples = sample_rows(outcome)
         deviation = self._metrics.values().get("objective/scores_std", 1.0)
         if deviation == 0.0 and episodes > 1 and not self._warned and self._world.is_main:
             self._warned = True
@@ -256,7 +256,7 @@ class TextCollector(Collector):
                 "the reward is the same for all %d episodes of iteration %d: there is nothing to "
                 "learn from. Check the reward function, or raise generation.temperature.",
                 episodes,
-                iteration,
+                iteration + 1,
             )
 
 

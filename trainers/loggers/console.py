@@ -192,7 +192,8 @@ class ConsoleLogger(Logger):
         if (run / "wandb").is_dir():
             self._print(f"W&B      wandb sync {run}/wandb/latest-run")
         if (run / "model").is_dir() and not self._config.is_control:
-            self._print(f"Next     llmgym play {run} --base")
+            beside = " --base" if self._config.ppo.num_iterations else ""  # else it is the model
+            self._print(f"Next     llmgym play {run}{beside}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: what was printed stays printed."""

@@ -199,4 +199,4 @@ def test_samples_have_their_rows_and_the_advantage_comes_with_the_experience(cha
     ):
         assert row["advantage"] == pytest.approx(float(figures[mask].mean()), abs=1e-6)
         assert row["length"] == int(mask.sum())
-        assert {"step", "env", "prompt", "completion", "reward", "kl", "finish_reason"} <= set(row)
+        assert {"env", "prompt", "completion", "reward", "kl", "finish_reason"} <= set(row)

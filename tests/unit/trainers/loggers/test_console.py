@@ -87,6 +87,17 @@ def test_the_end_compares_before_with_after(config, tmp_path, evaluation):
     assert f"llmgym play {tmp_path} --base" in printed
 
 
+def test_a_supervised_run_alone_has_no_other_model_to_offer(tmp_path):
+    (tmp_path / "model").mkdir()
+    stream = io.StringIO()
+    logger = ConsoleLogger(stream=stream)
+    logger.start(read([], {"ppo.num_iterations": 0}), tmp_path)
+    logger.close("finished")
+    printed = stream.getvalue()
+    assert f"llmgym play {tmp_path}\n" in printed
+    assert "--base" not in printed
+
+
 def test_quiet_keeps_warnings_and_the_closing_block(config, tmp_path, evaluation):
     printed = played(config, tmp_path, evaluation, is_quiet=True)
     assert "warning:" in printed

@@ -23,6 +23,13 @@ def test_each_step_is_a_line_with_its_own_step_key(config, tmp_path, evaluation)
     assert found[2]["eval/score"] == 0.4
 
 
+def test_samples_carry_the_number_of_the_iteration_that_metrics_carry(config, tmp_path):
+    logger = started(config, tmp_path)
+    logger.samples([{"prompt": "1 + 1 =", "reward": 1.0}], 3)
+    (row,) = lines(tmp_path / "samples.jsonl")
+    assert row == {"attempt": 1, "step": 3, "prompt": "1 + 1 =", "reward": 1.0}
+
+
 def test_a_second_start_appends_as_the_next_attempt(config, tmp_path):
     started(config, tmp_path).log({"objective/kl": 1.0}, 1)
     started(config, tmp_path).log({"objective/kl": 2.0}, 1)
