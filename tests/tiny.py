@@ -11,9 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trainers.backends.torch import OptimizerSettings, TorchEngine
 from trainers.batch import Experience, Metrics, Rollout, TextInputs
 from trainers.config import BackendConfig, Config, GenerationConfig, RunConfig
+from trainers.config_files import read
 from trainers.config_ppo import PPOConfig
 from trainers.learner import Learner
 from trainers.models.causal_lm import CausalPolicy
+from trainers.models.chat import train_tokenizer
 from trainers.models.critic import Critic, SharedActorCritic, token_classifier
 from trainers.models.mlp import PolicyMLP, ValueMLP
 from trainers.ppo import update
@@ -23,6 +25,42 @@ VOCAB = 40
 PROMPTS = (3, 1, 5, 2, 4, 1, 2, 5)
 RESPONSES = (1, 6, 2, 4, 3, 6, 5, 2)
 """Tokens of the prompts and responses of a ragged batch."""
+RUN = {
+    "run.name": "a",
+    "ppo.num_iterations": 2,
+    "ppo.num_prompts": 4,
+    "ppo.samples_per_prompt": 2,
+    "ppo.num_minibatches": 2,
+    "ppo.num_epochs": 2,
+    "ppo.learning_rate": 1e-3,
+    "ppo.critic_learning_rate": 1e-2,
+    "generation.max_new_tokens": 4,
+    "generation.max_prompt_tokens": 40,
+    "eval.num_tasks": 0,
+    "log.wandb.enabled": False,
+}
+"""A text run of a second, from the model of `save_model`."""
+
+
+def save_model(folder):
+    """Save a Llama of two layers with a byte tokenizer that knows sums; return the folder."""
+    tokenizer = train_tokenizer(["12 + 34 = 46"], 280)
+    model = llama(vocab_size=max(tokenizer.get_vocab().values()) + 1)
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
+    model.config.bos_token_id = model.generation_config.bos_token_id = None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def run_settings(model, folder, **changes):
+    """The settings of such a run, its folder below `folder`."""
+    return read([], {**RUN, "model.path": str(model), "run.dir": str(folder), **changes})
+
+
+def letters(response):
+    """A reward with something to tell apart in any text."""
+    return sum(map(ord, response)) % 11 / 10
 
 
 def settings(*, tokens=1_000_000, seed=0, new=8, **ppo):
@@ -40,10 +78,8 @@ def llama(*, seed=0, **changes):
     torch.manual_seed(seed)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    config = LlamaConfig(
-        vocab_size=VOCAB, max_position_embeddings=64, initializer_range=0.1, **sizes, **heads
-    )
-    return LlamaForCausalLM(config)
+    limits = {"vocab_size": VOCAB, "max_position_embeddings": 64, "initializer_range": 0.1}
+    return LlamaForCausalLM(LlamaConfig(**{**limits, **sizes, **heads, **changes}))
 
 
 def optimizer(config, rate):

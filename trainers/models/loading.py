@@ -229,19 +229,28 @@ def fresh_llama(preset: str, vocab_size: int, context: int, seed: int) -> LlamaF
         return LlamaForCausalLM(config).train()
 
 
-def load_policy_model(config: Config, chat: ChatFormat) -> PreTrainedModel:
+def load_policy_model(
+    config: Config, chat: ChatFormat, *, generates: bool = True
+) -> PreTrainedModel:
     """Return the bare model of `model.path`, or a fresh one that fits the tokenizer.
+
+    Args:
+        config: settings.
+        chat: the tokenizer in use.
+        generates: it is to write responses, so the limits of `generation` must fit its context.
 
     Raises:
         ConfigError: as of `load_causal_lm`; or prompt and response do not fit its context.
     """
     limits = config.generation.max_prompt_tokens, config.generation.max_new_tokens
     if config.model.path is not None:
-        check_context(load_config(config.model.path), *limits)
+        if generates:
+            check_context(load_config(config.model.path), *limits)
         return load_causal_lm(config.model.path, attention=config.model.attention)
     vocab_size = max(chat.tokenizer.get_vocab().values()) + 1
     model = fresh_llama(config.model.preset, vocab_size, config.model.context, config.run.seed)
-    check_context(model.config, *limits)
+    if generates:
+        check_context(model.config, *limits)
     for held in (model.config, model.generation_config):
         held.eos_token_id = chat.end_token_id
         held.pad_token_id = chat.pad_token_id

@@ -54,6 +54,8 @@ def run(
     Args:
         config: settings.
         env: instead of `envs`: a registered id, or a callable that makes a Gymnasium environment.
+            A callable gets those of `envs.0.kwargs`, for evaluation of `eval.kwargs` as well, and
+            of `reward` that it takes by name.
         reward: instead of `rewards`: a plain function or a reward.
         resume: continue the run's newest checkpoint, or the one at a path.
         clean: move an existing run folder away.

@@ -5,7 +5,8 @@ Everything that a setting can get wrong is refused here, before weights load. No
 """
 
 import copy
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +35,7 @@ from trainers.models.loading import build_critic, count_parameters
 from trainers.runner.session import Session
 
 MOST = 10_000
-EnvFactory = Callable[[], gymnasium.Env]
+EnvFactory = Callable[..., gymnasium.Env]
 Policy = CausalPolicy | SharedActorCritic
 
 LARGE_ON_CPU = 4_000_000
@@ -122,28 +123,45 @@ def text_envs(
     Args:
         config: `envs` and `eval.kwargs` are read.
         num_envs: slots.
-        env: a registered id or a callable from Python, instead of `envs`.
+        env: a registered id or a callable from Python, instead of `envs`; a callable gets those
+            arguments that it takes by name.
         reward: as `reward_of` returned it.
         held_out: with `eval.kwargs`, for evaluation.
 
     Raises:
         gymnasium.error.NameNotFound: no such environment; lists near names.
-        ConfigError: its arguments are wrong, or the environment is numeric.
+        ConfigError: its arguments are wrong, the environment is numeric, or a callable does not
+            take the reward.
     """
     kwargs: dict[str, Any] = dict(config.envs[0].kwargs)
     if held_out:
         kwargs |= config.eval.kwargs
     if reward is not None:
         kwargs["reward"] = reward
-    if callable(env):
-        return LLMVectorEnv([env] * num_envs)
-    found = spec(env or config.envs[0].id)
     settings = "envs.0.kwargs and eval.kwargs" if held_out else "envs.0.kwargs"
+    if callable(env):
+        if reward is not None and not accepted(env, {"reward": reward}):
+            raise ConfigError(
+                "the callable given as env takes no reward, so the reward would have no effect. "
+                "Give it a parameter `reward` for its environment, or leave the reward out."
+            )
+        with constructing("the callable given as env", settings):
+            return LLMVectorEnv([partial(env, **accepted(env, kwargs))] * num_envs)
+    found = spec(env or config.envs[0].id)
     hint = "" if is_text(found) else "\nOne on numbers takes --model.preset mlp"
     with constructing(found.id, settings, hint):
         if is_text(found):
             return create_vector(num_envs=num_envs, **{**found.kwargs, **kwargs})
         return LLMVectorEnv([partial(gymnasium.make, found, **kwargs)] * num_envs)
+
+
+def accepted(make: EnvFactory, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the given arguments that a callable takes by name."""
+    parameters = inspect.signature(make).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return dict(given)
+    named = {one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY}
+    return {name: value for name, value in given.items() if name in named}
 
 
 def is_text(found: EnvSpec) -> bool:

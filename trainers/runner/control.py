@@ -21,6 +21,7 @@ from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
 from trainers.runner.assemble import (
     Devices,
     EnvFactory,
+    accepted,
     card,
     constructing,
     is_text,
@@ -48,7 +49,11 @@ def train_control(
             "model.preset mlp has no reference to measure a KL against. Set "
             "--ppo.kl-placement none."
         )
-    training = ControlTraining(session, env if callable(env) else _factory(config, env))
+    if callable(env):
+        make = partial(env, **accepted(env, config.envs[0].kwargs))
+    else:
+        make = _factory(config, env)
+    training = ControlTraining(session, make)
     try:
         return improve(session, training)
     finally:

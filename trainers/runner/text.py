@@ -17,12 +17,14 @@ from trainers.models.loading import (
     count_parameters,
     load_chat,
     load_policy,
+    load_policy_model,
     load_tokenizer,
     longest_sequence,
 )
 from trainers.runner.assemble import (
     Devices,
     EnvFactory,
+    accepted,
     card,
     check_prompts,
     reference_of,
@@ -71,12 +73,20 @@ def train_text(
 def _held_out(
     session: Session, envs: LLMVectorEnv, *, env: EnvFactory | str | None, reward: object | None
 ) -> LLMVectorEnv | None:
-    """Build the environment of evaluation, whose tasks are not among those trained on."""
+    """Build the environment of evaluation, whose tasks are not among those trained on.
+
+    A callable that takes none of `eval.kwargs` makes one environment only: its tasks are scored
+    greedily, and the header says that they are not held out.
+    """
     config, world = session.config, session.world
     if not config.eval.num_tasks:
         return None
     num_envs = min(-(-config.eval.num_tasks // world.size), config.generation.batch_size)
     held_out = text_envs(config, num_envs, env=env, reward=reward, held_out=True)
+    if callable(env) and not accepted(env, config.eval.kwargs):
+        names = ", ".join(config.eval.kwargs) or "eval.kwargs"
+        session.note("held out", f"nothing: env takes no {names}; scored on the tasks of training")
+        return held_out
     check_disjoint(envs.envs[0].unwrapped.tasks, held_out.envs[0].unwrapped.tasks)
     return held_out
 
@@ -86,10 +96,9 @@ def _publish(session: Session, learned: Config) -> None:
     tokenizer = load_tokenizer(learned)
     chat = load_chat(learned, tokenizer, env=learned.envs[0].id)
     if session.world.is_main:
-        policy = load_policy(learned, chat)
-        export_policy(
-            session.folder.path / "model", policy.model, chat, card(session, learned.model.path)
-        )
+        model = load_policy_model(learned, chat, generates=False)
+        said = card(session, learned.model.path)
+        export_policy(session.folder.path / "model", model, chat, said)
     barrier()
 
 
@@ -138,11 +147,13 @@ class TextTraining:
             max_tokens=self._longest,
         )
         self.collector = TextCollector(parts, config, world)
-        number = envs.num_tasks()
+        number, kept = envs.num_tasks(), config.eval.num_tasks
+        there = None if held_out is None else held_out.num_tasks()
+        kept = kept if there is None else min(kept, there)
         session.note("model", f"{count_parameters(self._policy) / 1e6:.1f} M parameters, "
                               f"critic {config.ppo.critic}")  # fmt: skip
         session.note("tasks", f"{config.envs[0].id}: {number or 'endless'} train, "
-                              f"{config.eval.num_tasks} held out")  # fmt: skip
+                              f"{kept} held out")  # fmt: skip
 
     def evaluate(self) -> list[Evaluation]:
         """Answer held-out tasks greedily; empty where there are none."""
