@@ -33,7 +33,7 @@ def split_of(a: int, b: int) -> Split:
 @final
 @dataclass(frozen=True, slots=True)
 class MakeTask:
-    """Draws a task of `level` digits at most from one split."""
+    """Draws a task of two operands of `level` digits from one split."""
 
     operations: str
     split: Split
@@ -41,8 +41,9 @@ class MakeTask:
     def __call__(self, rng: np.random.Generator, level: int) -> Task:
         """Draw operands until a pair is of this split: five times on average for the test one."""
         operation = self.operations[int(rng.integers(len(self.operations)))]
+        least = 10 ** (level - 1) if level > 1 else 0
         while True:
-            a, b = (int(one) for one in rng.integers(10**level, size=2))
+            a, b = (int(one) for one in rng.integers(least, 10**level, size=2))
             if self.split in ("all", split_of(a, b)):
                 break
         prompt, answer = f"{a} {operation} {b} =", OPERATIONS[operation](a, b)
@@ -69,7 +70,7 @@ def make(
     """Build the environment: 1.0 for the right number and nothing else, 0.0 otherwise.
 
     Args:
-        digits: of each operand at most, in [1, 9]; the level of the tasks.
+        digits: of each operand, in [1, 9]; the level of the tasks.
         operations: any of `+`, `-` and `*`, one drawn for each task.
         split: "train", "test" for the held-out pairs, or "all".
         seed: another seed is another order of tasks.
