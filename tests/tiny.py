@@ -87,9 +87,9 @@ def optimizer(config, rate):
     return OptimizerSettings(learning_rate=rate, max_grad_norm=config.ppo.max_grad_norm)
 
 
-def learner(config, *, seed=0, temperature=1.0):
+def learner(config, *, seed=0, temperature=1.0, model=None):
     """A text learner, its value head away from zero so that its trunk learns from the start."""
-    model = llama(seed=seed)
+    model = llama(seed=seed) if model is None else model
     if config.ppo.critic == "shared":
         policy = SharedActorCritic(model, temperature=temperature, chunk=512)
         critic, head = None, policy.value_head

@@ -111,6 +111,14 @@ def test_a_contradiction_keeps_its_own_words():
     )
 
 
+@pytest.mark.parametrize(("name", "value"), [("top_p", 0.9), ("top_k", 50)])
+def test_training_samples_from_the_support_that_is_scored(name, value):
+    said = refused([], {f"generation.{name}": value})
+    assert said.startswith(f"generation.{name} must be")
+    assert f"got {value}: narrowing the support makes every ratio wrong" in said
+    assert f"llmgym eval --{name.replace('_', '-')}" in said
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [

@@ -105,6 +105,22 @@ def test_loss_and_gradient_are_the_objective_s(variant, budget):
     assert ("loss/kl" in figures) == (variant == "kl in the loss")
 
 
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_the_entropy_bonus_raises_the_entropy(critic):
+    rates = {"learning_rate": 3e-3, "critic_learning_rate": 0.0}
+    config = tiny.settings(entropy_coef=1.0, value_coef=1e-6, critic=critic, **rates)
+    learner = tiny.learner(config)
+    made = tiny.experience()
+    made = replace(made, advantages=torch.zeros_like(made.advantages))
+
+    seen = [update(learner, made, config).values()["policy/entropy_avg"] for _ in range(4)]
+
+    assert seen == sorted(seen)
+    most = math.log(tiny.VOCAB)
+    assert seen[-1] <= most
+    assert most - seen[-1] < (most - seen[0]) / 2
+
+
 @pytest.mark.parametrize("budget", [1000, 20, 1])
 def test_metrics_equal_a_flat_recomputation_with_ragged_rows(budget):
     config = tiny.settings(tokens=budget, clip_dual=1.5, value_clip=0.3, clip_high=0.3)

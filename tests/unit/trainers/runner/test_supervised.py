@@ -1,8 +1,7 @@
-"""The supervised stage alone, and before PPO."""
+"""How much context the supervised stage asks for, alone and before PPO."""
 
 import pytest
 
-from tests import tiny
 from trainers.config_files import read
 from trainers.errors import ConfigError
 from trainers.runner import run
@@ -30,24 +29,3 @@ def test_a_context_too_short_for_ppo_is_refused_before_anything_is_learned(tmp_p
     with pytest.raises(ConfigError, match="320 exceeds the model's context of 64 tokens"):
         run(config, loggers=[])
     assert not (tmp_path / "a" / "base").exists()
-
-
-def test_evaluation_changes_no_weight_and_no_metric_of_training(tmp_path):
-    model = tiny.save_model(tmp_path / "model")
-    found = []
-    for name, every, tasks in (("with", 1, 8), ("without", 0, 0)):
-        changes = {"run.name": name, "eval.every": every, "eval.num_tasks": tasks}
-        config = tiny.run_settings(model, tmp_path, **changes)
-        result = run(config, reward=tiny.letters, loggers=[])
-        assert len(result.evaluations) == (3 if tasks else 0)
-        figures = {
-            key: value
-            for key, value in result.metrics.items()
-            if not key.startswith(("timing_s/", "perf/"))
-        }
-        files = [result.run_dir / part / "model.safetensors" for part in ("model", "critic")]
-        found.append((figures, [file.read_bytes() for file in files]))
-    (figures, weights), (others, expected) = found
-    assert weights == expected
-    assert figures == others
-    assert (tmp_path / "model" / "model.safetensors").read_bytes() != weights[0]

@@ -1,0 +1,25 @@
+"""A text run as a whole."""
+
+from tests import tiny
+from trainers.runner import run
+
+
+def test_evaluation_changes_no_weight_and_no_metric_of_training(tmp_path):
+    model = tiny.save_model(tmp_path / "model")
+    found = []
+    for name, every, tasks in (("with", 1, 8), ("without", 0, 0)):
+        changes = {"run.name": name, "eval.every": every, "eval.num_tasks": tasks}
+        config = tiny.run_settings(model, tmp_path, **changes)
+        result = run(config, reward=tiny.letters, loggers=[])
+        assert len(result.evaluations) == (3 if tasks else 0)
+        figures = {
+            key: value
+            for key, value in result.metrics.items()
+            if not key.startswith(("timing_s/", "perf/"))
+        }
+        files = [result.run_dir / part / "model.safetensors" for part in ("model", "critic")]
+        found.append((figures, [file.read_bytes() for file in files]))
+    (figures, weights), (others, expected) = found
+    assert weights == expected
+    assert figures == others
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() != weights[0]
