@@ -258,9 +258,9 @@ class Metrics:
         minima: name -> smallest value seen.
     """
 
-    means: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    maxima: Mapping[str, float] = field(default_factory=dict)
-    minima: Mapping[str, float] = field(default_factory=dict)
+    means: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    maxima: Mapping[str, float] = field(default_factory=dict[str, float])
+    minima: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @classmethod
     def scalars(cls, values: Mapping[str, float | int]) -> "Metrics":

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import overload
 
 import numpy as np
 import torch
@@ -142,6 +143,10 @@ def _compacted_gae(rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor]
     return empty.scatter(1, order, advantages * real), empty.scatter(1, order, returns * real)
 
 
+@overload
+def _only(mask: Tensor, values: Tensor) -> Tensor: ...
+@overload
+def _only(mask: Tensor, values: Tensor | None) -> Tensor | None: ...
 def _only(mask: Tensor, values: Tensor | None) -> Tensor | None:
     """Put 0 wherever `mask` is False: a NaN there would reach the gradient through a 0 * NaN."""
     return None if values is None else torch.where(mask, values, torch.zeros_like(values))
@@ -184,7 +189,7 @@ def minibatches(
     total = int(global_sum(torch.tensor(len(experience))))
     rng = np.random.default_rng((config.run.seed, iteration, epoch))
     place = torch.empty(total, dtype=torch.long)
-    place[torch.from_numpy(rng.permutation(total))] = torch.arange(total)
+    place[torch.as_tensor(rng.permutation(total))] = torch.arange(total)
     mine = place[experience.index.cpu()]
     size = math.ceil(total / config.ppo.num_minibatches)
     for number in range(config.ppo.num_minibatches):
@@ -310,7 +315,7 @@ def update(
     ppo = config.ppo
     experience, local = _weighted(experience, config)
     counts = torch.tensor([local, float(experience.response_mask.sum())], dtype=torch.float64)
-    denominator, actions = global_sum(counts).clamp(min=1.0).tolist()
+    denominator, actions = (float(total) for total in global_sum(counts).clamp(min=1.0))
     entropy: EntropyMode = "loss" if ppo.entropy_coef > 0 else "metric"
     metrics, losses = Metrics(), dict.fromkeys(LOSSES, 0.0)
     micro_batches = learner.micro_batches(experience)

@@ -6,6 +6,10 @@ figure a token and dropped; the backward pass makes them again.
 Shapes: N tokens, D hidden, V vocabulary.
 """
 
+# torch's stubs leave `checkpoint` and `split` partly untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from functools import partial
 from typing import Literal
 

@@ -19,6 +19,7 @@ from trainers.errors import GenerationError
 from trainers.generation.base import Generator, Request, Response, Sampling
 from trainers.generation.sampling import sample, token_logprobs, uniforms
 from trainers.models.causal_lm import CausalPolicy
+from trainers.models.critic import SharedActorCritic
 
 # Below this share of rows still being written, the finished ones leave the batch and its cache.
 # Removing copies the cache, so not at every end.
@@ -116,7 +117,7 @@ class TransformersGenerator(Generator):
 
     def __init__(
         self,
-        policy: CausalPolicy,
+        policy: CausalPolicy | SharedActorCritic,
         *,
         eos_token_ids: Sequence[int],
         pad_token_id: int,

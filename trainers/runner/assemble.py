@@ -151,7 +151,9 @@ def text_envs(
     hint = "" if is_text(found) else "\nOne on numbers takes --model.preset mlp"
     with constructing(found.id, settings, hint):
         if is_text(found):
-            return create_vector(num_envs=num_envs, **{**found.kwargs, **kwargs})
+            envs = create_vector(num_envs=num_envs, **{**found.kwargs, **kwargs})
+            assert isinstance(envs, LLMVectorEnv)
+            return envs
         return LLMVectorEnv([partial(gymnasium.make, found, **kwargs)] * num_envs)
 
 

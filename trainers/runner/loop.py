@@ -18,11 +18,19 @@ _log = logging.getLogger(__name__)
 class Training(Protocol):
     """What the loop works with: one for text, one for numeric environments."""
 
-    collector: Collector
-    learner: Learner
+    @property
+    def collector(self) -> Collector:
+        """What acts."""
+        ...
+
+    @property
+    def learner(self) -> Learner:
+        """What learns."""
+        ...
 
     def evaluate(self) -> list[Evaluation]:
         """Score the current policy on what is held out; empty where nothing is."""
+        ...
 
     def export(self, names: Sequence[str]) -> None:
         """Write the current policy, or its critic, to folders of the run: on rank 0.

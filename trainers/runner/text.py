@@ -5,6 +5,7 @@ from typing import final
 
 import torch
 
+from llmgym.env import core_env
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
 from trainers.collect.text import TextCollector, TextParts
@@ -13,6 +14,7 @@ from trainers.distributed import barrier
 from trainers.evaluate import check_disjoint, evaluate_text
 from trainers.export import export_critic, export_policy
 from trainers.generation.transformers import TransformersGenerator
+from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.loading import (
     count_parameters,
     load_chat,
@@ -87,7 +89,7 @@ def _held_out(
         names = ", ".join(config.eval.kwargs) or "eval.kwargs"
         session.note("held out", f"nothing: env takes no {names}; scored on the tasks of training")
         return held_out
-    check_disjoint(envs.envs[0].unwrapped.tasks, held_out.envs[0].unwrapped.tasks)
+    check_disjoint(core_env(envs.envs[0]).tasks, core_env(held_out.envs[0]).tasks)
     return held_out
 
 
@@ -179,5 +181,6 @@ class TextTraining:
                 if name != "critic":
                     export_policy(folder, self._policy.model, self._chat, said)
                     continue
-                critic = self.learner.critic_module
-                export_critic(folder, self._policy if critic is None else critic, said)
+                critic = self.learner.critic_module or self._policy
+                assert isinstance(critic, Critic | SharedActorCritic)
+                export_critic(folder, critic, said)
