@@ -189,10 +189,7 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
     @final
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Play one response and score it: `advance`, then `score_batch` of that one sample."""
-        obs, terminated, truncated, sample = self.advance(action)
-        score = self.score_batch([sample])[0]
-        reward = reward_of(sample, score)
-        return obs, reward, terminated, truncated, step_info(sample, score)
+        return _step(self, action)
 
     def render(self) -> str | None:
         """Return the dialogue as text ("ansi"); None in the other modes."""
@@ -304,10 +301,15 @@ class LLMWrapper(gymnasium.Wrapper[Observation, str, Observation, str]):
     @final
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Play one response and score it."""
-        obs, terminated, truncated, sample = self.advance(action)
-        score = self.score_batch([sample])[0]
-        reward = reward_of(sample, score)
-        return obs, reward, terminated, truncated, step_info(sample, score)
+        return _step(self, action)
+
+
+def _step(
+    layer: LLMEnv | LLMWrapper, action: str
+) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    obs, terminated, truncated, sample = layer.advance(action)
+    score = layer.score_batch([sample])[0]
+    return obs, reward_of(sample, score), terminated, truncated, step_info(sample, score)
 
 
 def core_env(env: gymnasium.Env) -> LLMEnv:

@@ -45,16 +45,17 @@ class Composite(Reward, ABC):
 
     def __init__(
         self,
-        parts: Mapping[str, RewardSpec],
+        *,
         on_abstain: OnAbstain = "skip",
         on_error: OnError = "invalid",
+        **parts: RewardSpec,
     ) -> None:
         """Resolve the parts.
 
         Args:
-            parts: rewards, or names of rewards.
             on_abstain: leave a part that abstains out ("skip"), or count it as 0.0 ("zero").
             on_error: one failed part makes the sample an error ("invalid"), or stops ("raise").
+            parts: rewards, or names of rewards.
 
         Raises:
             RewardError: no parts, or a setting that does not exist.
@@ -131,7 +132,8 @@ class Sum(Composite):
         **parts: tuple[RewardSpec, float],
     ) -> None:
         """Take each part with its weight."""
-        super().__init__({name: part for name, (part, _) in parts.items()}, on_abstain, on_error)
+        rewards = {name: part for name, (part, _) in parts.items()}
+        super().__init__(on_abstain=on_abstain, on_error=on_error, **rewards)
         self._weights = {name: float(weight) for name, (_, weight) in parts.items()}
 
     def weight(self, name: str) -> float:
@@ -147,16 +149,6 @@ class Sum(Composite):
 class Product(Composite):
     """The product of the parts: `Product(answer="exact", form="think_format")`."""
 
-    def __init__(
-        self,
-        *,
-        on_abstain: OnAbstain = "skip",
-        on_error: OnError = "invalid",
-        **parts: RewardSpec,
-    ) -> None:
-        """Take the parts."""
-        super().__init__(parts, on_abstain, on_error)
-
     def combine(self, values: Mapping[str, float]) -> float:
         """Return the product."""
         return math.prod(values.values())
@@ -166,16 +158,6 @@ class Product(Composite):
 class Min(Composite):
     """The least of the parts: what all of them grant."""
 
-    def __init__(
-        self,
-        *,
-        on_abstain: OnAbstain = "skip",
-        on_error: OnError = "invalid",
-        **parts: RewardSpec,
-    ) -> None:
-        """Take the parts."""
-        super().__init__(parts, on_abstain, on_error)
-
     def combine(self, values: Mapping[str, float]) -> float:
         """Return the least value."""
         return min(values.values())
@@ -184,16 +166,6 @@ class Min(Composite):
 @final
 class Max(Composite):
     """The greatest of the parts: what one of them grants."""
-
-    def __init__(
-        self,
-        *,
-        on_abstain: OnAbstain = "skip",
-        on_error: OnError = "invalid",
-        **parts: RewardSpec,
-    ) -> None:
-        """Take the parts."""
-        super().__init__(parts, on_abstain, on_error)
 
     def combine(self, values: Mapping[str, float]) -> float:
         """Return the greatest value."""

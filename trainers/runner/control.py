@@ -5,8 +5,6 @@ from functools import partial
 from typing import final
 
 import gymnasium
-import torch
-from gymnasium.spaces.utils import flatdim
 
 from llmgym.registry import spec
 from trainers.batch import Evaluation
@@ -17,7 +15,7 @@ from trainers.evaluate import evaluate_control
 from trainers.export import export_mlp
 from trainers.learner import Learner
 from trainers.models.loading import count_parameters
-from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
+from trainers.models.mlp import ValueMLP, build_control
 from trainers.runner.assemble import (
     Devices,
     EnvFactory,
@@ -71,16 +69,6 @@ def _factory(config: Config, env: str | None) -> EnvFactory:
     return partial(gymnasium.make, found, **config.envs[0].kwargs)
 
 
-def _modules(config: Config, env: gymnasium.Env) -> tuple[PolicyMLP | SharedMLP, ValueMLP | None]:
-    """Build fresh policy and critic that fit the environment's spaces."""
-    rng = torch.Generator().manual_seed(config.run.seed)
-    obs_size, hidden = flatdim(env.observation_space), config.model.hidden_sizes
-    if config.ppo.critic == "shared":
-        return SharedMLP(obs_size, env.action_space, hidden_sizes=hidden, rng=rng), None
-    policy = PolicyMLP(obs_size, env.action_space, hidden_sizes=hidden, rng=rng)
-    return policy, ValueMLP(obs_size, hidden_sizes=hidden, rng=rng)
-
-
 @final
 class ControlTraining:
     """Policy, critic and environments of a numeric run.
@@ -95,7 +83,13 @@ class ControlTraining:
         self._session, self._make = session, make
         with constructing(config.envs[0].id, "envs.0.kwargs"):
             envs = make_envs(make, len(world.share(config.ppo.num_prompts)))
-        self._policy, value = _modules(config, envs[0])
+        self._policy, value = build_control(
+            envs[0].observation_space,
+            envs[0].action_space,
+            hidden_sizes=config.model.hidden_sizes,
+            seed=config.run.seed,
+            shared=config.ppo.critic == "shared",
+        )
         devices = Devices.of(config, world, self._policy)
         engine = devices.engine(
             self._policy, optimizer_settings(config, config.ppo.learning_rate), "policy"
