@@ -19,6 +19,7 @@ from llmgym.errors import RewardError
 from llmgym.tasks import TaskSource, disjoint
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
+from trainers.checkpoint.state_files import random_state, restore_random_state
 from trainers.collect.ledger import Slot
 from trainers.collect.play import PlayOptions, play
 from trainers.collect.text import check_error_rate
@@ -28,7 +29,6 @@ from trainers.errors import ConfigError
 from trainers.generation.base import Generator, Sampling
 from trainers.models.chat import ChatFormat
 from trainers.models.mlp import PolicyMLP, SharedMLP
-from trainers.state_files import random_state, restore_random_state
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from trainers.checkpoint.manifest import fsync
 from trainers.errors import CheckpointError
-from trainers.manifest import fsync
 from trainers.models.chat import ChatFormat
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP

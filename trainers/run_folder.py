@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO, final
 
+from trainers.checkpoint.identity import HIDDEN, OF_BASE, check_settings, same_everywhere, versions
+from trainers.checkpoint.manifest import published
 from trainers.config import Config
 from trainers.config_files import dump, read
 from trainers.distributed import World, broadcast
 from trainers.errors import CheckpointError, ConfigError
-from trainers.identity import HIDDEN, OF_BASE, check_settings, same_everywhere, versions
-from trainers.manifest import published
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 

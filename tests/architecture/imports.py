@@ -27,8 +27,7 @@ FLOORS = (
     "trainers.backends trainers.generation",
     "trainers.learner trainers.collect",
     "trainers.ppo trainers.ppo_metrics trainers.sft trainers.demonstrations trainers.reward_model "
-    "trainers.compress",
-    "trainers.checkpoint trainers.manifest trainers.state_files trainers.identity "
+    "trainers.compress trainers.checkpoint",  # a folder, read by the next floor
     "trainers.run_folder trainers.evaluate trainers.export "
     "trainers.loggers trainers.report trainers.serve",
     "trainers.runner",

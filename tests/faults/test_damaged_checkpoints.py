@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.savers import number_found, save
 from trainers.checkpoint import load, verify
-from trainers.manifest import fingerprint, write_manifest
+from trainers.checkpoint.manifest import fingerprint, write_manifest
 
 FILES = ("policy.json", "policy.safetensors", "state.json", "rank_0.json", "manifest.json")
 

@@ -15,12 +15,12 @@ import torch
 
 from trainers.batch import Evaluation
 from trainers.checkpoint import Loaded, Saver, checkpoint_name, find, find_at, load
+from trainers.checkpoint.identity import check_identity, identity_of
+from trainers.checkpoint.state_files import random_state, restore_random_state, seed_random_state
 from trainers.config import Config
 from trainers.distributed import World, global_max
-from trainers.identity import check_identity, identity_of
 from trainers.loggers.base import Logger, Stage
 from trainers.run_folder import RunFolder
-from trainers.state_files import random_state, restore_random_state, seed_random_state
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 _log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 
 from trainers import run_folder
+from trainers.checkpoint.identity import same_everywhere
 from trainers.config import Config, EnvConfig, EvalConfig, RunConfig, SFTConfig
 from trainers.config_files import read
 from trainers.config_ppo import PPOConfig
 from trainers.distributed import World
 from trainers.errors import BackendError, CheckpointError, ConfigError
-from trainers.identity import same_everywhere
 from trainers.run_folder import open_run, read_status, redact
 
 SECRET = "canary-9f8e7d6c"
@@ -218,7 +218,7 @@ def test_other_ranks_raise_what_rank_0_raised(tmp_path, monkeypatch):
 
 def test_ranks_that_differ_are_named(monkeypatch):
     others = {"settings": "b", "data": "x"}
-    monkeypatch.setattr("trainers.identity.gather", lambda mine: [mine, mine, others])
+    monkeypatch.setattr("trainers.checkpoint.identity.gather", lambda mine: [mine, mine, others])
     with pytest.raises(BackendError, match="rank 0 and rank 2 differ: settings a and b"):
         same_everywhere(settings="a", data="x")
 

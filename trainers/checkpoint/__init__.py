@@ -19,9 +19,7 @@ from typing import Any, final
 
 from safetensors import SafetensorError
 
-from trainers.distributed import World, broadcast, gather
-from trainers.errors import CheckpointError
-from trainers.manifest import (
+from trainers.checkpoint.manifest import (
     FORMAT,
     MANIFEST,
     NAME,
@@ -34,7 +32,9 @@ from trainers.manifest import (
     verify,
     write_manifest,
 )
-from trainers.state_files import State, read_state, write_state
+from trainers.checkpoint.state_files import State, read_state, write_state
+from trainers.distributed import World, broadcast, gather
+from trainers.errors import CheckpointError
 
 MAX_FAILURES = 3
 SPACE_FACTOR = 1.2

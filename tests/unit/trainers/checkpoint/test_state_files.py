@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainers.state_files import (
+from trainers.checkpoint.state_files import (
     random_state,
     read_state,
     restore_random_state,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from trainers.checkpoint.identity import check_identity, identity_of
 from trainers.config import Config, DataConfig, EvalConfig, LogConfig, RunConfig, SFTConfig
 from trainers.config_ppo import PPOConfig
 from trainers.distributed import World
 from trainers.errors import ConfigError
-from trainers.identity import check_identity, identity_of
 
 RUN = Path("runs/a")
 
