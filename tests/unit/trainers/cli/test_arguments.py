@@ -145,7 +145,7 @@ def test_sft_keeps_what_was_asked_for():
 
 def test_help_shows_every_setting_with_the_preset_s_value():
     printed = help_text("train", config("cartpole"))
-    assert "--ppo.gamma 0.99" in printed
+    assert "--ppo.gamma 0.98" in printed
     assert "--envs.0.id CartPole-v1" in printed
     assert printed.count("\n  --") > 100
     assert max(map(len, printed.splitlines())) <= 80

@@ -38,7 +38,7 @@ def test_the_verbs_are_these():
 
 def test_the_options_of_each_verb_are_these():
     assert options(eval.Options) == [
-        "target", "env", "against", "n", "temperature", "top_p", "top_k", "plugins",
+        "target", "env", "against", "n", "temperature", "top_p", "top_k", "json", "plugins",
     ]  # fmt: skip
     assert options(play.Options) == ["target", "env", "base", "plugins"]
     assert options(export.Options) == ["target", "out", "to", "best"]
