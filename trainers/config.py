@@ -138,6 +138,8 @@ class SFTConfig:
     """Largest gradient norm; null: no clipping."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of the rows kept back to measure the loss on."""
+    stop_loss: Positive | None = None
+    """Loss on those rows, in nats a token, at which the stage ends after an epoch; null: off."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

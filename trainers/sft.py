@@ -154,7 +154,8 @@ def train(
         examples: what is learned from, the same on every rank.
         config: settings.
         world: this process among its peers.
-        held_out: rows whose loss is measured at the end of each epoch.
+        held_out: rows whose loss is measured at the end of each epoch; `sft.stop_loss` ends the
+            stage there.
         start: steps taken already, by the run this one continues.
 
     Yields:
@@ -176,3 +177,6 @@ def train(
         if held_out and (step + 1) % each_epoch == 0:
             figures["sft/holdout_loss"] = mean_loss(engine, held_out, config, world)
         yield metrics | Metrics.scalars(figures)
+        limit = config.sft.stop_loss
+        if limit is not None and figures.get("sft/holdout_loss", math.inf) <= limit:
+            return

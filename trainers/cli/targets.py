@@ -151,7 +151,7 @@ def load_speaker(target: Target, sampling: Sampling) -> Speaker:
         tokenizer=TokenizerConfig() if target.run_dir else target.config.tokenizer,
     )
     chat = load_chat(config, load_tokenizer(config), env=config.envs[0].id)
-    model = load_policy_model(config, chat)
+    model = load_policy_model(config, chat, needs_room=False)
     policy = CausalPolicy(
         model, temperature=config.generation.temperature, chunk=config.backend.logprob_chunk
     )

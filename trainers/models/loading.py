@@ -230,26 +230,27 @@ def fresh_llama(preset: str, vocab_size: int, context: int, seed: int) -> LlamaF
 
 
 def load_policy_model(
-    config: Config, chat: ChatFormat, *, generates: bool = True
+    config: Config, chat: ChatFormat, *, needs_room: bool = True
 ) -> PreTrainedModel:
     """Return the bare model of `model.path`, or a fresh one that fits the tokenizer.
 
     Args:
         config: settings.
         chat: the tokenizer in use.
-        generates: it is to write responses, so the limits of `generation` must fit its context.
+        needs_room: refuse limits of `generation` that exceed its context, as training does. Where
+            a person asks, or nothing is written, an answer ends at the context at the latest.
 
     Raises:
         ConfigError: as of `load_causal_lm`; or prompt and response do not fit its context.
     """
     limits = config.generation.max_prompt_tokens, config.generation.max_new_tokens
     if config.model.path is not None:
-        if generates:
+        if needs_room:
             check_context(load_config(config.model.path), *limits)
         return load_causal_lm(config.model.path, attention=config.model.attention)
     vocab_size = max(chat.tokenizer.get_vocab().values()) + 1
     model = fresh_llama(config.model.preset, vocab_size, config.model.context, config.run.seed)
-    if generates:
+    if needs_room:
         check_context(model.config, *limits)
     for held in (model.config, model.generation_config):
         held.eos_token_id = chat.end_token_id

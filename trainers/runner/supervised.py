@@ -53,7 +53,7 @@ def base_model(
         chat = load_chat(config, tokenizer, env=config.envs[0].id)
         check_prompts(config, chat, envs, held_out)
         examples = _examples(session, chat, shown) if shown else []
-        model = load_policy_model(config, chat, generates=config.ppo.num_iterations > 0)
+        model = load_policy_model(config, chat, needs_room=config.ppo.num_iterations > 0)
         policy = CausalPolicy(model, temperature=1.0, chunk=config.backend.logprob_chunk)
         if config.backend.gradient_checkpointing:
             enable_checkpointing(policy.model)

@@ -98,7 +98,7 @@ def _publish(session: Session, learned: Config) -> None:
     tokenizer = load_tokenizer(learned)
     chat = load_chat(learned, tokenizer, env=learned.envs[0].id)
     if session.world.is_main:
-        model = load_policy_model(learned, chat, generates=False)
+        model = load_policy_model(learned, chat, needs_room=False)
         said = card(session, learned.model.path)
         export_policy(session.folder.path / "model", model, chat, said)
     barrier()
