@@ -225,7 +225,7 @@ def test_prompt_and_response_must_fit_the_context_before_weights_load(tmp_path):
     check_context(load_config(str(tmp_path)), 60, 4)
     with pytest.raises(ConfigError, match=r"256 .* 64 = 320 exceeds .* context of 64 tokens"):
         load_policy_model(config, chat_of(config))
-    assert load_policy_model(config, chat_of(config), generates=False) is not None
+    assert load_policy_model(config, chat_of(config), needs_room=False) is not None
     fresh = Config(model=ModelConfig(context=100))
     chat = load_chat(fresh, load_tokenizer(fresh, TEXTS), env=ENV)
     with pytest.raises(ConfigError, match="context of 100 tokens"):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from trainers import cli
 from trainers.config_files import read
 from trainers.errors import ConfigError
 from trainers.runner import run
@@ -29,3 +30,9 @@ def test_a_context_too_short_for_ppo_is_refused_before_anything_is_learned(tmp_p
     with pytest.raises(ConfigError, match="320 exceeds the model's context of 64 tokens"):
         run(config, loggers=[])
     assert not (tmp_path / "a" / "base").exists()
+
+
+def test_what_the_end_of_such_a_run_offers_can_be_typed(tmp_path, capsys):
+    folder = run(read([], {**SHORT, "run.dir": str(tmp_path)}), loggers=[]).run_dir
+    assert cli.main(["eval", str(folder), "--n", "2"]) == 0
+    assert "2 tasks" in capsys.readouterr().out
