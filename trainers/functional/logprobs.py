@@ -38,27 +38,16 @@ def tempered_logits(
     logits = F.linear(hidden, weight, bias).float()
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    return logits / temperature
+    return logits if temperature == 1.0 else logits / temperature
 
 
-def gather_logprobs(
-    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]
-) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """Return log softmax(logits)[targets] [N] and log sum exp(logits) [N], in nats."""
-    normalizer = torch.logsumexp(logits, dim=-1)
-    picked = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return picked - normalizer, normalizer
+def entropy_of(logprobs: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    """Return the exact entropy [N], in nats, of distributions given by log-probabilities [N, V].
 
-
-def entropy_of(
-    logits: Float[Tensor, "N V"], normalizer: Float[Tensor, " N"]
-) -> Float[Tensor, " N"]:
-    """Return the exact entropy [N] of softmax(logits), in nats: log Z - E[logit].
-
-    An impossible token (logit -inf) has probability 0 and adds nothing.
+    An impossible token (log-probability -inf) adds nothing.
     """
-    probabilities = torch.exp(logits - normalizer.unsqueeze(-1))
-    return normalizer - (probabilities * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(-1)
+    finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)
+    return -(logprobs.exp() * finite).sum(-1)
 
 
 def _chunk(
@@ -72,12 +61,12 @@ def _chunk(
     entropy: EntropyMode,
 ) -> tuple[Tensor, Tensor]:
     logits = tempered_logits(hidden, weight, bias, temperature=temperature, softcap=softcap)
-    logprobs, normalizer = gather_logprobs(logits, targets)
+    # One fused pass each way; log-sum-exp and a difference would read [N, V] five times.
+    every = torch.log_softmax(logits, dim=-1)
+    logprobs = every.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     if entropy == "none":
         return logprobs, torch.zeros_like(logprobs)
-    if entropy == "metric":
-        return logprobs, entropy_of(logits.detach(), normalizer.detach())
-    return logprobs, entropy_of(logits, normalizer)
+    return logprobs, entropy_of(every.detach() if entropy == "metric" else every)
 
 
 def linear_logprobs(
