@@ -41,10 +41,17 @@ def _learning(values: Mapping[str, float], config: Config, step: int) -> dict[st
             f"the policy moved by {moved:.2g} nats an action, over ppo.target_kl {limit:g}; "
             f"later epochs are skipped. Try --ppo.learning-rate {config.ppo.learning_rate / 2:.1e}."
         )
-    if step >= 5 and values.get("value/explained_var", 0.0) < 0.0:
+    # Where all returns are nearly equal there is nothing to explain.
+    spread = values.get("advantages/std", 1.0) > 0.05 * abs(values.get("value/return_mean", 0.0))
+    if step >= 5 and spread and values.get("value/explained_var", 0.0) < 0.0:
+        more = (
+            f"--ppo.value-coef {2 * config.ppo.value_coef:g}"
+            if config.ppo.critic == "shared"
+            else f"--ppo.critic-learning-rate {2 * config.ppo.critic_learning_rate:.1e}"
+        )
         said["critic worse than the mean"] = (
             "the critic explains less than the mean reward would (value/explained_var below 0). "
-            f"Try --ppo.critic-learning-rate {2 * config.ppo.critic_learning_rate:.1e}."
+            f"Try {more}."
         )
     return said
 

@@ -142,6 +142,20 @@ def test_an_alarm_names_its_remedy(config, values, name, remedy):
     assert remedy in found[name]
 
 
+def test_a_critic_with_nothing_to_explain_raises_no_alarm(config):
+    equal = {"value/explained_var": -3.0, "value/return_mean": 50.0, "advantages/std": 0.5}
+    assert alarms(equal, config, 9) == {}
+    assert list(alarms(equal | {"advantages/std": 5.0}, config, 9)) == [
+        "critic worse than the mean"
+    ]
+
+
+def test_a_shared_critic_is_remedied_by_its_coefficient():
+    shared = read([], {"ppo.critic": "shared"})
+    found = alarms({"value/explained_var": -0.1}, shared, 9)
+    assert "--ppo.value-coef 0.2" in found["critic worse than the mean"]
+
+
 def test_a_healthy_iteration_raises_no_alarm(config):
     healthy = VALUES | {
         "completions/clipped_ratio": 0.05, "completions/eos_ratio": 0.95, "rewards/errors": 0.0,
