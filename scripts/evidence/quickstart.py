@@ -28,8 +28,8 @@ STARTUP_SECONDS = 12.0
 
 ENVIRONMENT = "llmgym/Arithmetic-v0"
 TASKS = 512
-EPOCHS = 20
-"""`sft.num_epochs` of configs/quickstart.yaml."""
+STEPS_AN_EPOCH = 16
+"""Optimizer steps of the warm start's epoch: 1,000 demonstrations in batches of 64."""
 
 Record = dict[str, Any]
 
@@ -78,12 +78,20 @@ def one_seed(seed: int) -> dict[str, Record]:
     constant = once(f"constant-{seed}", "train", [*seeded, "--rewards.0.name", "constant"])
     warm = once(f"warm-{seed}", "sft", seeded)
     ratio = (ppo["cpu_seconds"] - STARTUP_SECONDS) / (warm["cpu_seconds"] - STARTUP_SECONDS)
-    epochs = ["--sft.num-epochs", str(round(EPOCHS * ratio))]
+    epochs = round(warm_steps(seed) * ratio / STEPS_AN_EPOCH)
+    longer = ["--sft.num-epochs", str(epochs), "--sft.stop-loss", "null"]
     return {
         "ppo": ppo,
         "constant": constant,
-        "sft": {**once(f"sft-{seed}", "sft", [*seeded, *epochs]), "base": warm["model"]},
+        "sft": {**once(f"sft-{seed}", "sft", [*seeded, *longer]), "base": warm["model"]},
     }
+
+
+def warm_steps(seed: int) -> int:
+    """Return the optimizer steps after which the warm start of a seed ended."""
+    metrics = ROOT / "runs" / f"evidence-warm-{seed}" / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return int(max(row.get("sft/step", 0) for row in rows))
 
 
 def shown(score: Record) -> str:
