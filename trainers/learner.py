@@ -129,11 +129,16 @@ class Learner:
         return parts + [blank] * (number - len(parts))
 
     def forward(
-        self, experience: Experience, *, entropy: EntropyMode, last: bool
+        self, experience: Experience, *, entropy: EntropyMode, last: bool, critic_only: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logprobs, entropies and values [B, T] of a micro-batch, with gradients."""
+        """Return logprobs, entropies and values [B, T] of a micro-batch, with gradients.
+
+        Under `critic_only` the policy's have none: DistributedDataParallel waits for a backward
+        pass after every forward pass that could have one.
+        """
         mask, inputs = experience.response_mask, experience.inputs
-        output = self._policy.forward(inputs, mask, entropy=entropy, last=last)
+        with torch.set_grad_enabled(not critic_only):
+            output = self._policy.forward(inputs, mask, entropy=entropy, last=last)
         if self._critic is None:
             output, values = output
         else:

@@ -321,7 +321,9 @@ def update(
     micro_batches = learner.micro_batches(experience)
     for number, micro in enumerate(micro_batches, start=1):
         last = number == len(micro_batches)
-        logprobs, entropies, values = learner.forward(micro, entropy=entropy, last=last)
+        logprobs, entropies, values = learner.forward(
+            micro, entropy=entropy, last=last, critic_only=critic_only
+        )
         if ppo.reuses_logprobs:  # these are the old ones: nothing has moved since the rollout
             micro = replace(micro, old_logprobs=logprobs.detach())
         terms = _terms(micro, logprobs, entropies, values, ppo)
