@@ -1,8 +1,9 @@
 """The far end of `Isolated`: one process that scores one sample after another on its main thread.
 
 Run by `isolate.py` as a new session; not a command for people. The process splits in two: the
-child grades, the parent only waits for the trainer to go away, and then kills the whole group, so
-that a grader that never returns does not outlive its trainer. Verdicts go over a pipe of their
+child grades, the parent only waits for the trainer or the child to go away, and then kills the
+whole group: a grader that never returns does not outlive its trainer, and nobody holds the pipe of
+a dead one open, which the trainer would fill and wait on. Verdicts go over a pipe of their
 own, as JSON: nothing that a grader prints can be taken for one.
 """
 
@@ -26,13 +27,19 @@ def main() -> None:
     """Score what arrives on the pipe argv[1], answer on the pipe argv[2]."""
     requests, verdicts = int(sys.argv[1]), int(sys.argv[2])
     logging.disable(logging.WARNING)  # the trainer reports failures, once a batch
+    signal.signal(signal.SIGCHLD, _end)
     if os.fork() == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _grade(Connection(requests, writable=False), Connection(verdicts, readable=False))
         os._exit(0)
     os.close(verdicts)  # so that the trainer sees the end of the grader, not of this process
     hang_up = select.poll()
     hang_up.register(requests, 0)  # asks for nothing, hence wakes only when the other end closes
     hang_up.poll()
+    _end()
+
+
+def _end(*_: object) -> None:
     os.killpg(0, signal.SIGKILL)
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -151,6 +152,21 @@ def test_a_worker_killed_from_outside_is_replaced(isolated):
     assert len(fresh) > 0
     assert not fresh & workers
     assert [one.status for one in scored(isolated, "pid", "pid")] == ["ok", "ok"]
+
+
+def test_a_long_sample_for_a_dead_worker_is_an_error_and_no_wait_without_end(grader):
+    reward = Isolated(grader, workers=1, timeout=2.0)
+    pid = int(scored(reward, "pid")[0].value)
+    os.kill(pid, signal.SIGKILL)
+    assert is_gone(pid)
+    found = []
+    long = sample("pid", filler="x" * 300_000)  # more than a pipe holds
+    sending = threading.Thread(target=lambda: found.extend(reward.score([long])), daemon=True)
+    sending.start()
+    sending.join(20)
+    assert not sending.is_alive(), "the trainer waits for a process that is dead"
+    assert "its process ended" in found[0].error or "no verdict" in found[0].error
+    reward.close()
 
 
 def is_gone(pid, seconds=10.0):
