@@ -126,7 +126,8 @@ def _outcome(function: Callable[[int], Any], slot: int) -> Outcome:
     began = time.monotonic()
     try:
         value = function(slot)
-    except Exception as error:  # noqa: BLE001 - a failed episode is data; its siblings go on
+    # A failed episode is data; its siblings go on. An exit would end one thread in silence.
+    except (Exception, SystemExit) as error:  # noqa: BLE001
         first = next(iter(str(error).splitlines()), "")
         return Outcome(
             failure=StopReason.ENV_ERROR,

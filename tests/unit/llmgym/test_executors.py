@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ def test_results_are_by_slot_whoever_runs_them(workers):
     assert outcomes[3].error.startswith("KeyError: ")
     assert outcomes[4].failure is outcomes[4].error is None
     assert all(outcome.seconds >= 0 for outcome in outcomes.values())
+
+
+@pytest.mark.parametrize("run", [run_inline, partial(run_threads, workers=2, timeout=5.0)])
+def test_a_slot_that_exits_is_a_failure_of_its_own_and_nobody_waits_for_it(run):
+    outcomes = run(lambda slot: sys.exit("bye") if slot else slot, range(2))
+    assert (outcomes[0].value, outcomes[0].failure) == (0, None)
+    assert (outcomes[1].failure, outcomes[1].error) == (StopReason.ENV_ERROR, "SystemExit: bye")
 
 
 def test_no_slots_are_no_work():
