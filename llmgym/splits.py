@@ -1,16 +1,17 @@
 """Which rows of a file are trained on and which are held out, when only one path is given.
 
-| given                                        | train             | test                   |
-| -------------------------------------------- | ----------------- | ---------------------- |
-| a folder                                     | its `train.*`     | its `test.*`           |
-| a file named `...train...` beside `...test...` | that file       | the file beside it     |
-| a file named for the split that is asked for | all of it         | all of it              |
-| any other file                               | nine tenths of it | the other tenth        |
+| given                                          | train             | test               |
+| ---------------------------------------------- | ----------------- | ------------------ |
+| a folder                                       | its `train.*`     | its `test.*`       |
+| a file named `...train...` beside `...test...` | that file         | the file beside it |
+| a file with the word "test" in its name        | nine tenths of it | all of it          |
+| any other file, a lone `train.*` included      | nine tenths of it | the other tenth    |
 
 The tenth is chosen by the content of the prompts, so equal prompts are never on both sides. The
 split "all" is every row of a file.
 """
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ from llmgym.tasks import TaskList, from_file
 
 Split = Literal["train", "test", "all"]
 HELD_OUT_ONE_IN = 10
+# The word, not its letters: "latest" is no test set.
+NAMED_TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
 
 def read_split(path: str | Path, split: Split, columns: Columns) -> TaskList:
@@ -35,10 +38,11 @@ def read_split(path: str | Path, split: Split, columns: Columns) -> TaskList:
     if path.is_dir():
         return from_file(_in_folder(path, split), columns)
     beside = path.with_name(path.name.replace("train", "test"))
-    if split == "test" and beside != path and beside.is_file():
+    is_pair = beside != path and beside.is_file()
+    if split == "test" and is_pair:
         return from_file(beside, columns)
     tasks = from_file(path, columns)
-    if split == "all" or split in path.stem or (beside != path and beside.is_file()):
+    if split == "all" or is_pair or (split == "test" and NAMED_TEST.search(path.stem)):
         return tasks
     chosen = _part(tasks, split)
     if not len(chosen):

@@ -234,6 +234,20 @@ def test_a_folder_and_a_pair_of_files_are_two_splits(tmp_path):
         read_split(tmp_path, "valid", Columns())
 
 
+@pytest.mark.parametrize("name", ["train", "latest", "constrained", "pretrain_set", "contest"])
+def test_a_lone_file_is_split_without_overlap_whatever_letters_its_name_holds(tmp_path, name):
+    path = jsonl(tmp_path / f"{name}.jsonl", *({"prompt": str(i)} for i in range(20)))
+    train, test = (read_split(path, split, Columns()) for split in ("train", "test"))
+    disjoint(train, test)
+    assert (len(train), len(test)) == (18, 2)
+
+
+@pytest.mark.parametrize("name", ["test", "my-test", "Test_2"])
+def test_a_file_named_for_testing_is_held_out_whole(tmp_path, name):
+    path = jsonl(tmp_path / f"{name}.jsonl", *({"prompt": str(i)} for i in range(20)))
+    assert len(read_split(path, "test", Columns())) == 20
+
+
 @given(st.lists(st.integers(0, 60), min_size=2, max_size=80))
 def test_one_file_is_split_without_overlap_or_loss(tmp_path_factory, numbers):
     path = tmp_path_factory.mktemp("rows") / "mine.jsonl"
