@@ -16,13 +16,13 @@ from difflib import get_close_matches
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Protocol, final, get_args, runtime_checkable
 
 import numpy as np
 
 from llmgym import registry
 from llmgym.errors import LLMGymError, PluginError, RewardError, RewardNotFound
-from llmgym.messages import Sample, Score
+from llmgym.messages import Sample, Score, ScoreStatus
 
 logger = logging.getLogger("llmgym.rewards")
 
@@ -166,24 +166,40 @@ def _failed(why: str) -> Score:
 def coerce(verdict: object, name: str, row: int) -> Score:
     """Return a verdict as a `Score`, strictly; NaN and infinite become status "error".
 
+    A verdict that abstains or failed is worth 0.0, whatever its value and spans are.
+
     Raises:
-        RewardError: the verdict is no number, dict of numbers or `Score`.
+        RewardError: the verdict is no number, dict of numbers or `Score`, or of no known status.
     """
     where = f"{name}() returned", f"for row {row}"
+    status, spans, error = "ok", (), None
     if isinstance(verdict, Score):
         parts = {part: _number(value, where) for part, value in verdict.parts.items()}
-        if verdict.status != "ok":
-            return verdict
-        value, spans, error = _number(verdict.value, where), verdict.spans, verdict.error
+        status, error = _checked_status(verdict, where), verdict.error
+        value = _number(verdict.value, where) if status == "ok" else 0.0
+        if status == "ok":
+            spans = tuple((start, end, _number(one, where)) for start, end, one in verdict.spans)
     elif isinstance(verdict, Mapping):
         parts = {str(part): _number(value, where) for part, value in verdict.items()}
-        value, spans, error = sum(parts.values()), (), None
+        value = sum(parts.values())
     else:
-        parts, value, spans, error = {}, _number(verdict, where), (), None
-    if not all(map(math.isfinite, (value, *parts.values()))):
+        parts, value = {}, _number(verdict, where)
+    if status == "error":
+        return _failed(error or f"{name}() gave no reason")
+    if not all(map(math.isfinite, (value, *parts.values(), *(one for *_, one in spans)))):
         shown = ", ".join(f"{part} {one}" for part, one in parts.items()) or value
         return _failed(f"{name}() returned {shown}, which is not finite")
-    return Score(value, parts, "ok", spans, error)
+    return Score(value, parts, status, spans, error)
+
+
+def _checked_status(verdict: Score, where: tuple[str, str]) -> ScoreStatus:
+    if verdict.status in get_args(ScoreStatus):
+        return verdict.status
+    start, row = where
+    raise RewardError(
+        f"{start} the status {verdict.status!r} {row}. "
+        f"It must be one of {', '.join(get_args(ScoreStatus))}."
+    )
 
 
 def _number(value: object, where: tuple[str, str]) -> float:

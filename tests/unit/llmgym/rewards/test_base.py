@@ -139,6 +139,29 @@ def test_a_score_that_is_not_finite_is_an_error_and_a_finite_zero(bad):
     assert "not finite" in failed.error
 
 
+def test_a_status_that_does_not_exist_is_refused_and_never_a_zero():
+    with pytest.raises(RewardError, match=r"status 'failed' for row 0.*ok, abstain, error"):
+        score_samples(Returns([Score(0.0, status="failed")]), [sample("a")])
+
+
+def test_what_abstains_or_failed_is_worth_nothing_whatever_it_carries():
+    carried = {"spans": ((0, 1, 5.0),), "value": math.nan}
+    abstains, failed = score_samples(
+        Returns([Score(status="abstain", **carried), Score(status="error", **carried)]),
+        [sample("a")] * 2,
+    )
+    assert abstains == Score(0.0, status="abstain")
+    assert failed == Score(0.0, status="error", error="returns() gave no reason")
+
+
+def test_a_span_that_is_not_finite_is_an_error_and_one_of_numpy_becomes_plain():
+    bad = Score(1.0, spans=((0, 1, math.nan),))
+    good = Score(1.0, spans=((0, 1, np.float32(0.5)),))
+    failed, fine = score_samples(Returns([bad, good]), [sample("a")] * 2)
+    assert (failed.value, failed.status) == (0.0, "error")
+    assert type(fine.spans[0][2]) is float
+
+
 def test_abstaining_is_kept_and_is_not_an_error():
     abstains = Score(0.0, status="abstain")
     assert score_samples(Returns([abstains]), [sample("a")]) == [abstains]
