@@ -21,6 +21,7 @@ MAX_DEPTH = 20
 ANNOTATION = re.compile(r"<<([^<>]*)>>")
 TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+|[-+*/()])\s*")
 OPERATION = re.compile(r"[0-9.)]\s*[-+*/]")
+DECIMAL = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
 @final
@@ -31,7 +32,8 @@ class Annotation:
     Attributes:
         expression: what stands before the last "=", without spaces.
         result: what stands after it.
-        right: True where the expression's value, rounded as the result is written, is the result.
+        right: True where the result is the expression's value, as a fraction in lowest terms or as
+            a decimal number, rounded as it is written. Another expression is no result.
     """
 
     expression: str
@@ -65,7 +67,8 @@ def consistency(text: str, solution: str) -> float:
     """Return right / max(written, in the solution), 0.0 where nothing is annotated.
 
     Annotations are counted once each, however often they are repeated, so neither leaving out the
-    hard ones nor repeating an easy one pays.
+    hard ones nor repeating an easy one pays. Whether a calculation belongs to the problem is not
+    seen: as many different easy ones earn as much, so watch the answer beside it.
     """
     written, wanted = set(annotations(text)), set(annotations(solution))
     right = sum(one.right for one in written)
@@ -87,13 +90,18 @@ def compute(expression: str) -> Fraction:
 
 def _is_right(expression: str, result: str) -> bool:
     try:
-        value, written = compute(expression), compute(result)
+        value = compute(expression)
     except ValueError:
         return False
+    if result == str(value):  # 3/4=3/4
+        return True
+    if not DECIMAL.fullmatch(result):
+        return False
+    written = Fraction(result.rstrip("."))
     if value == written:
         return True
     # 10/3=3.33 is right and 10/3=3.3 as well: half a unit of the last written decimal.
-    decimals = len(result.strip().partition(".")[2])
+    decimals = len(result.partition(".")[2])
     return decimals > 0 and abs(value - written) <= Fraction(1, 2 * 10**decimals)
 
 

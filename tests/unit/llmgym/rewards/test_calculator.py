@@ -84,6 +84,13 @@ def test_annotations_are_found_in_order_and_judged():
         ("2/3=0.66", False),
         ("0.1+0.2=0.3", True),
         ("3/4=3/4", True),
+        ("6/8=3/4", True),
+        ("6/8=6/8", False),  # says what was asked, and calculates nothing
+        ("6*12=6*12", False),
+        ("6*12=72+0", False),
+        ("6*12=(72)", False),
+        ("3-8=-5", True),
+        ("1.5*2=3.", True),
         ("1+1=2=2", False),
         ("1/0=0", False),
         ("1+1=", False),
