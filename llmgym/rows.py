@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from llmgym.errors import TaskSourceError
-from llmgym.messages import Message, Task
+from llmgym.messages import Message, Role, Task
 from llmgym.tables import Row
 
 MultiLabel = Literal["first", "drop", "all"]
@@ -91,13 +91,13 @@ def _task(
             return None
         meta[columns.label] = labels if columns.multi_label == "all" else labels[0]
     prompt = _prompt(row[columns.prompt], f'{source}, line {number}, column "{columns.prompt}"')
-    solution = None if columns.solution is None else str(row[columns.solution])
+    solution = None if columns.solution is None else row[columns.solution]
     answer = None if columns.answer is None else meta[columns.answer]
     return Task(
         id=task_id(prompt),
         prompt=prompt,
         answer=answer,
-        solution=solution,
+        solution=None if solution is None else str(solution),
         source=source,
         meta=meta,
     )
@@ -107,12 +107,18 @@ def _prompt(value: object, where: str) -> str | tuple[Message, ...]:
     if isinstance(value, str) and value.strip():
         return value
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    if items and all(isinstance(one, Mapping) and {"role", "content"} <= set(one) for one in items):
+    if items and all(_is_message(one) for one in items):
         return tuple(Message(role=one["role"], content=one["content"]) for one in items)
     raise TaskSourceError(
-        f"{where}: a prompt is text that is not empty, or a list of messages with role and "
-        f"content; got {value!r:.80}"
+        f"{where}: a prompt is text that is not empty, or a list of messages with role "
+        f"({', '.join(get_args(Role))}) and content; got {value!r:.80}"
     )
+
+
+def _is_message(one: object) -> bool:
+    if not isinstance(one, Mapping):
+        return False
+    return one.get("role") in get_args(Role) and isinstance(one.get("content"), str)
 
 
 def _label_names(path: str | None) -> tuple[str, ...]:
@@ -120,17 +126,19 @@ def _label_names(path: str | None) -> tuple[str, ...]:
         return ()
     if not Path(path).is_file():
         raise TaskSourceError(f"no file {path} with the label names, one a line")
-    return tuple(Path(path).read_text(encoding="utf-8").split("\n"))
+    return tuple(Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"))
 
 
 def _labels(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]:  # noqa: ANN401
     cells = value.split(",") if isinstance(value, str) else value
     cells = tuple(cells) if isinstance(cells, Sequence) else (cells,)
+    if not cells:
+        raise TaskSourceError(f"{where} has no label, got {value!r}")
     if not names:
         return cells
-    try:
-        return tuple(names[int(cell)].strip() for cell in cells)
-    except (IndexError, ValueError, TypeError) as error:
+    ids = [str(cell).strip() for cell in cells]
+    if not all(one.isdecimal() and int(one) < len(names) for one in ids):
         last = len(names) - 1
         message = f"{where}: label {value!r} is not an id in [0, {last}] of the labels file"
-        raise TaskSourceError(message) from error
+        raise TaskSourceError(message)
+    return tuple(names[int(one)].strip() for one in ids)

@@ -59,7 +59,14 @@ def test_messages_are_prompts_too():
     assert from_list([row])[0].prompt == (Message("system", "x"), Message("user", "y"))
 
 
-@pytest.mark.parametrize("bad", ["", "  ", None, 3, [], [{"role": "user"}], ["a"]])
+NO_MESSAGES = (
+    [{"role": "robot", "content": "a"}],
+    [{"role": "user", "content": None}],
+    [{"role": "user", "content": [{"type": "text", "text": "a"}]}],
+)
+
+
+@pytest.mark.parametrize("bad", ["", "  ", None, 3, [], [{"role": "user"}], ["a"], *NO_MESSAGES])
 def test_a_prompt_that_is_none_is_refused_with_its_row(bad):
     with pytest.raises(TaskSourceError, match='list, line 2, column "prompt": a prompt is text'):
         from_list([{"prompt": "a"}, {"prompt": bad}])
@@ -136,6 +143,19 @@ def test_labels_become_names_by_policy(tmp_path):
     path.write_text("prompt,label\none,9\n")
     with pytest.raises(TaskSourceError, match=r"line 2: label '9' is not an id in \[0, "):
         labelled("first")
+
+
+@pytest.mark.parametrize("label", ["-1", "3", "1.5", "", "a", "1,-1", [], None, 1.5])
+def test_a_label_that_no_line_names_is_refused(tmp_path, label):
+    (tmp_path / "labels.txt").write_text("joy\nanger\nfear\n")
+    columns = Columns(label="label", labels=str(tmp_path / "labels.txt"))
+    with pytest.raises(TaskSourceError, match=r"line 1(: label .* in \[0, 2\]| has no label)"):
+        from_list([{"prompt": "a", "label": label}], columns)
+
+
+def test_a_row_without_a_solution_has_none():
+    rows = [{"prompt": "a", "gold": None}, {"prompt": "b", "gold": 3}]
+    assert [one.solution for one in from_list(rows, Columns(solution="gold")).tasks] == [None, "3"]
 
 
 def test_a_file_is_read_again_when_it_changes(tmp_path):
