@@ -61,7 +61,7 @@ def _jsonl(path: Path, columns: Sequence[str] | None) -> list[Row]:
 def _json_row(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TaskSourceError(f"{where} is not JSON: {error}. It reads {line!r:.60}") from error
     if not isinstance(row, dict):
         raise TaskSourceError(f"{where} must be a JSON object by column name, got {line!r:.60}")
@@ -87,7 +87,7 @@ def _separated(path: Path, columns: Sequence[str] | None, dialect: dict[str, Any
                 if not cells:
                     continue
                 if names is None:
-                    names = cells
+                    names = _header(path, cells)
                     continue
                 if len(cells) != len(names):
                     raise TaskSourceError(_uneven(path, reader.line_num, cells, names))
@@ -95,6 +95,13 @@ def _separated(path: Path, columns: Sequence[str] | None, dialect: dict[str, Any
         except csv.Error as error:
             raise TaskSourceError(f"{path}, line {reader.line_num}: {error}") from error
     return rows
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    twice = [name for name in cells if cells.count(name) > 1]
+    if twice:
+        raise TaskSourceError(f'{path} has two columns "{twice[0]}"; rename one of them')
+    return cells
 
 
 def _uneven(path: Path, line: int, cells: Sequence[str], names: Sequence[str]) -> str:
@@ -114,7 +121,7 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> list[Row]:
         raise MissingExtraError(message) from error
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.lib.ArrowException as error:
+    except (pyarrow.lib.ArrowException, OSError) as error:
         raise TaskSourceError(f"{path} is not a Parquet file: {error}") from error
     return list(enumerate(table.to_pylist(), start=1))
 

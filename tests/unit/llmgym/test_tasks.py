@@ -112,9 +112,11 @@ def test_parquet_is_read_or_its_extra_is_named(tmp_path):
     parquet = import_module("pyarrow.parquet")
     parquet.write_table(import_module("pyarrow").Table.from_pylist(rows), path)
     assert read_rows(path) == rows
-    path.write_bytes(b"nothing")
-    with pytest.raises(TaskSourceError, match="is not a Parquet file"):
-        read_rows(path)
+    whole = path.read_bytes()
+    for broken in (b"nothing", whole[:-40] + b"\xff" * 32 + whole[-8:]):
+        path.write_bytes(broken)
+        with pytest.raises(TaskSourceError, match="is not a Parquet file"):
+            read_rows(path)
 
 
 def test_a_table_without_a_header_is_given_its_columns(tmp_path):
@@ -196,6 +198,8 @@ def test_an_empty_file_is_refused(tmp_path):
         ("e.jsonl", b'{"prompt": "\xff"}\n', "is not UTF-8"),
         ("g.xlsx", b"", r'ends in "\.xlsx"; a data file ends in one of \.jsonl'),
         ("h.csv", b"prompt\n" + b"x" * 200_000 + b"\n", "line 2: field larger than"),
+        ("i.jsonl", b"[" * 100_000, r"i\.jsonl, line 1 is not JSON"),
+        ("j.csv", b"prompt,kind,prompt\na,b,c\n", r'j\.csv has two columns "prompt"'),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path, name, text, message):
