@@ -305,7 +305,8 @@ class Cached(Reward):
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Score what was not seen before, each different sample once; failures are asked again."""
         keys = [
-            (one.task.id, str(one.task.answer), one.messages, str(one.response), one.text)
+            # Equal prompts share an id; their columns, which rewards read as well, may differ.
+            (repr(one.task), one.messages, str(one.response), one.text, repr(one.state))
             for one in samples
         ]
         new = {key: i for i, key in enumerate(keys) if key not in self._scores}

@@ -172,6 +172,12 @@ def test_cached_asks_once_for_equal_samples_and_again_after_a_failure():
     assert calls[-1] == "a", "the oldest went first"
 
 
+def test_a_cache_tells_tasks_apart_by_all_of_their_columns():
+    reward = Cached(per_sample(lambda one: float(one.task.meta["bonus"]), "bonus"))
+    rows = [sample("a", bonus=1), sample("a", bonus=2)]  # one prompt, hence one id
+    assert [score.value for score in score_samples(reward, rows)] == [1.0, 2.0]
+
+
 def test_timed_adds_milliseconds_and_changes_nothing_else():
     score = one(Timed(LENGTH), "abc")
     assert score.value == 3.0
