@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from typing import Any, final
@@ -105,7 +106,9 @@ class Numeric(Reward):
         return [float(self._equal(sample)) for sample in samples]
 
     def _equal(self, sample: Sample) -> bool:
-        wanted = number(str(reference(sample, self.column)))
+        answer = reference(sample, self.column)
+        # The text of a float such as 1e-05 has an exponent, which `number` does not read.
+        wanted = number(f"{Decimal(str(answer)):f}" if isinstance(answer, float) else str(answer))
         if wanted is None:
             raise RewardError(f"the answer of task {sample.task.id} is not a number")
         text = _end(sample)
@@ -132,14 +135,20 @@ class Choice(Reward):
         return [float(self._named(sample) == self._wanted(sample)) for sample in samples]
 
     def _wanted(self, sample: Sample) -> str:
-        return str(reference(sample, self.column)).strip().strip("()").upper()
+        wanted = str(reference(sample, self.column)).strip().strip("()").upper()
+        if len(wanted) != 1 or wanted not in self.options.upper():
+            raise RewardError(
+                f"the answer of task {sample.task.id} is none of the options {self.options}"
+            )
+        return wanted
 
     def _named(self, sample: Sample) -> str | None:
         text = _end(sample).strip()
         if len(text) == 1:
             text = text.upper()
-        letters = f"{self.options.upper()}{self.options.lower()}"
-        pattern = rf"\(([{letters}])\)|(?<!\w)([{self.options.upper()}])(?![\w'])"
+        capitals = re.escape(self.options.upper())
+        letters = f"{capitals}{re.escape(self.options.lower())}"
+        pattern = rf"\(([{letters}])\)|(?<!\w)([{capitals}])(?![\w'])"
         found = re.findall(pattern, text)
         return (found[-1][0] or found[-1][1]).upper() if found else None
 

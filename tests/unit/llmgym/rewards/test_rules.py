@@ -95,6 +95,18 @@ def test_a_reference_that_is_missing_or_no_number_is_a_broken_reward():
     with pytest.raises(RewardError, match="is not a number"):
         worth(Numeric(), "1", "one")
     assert worth(Exact(column="gold"), "1", gold="1") == 1.0
+    for answer in ("Paris", 1, "F", "", "AB"):
+        with pytest.raises(RewardError, match="none of the options ABCDE"):
+            worth(Choice(), "B", answer)
+
+
+def test_a_reference_of_any_float_is_read_as_it_is_written():
+    for answer, response in ((1e-05, "0.00001"), (1e16, "1" + "0" * 16), (-2.5, "-2.5")):
+        assert worth(Numeric(), f"It is {response}.", answer) == 1.0, answer
+        assert worth(Numeric(), "It is 7.", answer) == 0.0
+    for answer in (float("nan"), float("inf")):
+        with pytest.raises(RewardError, match="is not a number"):
+            worth(Numeric(), "1", answer)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +236,8 @@ def test_adversarial_text_earns_nothing_and_does_nothing(text, tmp_path, monkeyp
 @given(st.text(max_size=200))
 def test_no_text_makes_a_rule_fail_or_leave_its_bounds(text):
     for reward in RULES:
-        assert 0.0 <= worth(reward, text, "1") <= 1.0
+        answer = "B" if isinstance(reward, Choice) else "1"
+        assert 0.0 <= worth(reward, text, answer) <= 1.0
     assert same_answer(text, text) in (True, False)
 
 
