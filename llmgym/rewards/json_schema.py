@@ -121,9 +121,9 @@ class JsonSchema(Reward):
             return 0.0
         try:
             value = json.loads(text, parse_constant=_refuse)
-        except (ValueError, RecursionError):
+            return 1.0 if fits(value, self.schema) else 0.5
+        except (ValueError, RecursionError):  # comparing nests a little deeper than reading
             return 0.0
-        return 1.0 if fits(value, self.schema) else 0.5
 
 
 def _refuse(constant: str) -> None:

@@ -203,6 +203,13 @@ def test_json_is_half_and_fitting_the_schema_is_all(text, expected):
     assert worth(JsonSchema(schema=SCHEMA), text) == expected
 
 
+def test_json_of_any_depth_is_judged():
+    reward = JsonSchema(schema={"const": 1})
+    worths = [worth(reward, "[" * depth + "]" * depth) for depth in range(700, 1000)]
+    assert set(worths) == {0.0, 0.5}
+    assert worths == sorted(worths, reverse=True)
+
+
 def test_a_schema_beyond_the_subset_is_refused_by_name():
     with pytest.raises(RewardError, match=r"schema.properties.a uses oneOf"):
         JsonSchema(schema={"properties": {"a": {"oneOf": []}}})
