@@ -201,6 +201,10 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
                 f"reset takes one option of task, index, level; received {sorted(options)}"
             )
         if "task" in options:
+            if not isinstance(options["task"], Task):
+                raise EnvContractError(
+                    f"The option task is a Task; received {options['task']!r:.40}"
+                )
             return options["task"]
         if "index" in options:
             return task_at(self.tasks, int(options["index"]))

@@ -249,6 +249,8 @@ class LLMVectorEnv(VectorEnv):
             self._groups[slot] = leader
 
     def _check_actions(self, actions: Sequence[str | None]) -> dict[int, str]:
+        if isinstance(actions, str):  # a text has a length, and its characters would be actions
+            raise EnvContractError(f"step takes a list of actions; got the text {actions!r:.40}")
         if len(actions) != self.num_envs:
             message = f"step takes one action for each of {self.num_envs} slots; got {len(actions)}"
             raise EnvContractError(message)

@@ -256,6 +256,7 @@ def test_options_choose_the_task():
     [
         ({"idx": 1}, EnvContractError, "task, index, level"),
         ({"index": 1, "level": 1}, EnvContractError, "one option"),
+        ({"task": "2+2"}, EnvContractError, "is a Task; received '2\\+2'"),
         ({"index": 4}, TaskSourceError, r"\[0, 4\); received 4"),
         ({"index": -1}, TaskSourceError, "received -1"),
         ({"level": 9}, TaskSourceError, r"levels are \[0, 1\]"),

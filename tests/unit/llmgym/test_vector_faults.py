@@ -108,6 +108,8 @@ def test_calls_that_do_not_fit_are_refused():
     envs.reset(seed=0)
     with pytest.raises(EnvContractError, match="one action for each of 2"):
         envs.step(["x"])
+    with pytest.raises(EnvContractError, match="a list of actions; got the text 'xy'"):
+        envs.step("xy")
     with pytest.raises(EnvContractError, match="text"):
         envs.step(["x", 3])
     with pytest.raises(EnvContractError, match="seed"):
