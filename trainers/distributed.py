@@ -1,11 +1,11 @@
 """Ranks: who this process is, and sums over all of them; the identity when alone.
 
-Reads the five variables every launcher sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
-MASTER_PORT) and nothing else. Starts no process.
+Reads RANK, WORLD_SIZE and LOCAL_RANK, which every launcher sets; torch reads MASTER_ADDR and
+MASTER_PORT, where the ranks meet. Starts no process.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import reduce
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainers.batch import Metrics
+from trainers.errors import BackendError
 
 Item = TypeVar("Item")
 
@@ -57,14 +58,26 @@ class World:
 
 
 def start(world: World, timeout_seconds: float) -> None:
-    """Join the other ranks; nothing to do when alone."""
+    """Join the other ranks; nothing to do when alone.
+
+    Raises:
+        BackendError: there is no GPU for this rank, though there are some.
+    """
     if world.size == 1 or dist.is_initialized():
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        backend = "nccl"
-        torch.cuda.set_device(world.local_rank)  # where gather and broadcast put what they send
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
+    limit = timedelta(seconds=timeout_seconds)
+    if not torch.cuda.is_available():
+        dist.init_process_group("gloo", timeout=limit)
+        return
+    seen = torch.cuda.device_count()
+    if world.local_rank >= seen:
+        raise BackendError(
+            f"local rank {world.local_rank} has no GPU: {seen} are seen here, and every rank needs "
+            "one of its own. Start at most as many ranks a machine, or name more GPUs in "
+            "CUDA_VISIBLE_DEVICES."
+        )
+    torch.cuda.set_device(world.device)  # where gather and broadcast put what they send
+    dist.init_process_group("nccl", timeout=limit, device_id=world.device)
 
 
 def shutdown() -> None:
@@ -112,6 +125,15 @@ def broadcast(item: Item) -> Item:
     if not dist.is_initialized():
         return item
     items = [item]
+    dist.broadcast_object_list(items, src=0)
+    return items[0]
+
+
+def from_main(work: Callable[[], Item]) -> Item:
+    """Do `work` on rank 0 alone and return its picklable result on every rank."""
+    if not dist.is_initialized():
+        return work()
+    items: list[Any] = [work() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(items, src=0)
     return items[0]
 

@@ -8,6 +8,7 @@ from trainers.distributed import (
     World,
     barrier,
     broadcast,
+    from_main,
     gather,
     global_max,
     global_metrics,
@@ -22,6 +23,7 @@ def collectives(word):
     world = World.from_launcher()
     mine = torch.tensor([1.0, -2.0]) * (world.rank + 1)
     kept = mine.clone()
+    asked = []
     results = {
         "word": word,
         "world": (world.rank, world.size, world.is_main, list(world.share(6))),
@@ -30,6 +32,8 @@ def collectives(word):
         "min": global_min(mine).tolist(),
         "gather": gather({"rank": world.rank}),
         "broadcast": broadcast(f"from {world.rank}"),
+        "from main": from_main(lambda: asked.append(world.rank) or f"from {world.rank}"),
+        "asked": asked,
         "metrics": global_metrics(ragged(world.rank)),
         "moments": [float(figure) for figure in global_moments(*halves(world.rank))],
         "untouched": torch.equal(mine, kept),
@@ -90,6 +94,11 @@ def test_moments_of_unequal_parts_are_those_of_the_whole(both):
         assert one["moments"] == [1e8 + 2, 2.0]
 
 
+def test_what_rank_0_finds_holds_for_all_and_no_other_looks(both):
+    assert [one["from main"] for one in both] == ["from 0", "from 0"]
+    assert [one["asked"] for one in both] == [[0], []]
+
+
 def test_a_rank_that_fails_is_named_with_its_reason_and_the_others_do_not_hang():
     with pytest.raises(AssertionError, match=r"(?s)rank 1 failed.*on purpose"):
         run_ranks(one_fails, timeout=60)
@@ -99,7 +108,7 @@ def test_alone_everything_is_the_identity():
     value = torch.tensor([1.0, 2.0])
     assert global_sum(value) is global_max(value) is global_min(value) is value
     assert gather(value) == [value]
-    assert broadcast("word") == "word"
+    assert broadcast("word") == from_main(lambda: "word") == "word"
     barrier()
     assert World().share(3) == range(3)
     with pytest.raises(AssertionError, match="3 items do not divide among 2 ranks"):

@@ -33,7 +33,7 @@ from trainers.checkpoint.manifest import (
     write_manifest,
 )
 from trainers.checkpoint.state_files import State, read_state, write_state
-from trainers.distributed import World, broadcast, gather
+from trainers.distributed import World, broadcast, from_main, gather
 from trainers.errors import CheckpointError
 
 MAX_FAILURES = 3
@@ -124,8 +124,14 @@ class Saver:
             return None
         self.num_failed = 0
         if self._world.is_main:
-            rotate(self._folder, name.rpartition("_")[0], self._keep_last)
+            self._rotate(name.rpartition("_")[0])
         return path
+
+    def _rotate(self, prefix: str) -> None:
+        try:
+            rotate(self._folder, prefix, self._keep_last)
+        except OSError as error:  # what was saved is whole; the next save removes the rest
+            _log.warning("could not remove old checkpoints in %s: %s", self._folder, error)
 
 
 def save(
@@ -275,7 +281,7 @@ def find(folder: Path, prefix: str) -> Found | None:
     Raises:
         CheckpointError: on every rank, if there are some and none is whole; says why.
     """
-    outcome = broadcast(_find(folder, prefix))
+    outcome = from_main(lambda: _find(folder, prefix))
     if isinstance(outcome, str):
         raise CheckpointError(outcome)
     for said in outcome.passed_over if outcome else ():
@@ -309,7 +315,7 @@ def find_at(path: Path) -> Found:
         CheckpointError: on every rank, if it is broken or not one of ours.
     """
     match = NAME.fullmatch(path.name)
-    problem = broadcast(verify(path) if match else "its name is no checkpoint's")
+    problem = from_main(lambda: verify(path)) if match else "its name is no checkpoint's"
     if problem is not None or match is None:
         raise CheckpointError(_cannot(path, problem))
     return Found(path=path, number=int(match[2]))

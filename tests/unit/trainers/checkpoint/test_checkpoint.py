@@ -254,3 +254,10 @@ def test_warnings_go_to_the_log(folder, caplog):
     caplog.set_level(logging.WARNING)
     save(folder, 1)
     assert caplog.text == ""
+
+
+def test_a_rotation_that_fails_costs_a_warning_and_not_the_save(folder, monkeypatch, caplog):
+    monkeypatch.setattr(checkpoint, "discard", refuse)
+    for number in (1, 2):
+        assert save(folder, number, keep_last=1) == folder / f"ppo_{number:06d}"
+    assert "could not remove old checkpoints" in caplog.text
