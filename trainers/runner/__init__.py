@@ -31,7 +31,8 @@ class Result:
 
     Attributes:
         run_dir: the run folder.
-        evaluations: (iteration, held-out scores) in order; iteration 0 is before PPO.
+        evaluations: (iteration, held-out scores) in order; iteration 0 is before PPO. The first and
+            the last have scores and rows of single tasks, those between their mean alone.
         metrics: the last iteration's figures by name.
     """
 

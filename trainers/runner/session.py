@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, final
@@ -59,6 +59,7 @@ class Session:
         )
         self._stopping = False
         self._is_saved = True
+        self._has_failed = False
         self._is_logging = False
         self._notes: list[tuple[str, str]] = []
         self._saved_at = time.monotonic()
@@ -152,6 +153,9 @@ class Session:
         """Log held-out scores; tell whether they are the best so far. None to log: no."""
         if not evaluations:
             return False
+        if len(self.evaluations) > 1:  # rows and scores are kept of the first and the newest
+            before, done = self.evaluations[-1]
+            self.evaluations[-1] = (before, [replace(one, scores=(), rows=()) for one in done])
         self.evaluations.append((step, list(evaluations)))
         for logger in self._loggers:
             logger.evaluation(evaluations, step)
@@ -161,14 +165,15 @@ class Session:
         return is_best
 
     def save_is_due(self, step: int) -> bool:
-        """Tell whether a checkpoint is due by count or by the clock."""
+        """Tell whether a checkpoint is due by count, by the clock or since the last one failed."""
         every = self.config.checkpoint.every
-        return self.clock_says_save() or bool(every and step % every == 0)
+        return self.save_is_overdue() or bool(every and step % every == 0)
 
-    def clock_says_save(self) -> bool:
-        """Tell whether `checkpoint.every_minutes` are over on any rank."""
+    def save_is_overdue(self) -> bool:
+        """Tell whether a save failed, or `checkpoint.every_minutes` are over on any rank."""
         limit = self.config.checkpoint.every_minutes
         late = limit is not None and time.monotonic() - self._saved_at >= limit * 60
+        late = late or self._has_failed
         return bool(global_max(torch.tensor(int(late), device=self.world.device)))
 
     def save(
@@ -194,8 +199,11 @@ class Session:
             must=must,
         )
         self._is_saved = path is not None
-        self._saved_at = time.monotonic()
-        self._save_seconds = self._saved_at - began
+        self._has_failed = path is None
+        ended = time.monotonic()
+        self._save_seconds = ended - began
+        if self._is_saved:
+            self._saved_at = ended
 
     def _state_dict(self) -> dict[str, Any]:
         evaluations = [[step, [asdict(e) for e in done]] for step, done in self.evaluations]

@@ -8,7 +8,7 @@ from trainers import sft
 from trainers.backends.torch import OptimizerSettings
 from trainers.config import Config, TokenizerConfig
 from trainers.demonstrations import Demonstration, Example, demonstrations, tokenize
-from trainers.distributed import barrier
+from trainers.distributed import barrier, from_main
 from trainers.errors import ConfigError
 from trainers.export import export_policy
 from trainers.models.causal_lm import CausalPolicy
@@ -46,7 +46,7 @@ def base_model(
     config, folder = session.config, session.folder.path / "base"
     if config.model.path is not None and not config.sft.num_epochs:
         return config
-    if not folder.exists():  # else a resumed run has come past this point
+    if not from_main(folder.exists):  # else a resumed run has come past this point
         shown = demonstrations(config, [] if envs is None else envs.envs[:1]) \
             if config.sft.num_epochs else []  # fmt: skip
         tokenizer = load_tokenizer(config, _corpus(shown, envs))
@@ -123,7 +123,7 @@ def _learn(session: Session, policy: CausalPolicy, examples: Sequence[Example]) 
     for step, metrics in enumerate(steps, start=begin + 1):
         session.log(metrics.values(), step, "sft", total)
         stop = session.should_stop()
-        if stop or step % (total // config.sft.num_epochs) == 0 or session.clock_says_save():
+        if stop or step % (total // config.sft.num_epochs) == 0 or session.save_is_overdue():
             session.save("sft", step, shared={"engine": engine.state_dict()}, own={}, must=stop)
         if stop and step < total:
             return False

@@ -1,0 +1,50 @@
+"""What a session saves, and when."""
+
+import pytest
+
+from trainers import checkpoint
+from trainers.batch import Evaluation
+from trainers.config_files import read
+from trainers.distributed import World
+from trainers.run_folder import open_run
+from trainers.runner.session import Session
+
+
+@pytest.fixture
+def session(tmp_path):
+    config = read([], {"run.dir": str(tmp_path), "run.name": "a", "checkpoint.every": 3})
+    folder = open_run(config, resume=False, clean=False, command=["train"], world=World())
+    with Session(config, World(), folder, loggers=(), resume=False) as opened:
+        yield opened
+
+
+def refuse(*_):
+    raise OSError("no space")
+
+
+def test_a_failed_save_is_tried_again_after_the_next_iteration(session, monkeypatch):
+    due = []
+    for step in range(1, 6):
+        session.log({}, step, "ppo", 9)
+        due.append(session.save_is_due(step))
+        with monkeypatch.context() as patch:
+            if step == 3:
+                patch.setattr(checkpoint, "write", refuse)
+            if due[-1]:
+                session.save("ppo", step, shared={}, own={}, must=False)
+    assert due == [False, False, True, True, False]
+    assert [path.name for path in session.folder.checkpoints.iterdir()] == ["ppo_000004"]
+
+
+def test_single_scores_are_kept_of_the_first_and_the_newest_evaluation(session):
+    for step in range(4):
+        scores = (float(step), float(step))
+        one = Evaluation(
+            env="e", mean=float(step), ci_low=0.0, ci_high=9.0, scores=scores, rows=({}, {})
+        )
+        session.evaluated([one], step)
+    assert [(step, done[0].mean) for step, done in session.evaluations] == [
+        (step, float(step)) for step in range(4)
+    ]
+    assert [len(done[0].scores) for _, done in session.evaluations] == [2, 0, 0, 2]
+    assert [len(done[0].rows) for _, done in session.evaluations] == [2, 0, 0, 2]
