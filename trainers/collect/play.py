@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from llmgym.errors import RewardError, TaskSourceError
@@ -53,13 +54,15 @@ def play(
 ) -> Episodes:
     """Play one episode in every slot, to its end; a collective.
 
+    What an environment draws is fixed by seed and iteration of `sampling` and its slot's group.
+
     Raises:
         TaskSourceError: on every rank, when a prompt is too long and `data.too_long` is raise.
         RewardError: on every rank, when a reward function is broken on one.
         GenerationError: a response was written by other weights than the generator's.
     """
     reset = {"indices": list(options.indices), "group_size": options.group_size}
-    observations, _ = envs.reset(options=reset)
+    observations, _ = envs.reset(seed=_seeds(sampling, options), options=reset)
     limits = Limits(
         max_prompt_tokens=config.generation.max_prompt_tokens,
         max_new_tokens=config.generation.max_new_tokens,
@@ -80,6 +83,17 @@ def play(
             step = _step_together(envs, actions)
         ledger.observe(*step)
     return replace(ledger.finish(), score_seconds=phases.seconds.get("score", 0.0))
+
+
+def _seeds(sampling: Sampling, options: PlayOptions) -> list[int]:
+    """Return the seed of each slot's environment: equal in a group, the same at any rank count."""
+    groups = [index // options.group_size for index in options.index]
+    drawn = {
+        group: int(np.random.SeedSequence((sampling.seed, sampling.iteration, group))
+                   .generate_state(1)[0])
+        for group in set(groups)
+    }  # fmt: skip
+    return [drawn[group] for group in groups]
 
 
 def _check_prompts(ledger: TokenLedger, limits: Limits) -> None:

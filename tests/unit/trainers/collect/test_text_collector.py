@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from llmgym.env import LLMEnv
 from llmgym.errors import RewardError, TaskSourceError
+from llmgym.messages import Reply
+from llmgym.vector import LLMVectorEnv
 from tests.unit.trainers.collect.tiny import (
     Actor,
     Scripted,
@@ -17,6 +20,7 @@ from tests.unit.trainers.collect.tiny import (
     rollout_of,
     scripted,
     single_turn,
+    tasks,
     written_by,
 )
 from trainers.collect.play import PlayOptions, play
@@ -223,3 +227,38 @@ def test_play_is_greedy_where_evaluation_asks_for_it(chat):
     one, other = episodes(0), episodes(1)
     assert torch.equal(one.inputs.tokens, other.inputs.tokens)
     assert one.scores.tolist() == [sum(slot.rewards) for slot in one.slots]
+
+
+class Drawing(LLMEnv):
+    """Draws what it asks and what it pays."""
+
+    def __init__(self):
+        super().__init__(tasks(), None)
+
+    def prompt(self, task):
+        return f"ask {self.np_random.integers(10**6)}"
+
+    def reply(self, response):
+        return Reply(messages="", done=True, reward=float(self.np_random.random()))
+
+
+def test_what_an_environment_draws_is_fixed_by_seed_iteration_and_group(chat):
+    actor = policy(chat)
+
+    def drawn(index, iteration=0, seed=0):
+        slots = play(
+            LLMVectorEnv([Drawing] * len(index)),
+            written_by(actor, chat),
+            chat=chat,
+            config=config(),
+            sampling=Sampling(seed=seed, iteration=iteration),
+            options=PlayOptions(
+                indices=[0] * (len(index) // 2), index=index, group_size=2, world=World()
+            ),
+        ).slots
+        return [(slot.opening[0]["content"], slot.rewards[0]) for slot in slots]
+
+    whole = drawn([0, 1, 2, 3])
+    assert whole[0] == whole[1] != whole[2] == whole[3]
+    assert drawn([2, 3]) == whole[2:]  # another rank's share
+    assert len({drawn([0, 1])[0], drawn([0, 1], iteration=1)[0], drawn([0, 1], seed=1)[0]}) == 3
