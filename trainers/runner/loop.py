@@ -51,7 +51,7 @@ def improve(session: Session, training: Training) -> dict[str, float]:
     session.start_loggers()
     if begin == 0:
         _evaluate(session, training, 0)
-    if begin == total:  # done, but perhaps not exported
+    if begin >= total:  # done, but perhaps not exported
         _finish(_written(training, ["model", "critic"]))
     values: dict[str, float] = {}
     iterations = train(training.collector, training.learner, config, begin)
