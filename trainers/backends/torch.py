@@ -121,13 +121,13 @@ class TorchEngine(Engine):
             yield name, parameter.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, AdamW's moments and step counts, by parameter name."""
+        """Return copies of weights, AdamW's moments and step counts on the CPU, by name."""
         named = dict(self._module.named_parameters())
         moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
         for name, parameter in named.items():
             for kind, value in self._optimizer.state.get(parameter, {}).items():
-                moments[kind][name] = value.detach().clone()
-        weights = {name: parameter.detach().clone() for name, parameter in named.items()}
+                moments[kind][name] = _copied(value)
+        weights = {name: _copied(parameter) for name, parameter in named.items()}
         return {"weights": weights, "optimizer": moments}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -158,3 +158,7 @@ class TorchEngine(Engine):
     def reload(self) -> None:
         """Move AdamW's moments back."""
         self._move_moments(self._device)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
