@@ -163,6 +163,10 @@ def train(
     """
     total = num_steps(len(examples), config)
     each_epoch = total // max(config.sft.num_epochs, 1)
+    limit = -math.inf if config.sft.stop_loss is None else config.sft.stop_loss
+    measured = math.isfinite(limit) and start > 0 and start % each_epoch == 0 and bool(held_out)
+    if measured and mean_loss(engine, held_out, config, world) <= limit:
+        return  # the stage had ended there
     for step in range(start, total):
         factor = rate_factor(
             (step + 1) / total,
@@ -177,6 +181,5 @@ def train(
         if held_out and (step + 1) % each_epoch == 0:
             figures["sft/holdout_loss"] = mean_loss(engine, held_out, config, world)
         yield metrics | Metrics.scalars(figures)
-        limit = config.sft.stop_loss
-        if limit is not None and figures.get("sft/holdout_loss", math.inf) <= limit:
+        if figures.get("sft/holdout_loss", math.inf) <= limit:
             return

@@ -217,3 +217,15 @@ def test_a_resumed_stage_equals_one_that_never_stopped():
     assert begun + rest == expected
     for one, other in zip(whole.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_stage_that_ended_at_its_held_out_loss_learns_nothing_more_when_resumed():
+    rows, settings = examples(8), config(num_epochs=3, stop_loss=1e9)
+    one = engine()
+
+    def steps(start):
+        return list(sft.train(one, rows, settings, world=World(), held_out=rows[:2], start=start))
+
+    assert len(steps(0)) == 2
+    assert steps(2) == []
+    assert len(steps(1)) == 1  # killed before that epoch's end
