@@ -261,7 +261,8 @@ def _refuse_if_running(path: Path) -> None:
         return
     except (ValueError, KeyError, TypeError):
         host, pid = "an unknown host", 0
-    if host == socket.gethostname() and not _is_alive(pid):
+    # Our own number was another's: in a container every start is process 1.
+    if host == socket.gethostname() and (pid == os.getpid() or not _is_alive(pid)):
         _log.warning("%s is stale: process %d is gone; taken over", lock, pid)
         lock.unlink()
         return

@@ -151,7 +151,9 @@ def test_resume_and_clean_contradict(tmp_path):
 @pytest.mark.parametrize("how", [{"resume": True}, {"clean": True}])
 def test_a_run_in_use_is_neither_continued_nor_moved(tmp_path, how):
     folder = opened(tmp_path)
-    with pytest.raises(CheckpointError, match=rf"in use by process {os.getpid()} on .*run\.lock"):
+    other = os.getppid()
+    (folder.path / "run.lock").write_text(json.dumps({"host": socket.gethostname(), "pid": other}))
+    with pytest.raises(CheckpointError, match=rf"in use by process {other} on .*run\.lock"):
         opened(tmp_path, **how)
     folder.close()
     opened(tmp_path, **how).close()
@@ -169,8 +171,9 @@ def dead_process():
     )
 
 
-def test_a_stale_lock_is_named_and_taken_over(tmp_path, caplog):
-    pid = dead_process()
+@pytest.mark.parametrize("owner", [dead_process, os.getpid])
+def test_a_stale_lock_is_named_and_taken_over(tmp_path, caplog, owner):
+    pid = owner()
     lock = finished(tmp_path).path / "run.lock"
     lock.write_text(json.dumps({"host": socket.gethostname(), "pid": pid}))
     opened(tmp_path, resume=True).close()
