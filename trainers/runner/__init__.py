@@ -6,6 +6,7 @@ PPO always starts from a folder: base/, or `model.path` where nothing was learne
 resumed run, which loads that folder again, has the same reference to the last bit.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from trainers.runner.assemble import EnvFactory, check_shares
 from trainers.runner.control import train_control
 from trainers.runner.session import Session
 from trainers.runner.text import train_text
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,14 @@ def run(
         ) as session:
             metrics = (train_control if config.is_control else train_text)(session, env, reward)
             if world.is_main:
-                draw(folder.path)
+                _draw(folder.path)
         return Result(run_dir=folder.path, evaluations=session.evaluations, metrics=metrics)
     finally:
         shutdown()
+
+
+def _draw(run_dir: Path) -> None:
+    try:
+        draw(run_dir)
+    except OSError as error:  # the work is saved; the picture can be drawn again
+        _log.warning("could not draw the curves of %s: %s", run_dir, error)

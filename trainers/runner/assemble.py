@@ -1,7 +1,7 @@
 """From settings to parts: environments, tokenizer, models, engines, learner, collector.
 
 Everything that a setting can get wrong is refused here, before weights load. Nothing runs here:
-`runner.py` does that.
+`loop.py` and `supervised.py` do that.
 """
 
 import copy
@@ -64,6 +64,8 @@ def check_shares(config: Config, world: World) -> None:
         ConfigError: they do not.
     """
     ppo = config.ppo
+    if not ppo.num_iterations:
+        return
     if ppo.num_prompts % world.size:
         below = ppo.num_prompts // world.size * world.size
         near = " or ".join(str(n) for n in (below, below + world.size) if n)

@@ -213,6 +213,10 @@ class Session:
             "loggers": {type(one).__name__: one.state_dict() for one in self._loggers},
         }
 
+    def resumes_at(self, stage: Stage) -> bool:
+        """Tell whether a checkpoint of this stage was named to continue from."""
+        return isinstance(self._resume, Path) and self._resume.name.startswith(f"{stage}_")
+
     def resumed(self, stage: Stage) -> tuple[int, Loaded] | None:
         """Return (steps done, states) of the checkpoint to continue from, if it is of this stage.
 
@@ -223,8 +227,8 @@ class Session:
         if self._resume is False:
             return None
         if isinstance(self._resume, Path):
-            other = {"sft": "ppo_", "ppo": "sft_"}[stage]
-            found = None if self._resume.name.startswith(other) else find_at(self._resume)
+            other: Stage = "ppo" if stage == "sft" else "sft"
+            found = None if self.resumes_at(other) else find_at(self._resume)
         else:
             found = find(self.folder.checkpoints, stage)
         if found is None:

@@ -41,7 +41,8 @@ def base_model(
 
     Raises:
         TaskSourceError: demonstrations are missing or wrong.
-        ConfigError: a fresh model has nothing to make a tokenizer from.
+        ConfigError: a fresh model has nothing to make a tokenizer from, or a checkpoint of the
+            supervised stage is resumed whose end has come already.
     """
     config, folder = session.config, session.folder.path / "base"
     if config.model.path is not None and not config.sft.num_epochs:
@@ -63,6 +64,11 @@ def base_model(
         if session.world.is_main:
             export_policy(folder, policy.model, chat, card(session, config.model.path))
         barrier()
+    elif session.resumes_at("sft"):
+        raise ConfigError(
+            f"{folder} was made when the supervised stage ended, so its checkpoint has no effect. "
+            "A bare --resume goes on from there; to repeat the stage's end, remove that folder."
+        )
     return replace(
         config,
         model=replace(config.model, path=str(folder)),

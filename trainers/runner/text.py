@@ -51,12 +51,7 @@ def train_text(
     config = session.config
     rewarded = reward_of(config, reward)
     if not config.ppo.num_iterations:
-        solved = config.data.path is None
-        learned = base_model(
-            session, text_envs(config, 1, env=env, reward=rewarded) if solved else None
-        )
-        if learned is not None:
-            _publish(session, learned)
+        _learn_only(session, env=env, reward=rewarded)
         return {}
     num_envs = config.ppo.num_episodes // session.world.size
     envs = text_envs(config, num_envs, env=env, reward=rewarded)
@@ -70,6 +65,20 @@ def train_text(
         envs.close()
         if held_out is not None:
             held_out.close()
+
+
+def _learn_only(session: Session, *, env: EnvFactory | str | None, reward: object | None) -> None:
+    """Run the supervised stage and no other."""
+    config = session.config
+    solved = config.data.path is None
+    envs = text_envs(config, 1, env=env, reward=reward) if solved else None
+    try:
+        learned = base_model(session, envs)
+    finally:
+        if envs is not None:
+            envs.close()
+    if learned is not None:
+        _publish(session, learned)
 
 
 def _held_out(

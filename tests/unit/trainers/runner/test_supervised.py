@@ -2,10 +2,14 @@
 
 import pytest
 
-from trainers import cli
+from llmgym.vector import LLMVectorEnv
+from trainers import cli, runner
 from trainers.config_files import read
+from trainers.distributed import World
 from trainers.errors import ConfigError
+from trainers.run_folder import read_status
 from trainers.runner import run
+from trainers.runner.assemble import check_shares
 
 SHORT = {
     "run.name": "a",
@@ -30,6 +34,31 @@ def test_a_context_too_short_for_ppo_is_refused_before_anything_is_learned(tmp_p
     with pytest.raises(ConfigError, match="320 exceeds the model's context of 64 tokens"):
         run(config, loggers=[])
     assert not (tmp_path / "a" / "base").exists()
+
+
+def test_a_checkpoint_of_the_stage_is_refused_once_its_end_has_come(tmp_path):
+    config = read([], {**SHORT, "run.dir": str(tmp_path)})
+    folder = run(config, loggers=[]).run_dir
+    with pytest.raises(ConfigError, match=r"base was made when .* bare --resume"):
+        run(config, loggers=[], resume=folder / "checkpoints" / "sft_000002")
+
+
+def test_learning_alone_asks_for_no_shares_of_ppo_and_closes_its_environment(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(LLMVectorEnv, "close_extras", lambda self: closed.append(self))
+    config = read([], {**SHORT, "run.dir": str(tmp_path)})
+    check_shares(config, World(size=3))
+    run(config, loggers=[])
+    assert len(closed) == 1
+
+
+def test_a_picture_that_cannot_be_drawn_fails_no_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(runner, "draw", full)
+    folder = run(read([], {**SHORT, "run.dir": str(tmp_path)}), loggers=[]).run_dir
+    assert read_status(folder)["status"] == "finished"
 
 
 def test_what_the_end_of_such_a_run_offers_can_be_typed(tmp_path, capsys):
