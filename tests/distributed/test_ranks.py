@@ -15,7 +15,9 @@ from trainers.distributed import (
     global_min,
     global_moments,
     global_sum,
+    start,
 )
+from trainers.errors import BackendError
 
 
 def collectives(word):
@@ -113,3 +115,10 @@ def test_alone_everything_is_the_identity():
     assert World().share(3) == range(3)
     with pytest.raises(AssertionError, match="3 items do not divide among 2 ranks"):
         World(size=2).share(3)
+
+
+def test_a_rank_without_a_gpu_is_named_before_ranks_meet(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BackendError, match=r"local rank 2 has no GPU: 2 .*CUDA_VISIBLE_DEVICES"):
+        start(World(rank=2, size=3, local_rank=2), 1.0)
