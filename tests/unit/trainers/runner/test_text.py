@@ -1,5 +1,7 @@
 """A text run as a whole."""
 
+import shutil
+
 from tests import tiny
 from trainers.runner import run
 
@@ -23,3 +25,14 @@ def test_evaluation_changes_no_weight_and_no_metric_of_training(tmp_path):
     assert weights == expected
     assert figures == others
     assert (tmp_path / "model" / "model.safetensors").read_bytes() != weights[0]
+
+
+def test_a_run_resumed_past_its_end_is_exported(tmp_path):
+    model = tiny.save_model(tmp_path / "model")
+    config = tiny.run_settings(model, tmp_path)
+    exported = run(config, reward=tiny.letters, loggers=[]).run_dir / "model"
+    wanted = (exported / "model.safetensors").read_bytes()
+    shutil.rmtree(exported)
+    shorter = tiny.run_settings(model, tmp_path, **{"ppo.num_iterations": 1})
+    run(shorter, reward=tiny.letters, loggers=[], resume=True)
+    assert (exported / "model.safetensors").read_bytes() == wanted
