@@ -1,12 +1,14 @@
 """What a person sees while a run runs: one live line in a terminal, plain lines elsewhere."""
 
+import io
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from textwrap import fill
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -33,6 +35,32 @@ SHOWN: Mapping[Stage, Mapping[str, str]] = {
 UNITS = {"length": ("len", ""), "tokens_per_s": ("", " tok/s")}
 
 
+class _Lasting(io.TextIOBase):
+    """A stream that drops text once its terminal is gone: a run must live on to save."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding or "utf-8"
+
+
 class ConsoleLogger(Logger):
     """Prints a header, the course of the run, samples, warnings once, and a closing block.
 
@@ -42,7 +70,11 @@ class ConsoleLogger(Logger):
 
     def __init__(self, *, is_quiet: bool = False, stream: TextIO | None = None) -> None:
         self._console = Console(
-            file=stream or sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True
+            file=cast(TextIO, _Lasting(stream or sys.stdout)),
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
         )
         self._is_quiet = is_quiet
         self._live: Live | None = None

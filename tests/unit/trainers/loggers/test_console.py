@@ -65,6 +65,14 @@ def test_a_terminal_gets_one_live_line(config, tmp_path, evaluation, monkeypatch
     assert re.search(r"ppo 3/4  reward 0.41 \S+  kl 3.14  len 22  1.91k tok/s", printed)
 
 
+def test_a_lost_terminal_does_not_end_the_run(config, tmp_path, evaluation):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    played(config, tmp_path, evaluation, stream=Gone())
+
+
 def test_no_color_is_honoured(config, tmp_path, evaluation, monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
