@@ -195,7 +195,7 @@ class EvalConfig:
     num_tasks: Whole = 512
     """Held-out tasks (`mlp`: episodes); 0: no evaluation."""
     kwargs: dict[str, Any] = Field(default_factory=lambda: {"split": "test"})
-    """Arguments of the environment that make its tasks held out, over those of `envs`."""
+    """Arguments that make the environment's tasks held out, over those of `envs`; not for `mlp`."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ class PPOConfig:
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of both rates after the warm-up, over the run's iterations."""
     warmup_fraction: Share = 0.0
-    """Share of the iterations in which both rates rise linearly."""
+    """Share of the iterations in which both rates rise linearly, from 0 in the first."""
     adam_betas: tuple[Share, Share] = (0.9, 0.95)
     """AdamW's decay rates."""
     adam_eps: Positive = 1.0e-8

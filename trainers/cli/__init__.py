@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from trainers.errors import (
     BackendError,
@@ -96,7 +97,8 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
         if record.levelno == logging.WARNING:
-            print(self.format(record), file=sys.stderr)
+            with suppress(OSError):  # a lost terminal ends no run
+                print(self.format(record), file=sys.stderr)
 
 
 def _warn_on_stderr() -> None:

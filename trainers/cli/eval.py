@@ -1,6 +1,7 @@
 """`llmgym eval`: a held-out score with its interval, and the difference to another model."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -68,6 +69,7 @@ def report(found: Sequence[tuple[str, Evaluation]], how: str) -> list[str]:
     mean, low, high = paired(first.scores, other.scores)
     lines.append(f"  paired difference {mean:+.3g} [{low:+.3g}, {high:+.3g}]")
     rows = before_after(other, first) if first.rows and other.rows else []
+    rows = [row for row in rows if math.isfinite(row["reward_before"] - row["reward_after"])]
     rows.sort(key=lambda row: row["reward_before"] - row["reward_after"])
     shown = rows if len(rows) <= ROWS else [*rows[: ROWS // 2], *rows[-(ROWS // 2) :]]
     for row in shown:
@@ -78,11 +80,24 @@ def report(found: Sequence[tuple[str, Evaluation]], how: str) -> list[str]:
 
 
 def as_json(found: Sequence[tuple[str, Evaluation]]) -> str:
-    """Return name, environment, mean, interval, and a row a task, of each model."""
-    figures = ("env", "mean", "ci_low", "ci_high", "rows")
-    return json.dumps(
-        [{"model": name, **{key: getattr(one, key) for key in figures}} for name, one in found]
-    )
+    """Return name, environment, mean, interval, and a row a task, of each model.
+
+    A reward that failed is null.
+    """
+    figures = ("env", "mean", "ci_low", "ci_high")
+    said = [
+        {"model": name, **{key: getattr(one, key) for key in figures}, "rows": _rows(one)}
+        for name, one in found
+    ]
+    return json.dumps(said, allow_nan=False)
+
+
+def _rows(one: Evaluation) -> list[dict[str, object]]:
+    return [{key: _known(value) for key, value in row.items()} for row in one.rows]
+
+
+def _known(value: object) -> object:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _samples(one: Evaluation) -> list[str]:
@@ -93,8 +108,8 @@ def _samples(one: Evaluation) -> list[str]:
     return lines
 
 
-def _answer(word: str, completion: object, reward: float | None) -> str:
-    earned = f"  reward {'failed' if reward is None else figure(reward)}"
+def _answer(word: str, completion: object, reward: float) -> str:
+    earned = f"  reward {'failed' if math.isnan(reward) else figure(reward)}"
     return f"  {word:<8} {cut(str(completion), WIDTH - 11 - len(earned))}{earned}"
 
 

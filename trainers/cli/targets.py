@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llmgym.registry import spec
 from trainers.batch import Evaluation
+from trainers.collect.control import make_envs
 from trainers.config import Config, TokenizerConfig
 from trainers.config_files import read
 from trainers.distributed import World
@@ -175,10 +176,10 @@ def held_out_score(target: Target, sampling: Sampling) -> Evaluation:
     """Score a target on held-out tasks, or a control policy on held-out episodes."""
     config = target.config
     if config.is_control:
-        found, kwargs = spec(config.envs[0].id), config.envs[0].kwargs | config.eval.kwargs
+        found, kwargs = spec(config.envs[0].id), config.envs[0].kwargs
         return evaluate_control(
             load_mlp(Path(target.model)),
-            lambda: gymnasium.make(found, **kwargs),
+            lambda: make_envs(lambda: gymnasium.make(found, **kwargs), 1)[0],
             env=config.envs[0].id,
             num_episodes=config.eval.num_tasks,
             seed=config.run.seed + 1,

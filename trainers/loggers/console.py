@@ -1,6 +1,7 @@
 """What a person sees while a run runs: one live line in a terminal, plain lines elsewhere."""
 
 import io
+import math
 import sys
 import time
 from collections import Counter
@@ -200,9 +201,12 @@ class ConsoleLogger(Logger):
             self._print(cut(f"Held-out {course}  {tasks}", WIDTH), style="bold")
             if one is other:
                 continue
-            rows = list(zip(one.rows, other.rows, strict=False))
-            rows.sort(key=lambda pair: pair[0].get("reward", 0) - pair[1].get("reward", 0))
-            for old, new in rows[:2]:
+            pairs = [
+                (old.get("reward", 0.0) - new.get("reward", 0.0), old, new)
+                for old, new in zip(one.rows, other.rows, strict=False)
+            ]
+            finite = [pair for pair in pairs if math.isfinite(pair[0])]
+            for _, old, new in sorted(finite, key=lambda pair: pair[0])[:2]:
                 self._print(f"  prompt   {cut(str(new.get('prompt', '')), WIDTH - 11)}")
                 for word, row in (("before", old), ("after", new)):
                     reward = f"  reward {figure(row.get('reward', 0.0))}"

@@ -5,6 +5,7 @@ from functools import partial
 from typing import final
 
 import gymnasium
+import torch
 
 from llmgym.registry import spec
 from trainers.batch import Evaluation
@@ -42,11 +43,7 @@ def train_control(
         raise ConfigError(
             "a numeric environment pays its own rewards: drop --reward, or wrap the environment."
         )
-    if config.ppo.kl_placement != "none":
-        raise ConfigError(
-            "model.preset mlp has no reference to measure a KL against. Set "
-            "--ppo.kl-placement none."
-        )
+    _check_numeric(config)
     if callable(env):
         make = partial(env, **accepted(env, config.envs[0].kwargs))
     else:
@@ -56,6 +53,33 @@ def train_control(
         return improve(session, training)
     finally:
         training.collector.close()
+
+
+def _check_numeric(config: Config) -> None:
+    """Refuse settings that only text has a meaning for."""
+    ppo = config.ppo
+    for path, got, allowed, why in (
+        (
+            "ppo.kl_placement",
+            ppo.kl_placement,
+            ("none",),
+            "has no reference to measure a KL against",
+        ),
+        ("ppo.old_logprobs", ppo.old_logprobs, ("auto", "recompute"), "has no separate generator"),
+        (
+            "ppo.mismatch_correction",
+            ppo.mismatch_correction,
+            ("none",),
+            "has no separate generator",
+        ),
+        ("ppo.loss_aggregation", ppo.loss_aggregation, ("token",), "takes each step as a row"),
+        ("model.dtype", config.model.dtype, ("auto", "float32"), "computes in float32"),
+    ):
+        if got not in allowed:
+            flag = path.replace("_", "-")
+            raise ConfigError(
+                f"model.preset mlp {why}, got {path} {got}. Set --{flag} {allowed[0]}."
+            )
 
 
 def _factory(config: Config, env: str | None) -> EnvFactory:
@@ -90,7 +114,7 @@ class ControlTraining:
             seed=config.run.seed,
             shared=config.ppo.critic == "shared",
         )
-        devices = Devices.of(config, world, self._policy)
+        devices = Devices(device=world.device, dtype=torch.float32)
         engine = devices.engine(
             self._policy, optimizer_settings(config, config.ppo.learning_rate), "policy"
         )
