@@ -32,7 +32,7 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,data,math,dev]"
 	@touch $(STAMP)
 
-train: install  ## run the quickstart: a warm start, then PPO, in about five minutes
+train: install  ## run the quickstart: a warm start, then PPO, in about five CPU minutes
 	OMP_NUM_THREADS=2 $(BIN)/llmgym train quickstart --clean
 
 test: install  ## the default suite: everything this machine can run, without the slow part
