@@ -32,8 +32,9 @@ class WorkedSolution(Reward):
 
     - `answer`: the number after the last `####`, or the last number of all where there is no such
       mark, is the reference's.
-    - `consistency`: calculator annotations that are right / max(written, in the reference), each
-      different one counted once; none written counts 0. See `rewards/calculator.py`.
+    - `consistency`: calculator annotations that are right and calculate with numbers of the
+      problem / max(written, in the reference), each different one counted once; none written
+      counts 0. See `rewards/calculator.py`.
     - `format`: the one `####` of the response opens its last line, and a number follows.
 
     A fourth part, `annotations`, is the number of different ones written. It has no weight: it is
@@ -49,9 +50,10 @@ class WorkedSolution(Reward):
 
     def _judged(self, sample: Sample) -> Score:
         text, solution = str(sample.text), sample.task.solution or ""
+        problem = "\n".join(message.content for message in sample.messages)
         parts = {
             "answer": float(final_number(text) == number(str(sample.task.answer))),
-            "consistency": consistency(text, solution),
+            "consistency": consistency(text, problem, solution),
             "format": float(is_marked(text)),
         }
         value = sum(self.weights[name] * part for name, part in parts.items())

@@ -21,6 +21,7 @@ MAX_DEPTH = 20
 ANNOTATION = re.compile(r"<<([^<>]*)>>")
 TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+|[-+*/()])\s*")
 OPERATION = re.compile(r"[0-9.)]\s*[-+*/]")
+NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+")
 DECIMAL = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
@@ -63,16 +64,35 @@ def share_right(text: str) -> float:
     return sum(one.right for one in found) / len(found) if found else 0.0
 
 
-def consistency(text: str, solution: str) -> float:
+def consistency(text: str, problem: str, solution: str) -> float:
     """Return right / max(written, in the solution), 0.0 where nothing is annotated.
 
-    Annotations are counted once each, however often they are repeated, so neither leaving out the
-    hard ones nor repeating an easy one pays. Whether a calculation belongs to the problem is not
-    seen: as many different easy ones earn as much, so watch the answer beside it.
+    An annotation counts as right where its result is, and where it calculates with what is there:
+    numbers of the problem, results of right annotations before it, and what the solution itself
+    calculates with (7 days, 100 percent). So neither leaving out the hard ones nor repeating an
+    easy one nor `<<1+1=2>>` pays, and a solution earns 1.0 beside its own problem.
+
+    As many easy calculations with the problem's numbers do earn as much: whether they lead to the
+    answer is not seen here, so watch the answer beside it.
     """
-    written, wanted = set(annotations(text)), set(annotations(solution))
-    right = sum(one.right for one in written)
+    written, wanted = _distinct(text), _distinct(solution)
+    known = _numbers(problem).union(*(_numbers(one.expression) for one in wanted))
+    right = 0
+    for one in written:
+        if one.right and _numbers(one.expression) <= known:
+            known |= _numbers(one.result)
+            right += 1
     return right / max(len(written), len(wanted), 1)
+
+
+def _distinct(text: str) -> list[Annotation]:
+    """Return the annotations in order, each expression once per verdict: 1+1=2.0 is 1+1=2."""
+    return list({(one.expression, one.right): one for one in annotations(text)}.values())
+
+
+def _numbers(text: str) -> set[Fraction]:
+    """Return the numbers in a text: "$1,200 and 7.5" has two."""
+    return {Fraction(found.replace(",", "").rstrip(".")) for found in NUMBER.findall(text)}
 
 
 def compute(expression: str) -> Fraction:

@@ -106,6 +106,7 @@ def test_the_share_counts_nothing_as_zero():
     assert share_right("<<1+1=2>> <<1+1=3>>") == 0.5
 
 
+PROBLEM = "Six boxes of 12 hold 1,500 nails each; Tom takes 50."
 SOLUTION = "<<6*12=72>> <<72-50=22>>"
 
 
@@ -116,17 +117,23 @@ SOLUTION = "<<6*12=72>> <<72-50=22>>"
         ("<<6*12=72>>", 0.5),  # leaving one out
         ("<<6*12=72>> <<6*12=72>>", 0.5),  # saying one twice
         ("<<6*12=72>> <<6 * 12=72>>", 0.5),  # also with other spaces
+        ("<<6*12=72>> <<6*12=72.0>>", 0.5),  # or other digits
         ("<<72=72>> <<22=22>>", 0.0),  # calculating nothing
         ("<<6*12=72>> <<72-50=23>>", 0.5),
-        (SOLUTION + "<<1+1=2>>", 1.0),  # more than the solution gain nothing
-        (SOLUTION + "<<1+1=3>>", 2 / 3),
+        (SOLUTION + "<<12+50=62>>", 1.0),  # more than the solution gain nothing
+        (SOLUTION + "<<12+50=63>>", 2 / 3),
         ("", 0.0),
+        ("<<1+1=2>> <<2+1=3>>", 0.0),  # numbers from nowhere
+        ("<<72-50=22>> <<6*12=72>>", 1.0),  # 72 is what the solution calculates with
+        ("<<1500/12=125>> <<125-50=75>>", 1.0),  # a detour; 1,500 is one number
+        ("<<1500/12=124>> <<124-50=74>>", 0.0),  # a wrong result is no number to go on with
     ],
 )
 def test_consistency_is_not_earned_by_few_or_empty_annotations(text, expected):
-    assert consistency(text, SOLUTION) == pytest.approx(expected)
+    assert consistency(text, PROBLEM, SOLUTION) == pytest.approx(expected)
 
 
 def test_a_solution_without_annotations_still_judges_what_is_written():
-    assert consistency("<<1+1=2>>", "#### 2") == 1.0
-    assert consistency("", "#### 2") == 0.0
+    assert consistency("<<1+1=2>>", "What is 1 and 1?", "#### 2") == 1.0
+    assert consistency("<<2+2=4>>", "What is 1 and 1?", "#### 2") == 0.0
+    assert consistency("", "What is 1 and 1?", "#### 2") == 0.0
