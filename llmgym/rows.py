@@ -24,7 +24,8 @@ class Columns:
         solution: the column that becomes `Task.solution`, a perfect response; None for none.
         names: the columns of a CSV or TSV file without a header line; None reads the header.
         label: a column of label ids, turned into names by `labels`; None for none.
-        labels: a file of label names, one a line; line 1 names id 0.
+        labels: a file of label names, one a line; line 1 names id 0. None: `labels.txt` beside a
+            data file that is read with a `label`, where there is one.
         multi_label: what a row with several labels becomes: its "first", nothing ("drop"),
             or the tuple of "all".
     """
@@ -54,7 +55,7 @@ def tasks_of(table: Sequence[Row], columns: Columns, source: str) -> tuple[Task,
         raise TaskSourceError(f"{source} has no rows; give it at least one")
     for name in (columns.prompt, columns.answer, columns.solution, columns.label):
         _check_column(name, table, columns, source)
-    names = _label_names(columns.labels)
+    names = label_names(columns.labels)
     made = [_task(number, row, columns, source, names) for number, row in table]
     tasks = tuple(task for task in made if task is not None)
     if not tasks:
@@ -86,7 +87,7 @@ def _task(
 ) -> Task | None:
     meta = {name: value for name, value in row.items() if name != columns.prompt}
     if columns.label is not None:
-        labels = _labels(row[columns.label], names, f"{source}, line {number}")
+        labels = labels_of(row[columns.label], names, f"{source}, line {number}")
         if columns.multi_label == "drop" and len(labels) != 1:
             return None
         meta[columns.label] = labels if columns.multi_label == "all" else labels[0]
@@ -121,7 +122,12 @@ def _is_message(one: object) -> bool:
     return one.get("role") in get_args(Role) and isinstance(one.get("content"), str)
 
 
-def _label_names(path: str | None) -> tuple[str, ...]:
+def label_names(path: str | None) -> tuple[str, ...]:
+    """Return the lines of a file of label names; none where there is no file.
+
+    Raises:
+        TaskSourceError: it does not exist.
+    """
     if path is None:
         return ()
     if not Path(path).is_file():
@@ -129,7 +135,23 @@ def _label_names(path: str | None) -> tuple[str, ...]:
     return tuple(Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n"))
 
 
-def _labels(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]:  # noqa: ANN401
+def labels_beside(path: Path) -> str | None:
+    """Return the file of label names beside a data file, or None."""
+    found = path.parent / "labels.txt"
+    return str(found) if found.is_file() else None
+
+
+def labels_of(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]:  # noqa: ANN401
+    """Return the labels of a cell: one or several ids, as names where there are names.
+
+    Args:
+        value: an id, a comma-separated text or a list of ids.
+        names: id 0's first; empty leaves the ids.
+        where: names the cell.
+
+    Raises:
+        TaskSourceError: there is no label, or one that has no name.
+    """
     cells = value.split(",") if isinstance(value, str) else value
     cells = tuple(cells) if isinstance(cells, Sequence) else (cells,)
     if not cells:

@@ -6,7 +6,7 @@ test are two sources, never one source with a mode. `TaskSampler` owns the posit
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 
 from llmgym.errors import MissingExtraError, TaskSourceError
 from llmgym.messages import Task
-from llmgym.rows import Columns, tasks_of
+from llmgym.rows import Columns, labels_beside, tasks_of
 from llmgym.tables import read_table
 
 PLAIN = Columns()
@@ -102,6 +102,8 @@ def from_file(
 @lru_cache(maxsize=64)
 def _file_tasks(path: Path, columns: Columns, stamp: int) -> TaskList:
     del stamp  # part of the key only: a file that changed is read again
+    if columns.label is not None and columns.labels is None:
+        columns = replace(columns, labels=labels_beside(path))
     return TaskList(tasks_of(read_table(path, columns.names), columns, str(path)))
 
 

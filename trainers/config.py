@@ -71,7 +71,8 @@ class DataConfig:
     path: str | None = None
     """A .jsonl, .parquet, .csv or .tsv file, or a hub id; null: the solutions of `envs`."""
     prompt_column: str = "prompt"
-    """Column with the prompt: text, or a list of messages. Empty: rows have no prompt."""
+    """Column with the prompt: text, or a list of messages. Rows have none where this is empty, or
+    is `prompt` and `columns` does not name it."""
     response_column: str = "response"
     """Column with the response."""
     columns: list[str] | None = None
@@ -82,6 +83,18 @@ class DataConfig:
     """A row or a prompt over the length limit stops the run, or is dropped and counted."""
     split: str = "train"
     """Split of a hub data set."""
+
+    def __post_init__(self) -> None:
+        """Refuse a column that is named twice."""
+        twice = [name for name in self.columns or () if (self.columns or ()).count(name) > 1]
+        if twice:
+            raise ConfigError(f'data.columns names "{twice[0]}" twice. Name each column once.')
+
+    @property
+    def has_prompts(self) -> bool:
+        """False where a row is a response alone: the model learns the language of that column."""
+        is_named = self.columns is None or self.prompt_column in self.columns
+        return bool(self.prompt_column) and (is_named or self.prompt_column != "prompt")
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

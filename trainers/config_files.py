@@ -176,7 +176,7 @@ def typed(name: str, words: Sequence[str]) -> Any:  # noqa: ANN401
     """Return the value that words of the command line mean for the setting `name`.
 
     Text stays as it was typed where the setting is text; anything else is read as YAML. No word
-    is true; several words, or one for a list, are a list.
+    is true; several words are a list, and one for a list is parted at its commas.
 
     Raises:
         ConfigError: a word is not YAML.
@@ -186,6 +186,8 @@ def typed(name: str, words: Sequence[str]) -> Any:  # noqa: ANN401
     path = parse(name)
     kinds = {form.get("type") for form in schema.forms(schema.at(path) or {})}
     is_list = "array" in kinds and not words[0].startswith("[") and words != ["null"]
+    if is_list and len(words) == 1:
+        words = words[0].split(",")
     if is_list or len(words) > 1:
         return [typed(f"{name}.{index}", [word]) for index, word in enumerate(words)]
     word = words[0]

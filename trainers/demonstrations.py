@@ -84,7 +84,7 @@ def from_rows(rows: Mapping[str, Mapping[str, Any]], config: DataConfig) -> list
     """
     found = []
     for place, row in islice(rows.items(), config.num_examples):
-        prompt = _cell(row, config.prompt_column, place) if config.prompt_column else ()
+        prompt = _cell(row, config.prompt_column, place) if config.has_prompts else ()
         response = _cell(row, config.response_column, place)
         if not isinstance(response, str) or not response:
             raise TaskSourceError(
@@ -140,6 +140,11 @@ def tokenize(
     kept = []
     for one in demonstrations:
         prompt, response = chat.prompt_ids(one.messages), chat.response_ids(one.response)
+        if not prompt:
+            raise ConfigError(
+                f"{one.place} has no prompt, and the chat template puts nothing before a first "
+                "response. Give one that does: --tokenizer.chat-template FILE."
+            )
         if len(prompt) + len(response) <= longest:
             kept.append(Example(prompt=tuple(prompt), response=tuple(response)))
         elif too_long == "raise":
@@ -177,7 +182,8 @@ def _cell(row: Mapping[str, Any], column: str, place: str) -> Any:  # noqa: ANN4
     if column not in row:
         raise TaskSourceError(
             f'{place} has no column "{column}"; it has {", ".join(row)}.\nName yours with '
-            "--data.prompt-column and --data.response-column."
+            "--data.prompt-column and --data.response-column. A CSV or TSV without a header line "
+            "takes --data.columns NAME,NAME."
         )
     return row[column]
 

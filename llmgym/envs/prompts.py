@@ -80,7 +80,7 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
         solution_column: the column of perfect responses.
         columns: the column names of a CSV or TSV file without a header line.
         label_column: a column of label ids, which `labels` turns into names.
-        labels: a file of label names, one a line.
+        labels: a file of label names, one a line; None: `labels.txt` beside the data file.
         multi_label: what a row with several labels becomes: "first", "drop" or "all".
         **kwargs: for `SingleTurnEnv`.
 

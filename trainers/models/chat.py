@@ -121,9 +121,17 @@ class ChatFormat:
     def prompt_ids(self, messages: Messages) -> list[int]:
         """Return the ids of a dialogue, up to where the assistant answers.
 
+        Of no messages at all, they are what the template puts before an answer, and nothing else:
+        transformers renders no empty dialogue.
+
         Raises:
             ConfigError: the template refuses the messages.
         """
+        if not messages:
+            said = [{"role": "user", "content": "a"}]
+            before = self._rendered(said, generate=False)
+            after = self._rendered(said, generate=True)
+            return self._encoded(after[len(before) :]) if after.startswith(before) else []
         return self._encoded(self._rendered(self._guarded(messages), generate=True))
 
     def response_ids(self, text: str) -> list[int]:

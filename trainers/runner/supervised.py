@@ -101,7 +101,9 @@ def _examples(session: Session, chat: ChatFormat, shown: Sequence[Demonstration]
     config, path = session.config, session.config.model.path
     longest = config.model.context if path is None else longest_sequence(load_config(path))
     examples, dropped = tokenize(chat, shown, longest=longest, too_long=config.data.too_long)
-    session.note("data", f"{len(examples)} demonstrations, {dropped} too long")
+    kind = "demonstrations" if config.data.path is None or config.data.has_prompts else \
+        "responses without a prompt"  # fmt: skip
+    session.note("data", f"{len(examples)} {kind}, {dropped} too long")
     return examples
 
 

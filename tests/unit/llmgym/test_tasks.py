@@ -147,6 +147,14 @@ def test_labels_become_names_by_policy(tmp_path):
         labelled("first")
 
 
+def test_label_names_are_found_beside_the_file(tmp_path):
+    path = tmp_path / "p.tsv"
+    path.write_text("one\t1\n")
+    columns = Columns(prompt="text", names=("text", "label"), label="label")
+    (tmp_path / "labels.txt").write_text("joy\nanger\n")
+    assert from_file(path, columns).tasks[0].meta["label"] == "anger"
+
+
 @pytest.mark.parametrize("label", ["-1", "3", "1.5", "", "a", "1,-1", [], None, 1.5])
 def test_a_label_that_no_line_names_is_refused(tmp_path, label):
     (tmp_path / "labels.txt").write_text("joy\nanger\nfear\n")

@@ -269,6 +269,8 @@ def test_a_file_can_empty_what_the_default_holds(written):
         ("generation.eos_token_ids", ["[2, 3]"], [2, 3]),
         ("generation.eos_token_ids", ["null"], None),
         ("data.columns", ["1", "b"], ["1", "b"]),
+        ("data.columns", ["text,labels,id"], ["text", "labels", "id"]),
+        ("model.hidden_sizes", ["64,32"], [64, 32]),
         ("ppo.adam_betas", ["0.9", "0.99"], [0.9, 0.99]),
         ("envs.0.kwargs.level", ["2"], 2),
         ("envs.0.kwargs.path", ["p.jsonl"], "p.jsonl"),

@@ -1,5 +1,6 @@
 """Demonstrations: from rows, from solutions, and what is refused."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gymnasium
@@ -35,6 +36,28 @@ def test_rows_without_a_prompt_have_no_messages():
         {"row 1": {"text": "once"}}, DataConfig(prompt_column="", response_column="text")
     )
     assert (found[0].messages, found[0].response) == ((), "once")
+
+
+def test_columns_without_a_prompt_among_them_are_responses_alone():
+    said = {"row 1": {"text": "once", "label": "2"}}
+    named = DataConfig(columns=["text", "label"], response_column="text")
+    (found,) = from_rows(said, named)
+    assert (found.messages, found.response) == ((), "once")
+    for wrong in (
+        {"columns": None},
+        {"prompt_column": "question"},
+        {"columns": ["prompt", "text"]},
+    ):
+        with pytest.raises(TaskSourceError, match=r"no column \"(prompt|question)\".*text, label"):
+            from_rows(said, replace(named, **wrong))
+
+
+def test_a_template_that_says_nothing_before_a_first_response_is_refused():
+    rows = from_rows({"row 1": {"text": "a"}}, DataConfig(prompt_column="", response_column="text"))
+    with pytest.raises(
+        ConfigError, match="row 1 has no prompt, and the chat template puts nothing"
+    ):
+        tokenize(CHAT, rows, longest=9, too_long="raise")
 
 
 @pytest.mark.parametrize(
@@ -116,3 +139,16 @@ def test_or_it_is_dropped_and_counted():
 def test_dropping_all_is_refused():
     with pytest.raises(ConfigError, match="no demonstration fits"):
         tokenize(CHAT, rows_of(("a", "wxyz")), longest=5, too_long="drop")
+
+
+@pytest.mark.data
+def test_the_emotions_are_read_by_their_columns(data_dir):
+    data = DataConfig(
+        path=str(data_dir / "goemotions" / "train.tsv"),
+        columns=["text", "labels", "id"],
+        response_column="text",
+    )
+    found = demonstrations(Config(data=data), [])
+    assert len(found) == 43_410
+    assert found[0].response == "My favourite food is anything I didn't have to cook myself."
+    assert not any(one.messages for one in found)

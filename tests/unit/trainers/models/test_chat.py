@@ -87,6 +87,14 @@ def test_a_message_without_control_tokens_is_encoded_as_transformers_does_it():
     assert chat.prompt_ids(messages) == want
 
 
+def test_no_messages_at_all_are_what_opens_an_answer():
+    chat, _ = chatml()
+    assert tokens(CHAT, CHAT.prompt_ids(())) == ["<|assistant|>"]
+    assert chat.tokenizer.decode(chat.prompt_ids(())) == "<|im_start|>assistant\n"
+    silent, _ = chatml(CHATML.partition("{% if add_generation_prompt %}")[0])
+    assert silent.prompt_ids(()) == []
+
+
 def test_there_is_one_bos_and_not_two():
     chat, fast = chatml()
     assert chat.prompt_ids([user("a")]).count(fast.bos_token_id) == 1

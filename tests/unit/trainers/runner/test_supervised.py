@@ -1,6 +1,8 @@
-"""How much context the supervised stage asks for, alone and before PPO."""
+"""The supervised stage as a run: alone and before PPO, with prompts and without."""
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmgym.vector import LLMVectorEnv
 from trainers import cli, runner
@@ -65,3 +67,22 @@ def test_what_the_end_of_such_a_run_offers_can_be_typed(tmp_path, capsys):
     folder = run(read([], {**SHORT, "run.dir": str(tmp_path)}), loggers=[]).run_dir
     assert cli.main(["eval", str(folder), "--n", "2"]) == 0
     assert "2 tasks" in capsys.readouterr().out
+
+
+def test_rows_without_prompts_teach_what_plain_transformers_then_says(tmp_path):
+    (tmp_path / "rows.tsv").write_text("red fox\t1\tx\n" * 12)
+    changes = {
+        "run.dir": str(tmp_path),
+        "data.path": str(tmp_path / "rows.tsv"),
+        "data.columns": ["text", "labels", "id"],
+        "data.response_column": "text",
+        "sft.num_epochs": 15,
+        "sft.learning_rate": 1e-3,
+    }
+    folder = run(read([], SHORT | changes), loggers=[]).run_dir / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([[tokenizer.convert_tokens_to_ids("<|assistant|>")]])
+    said = model.generate(ids, do_sample=False, max_new_tokens=20)[0, ids.shape[1] :]
+    assert tokenizer.decode(said, skip_special_tokens=True) == "red fox"
+    assert said[-1] == tokenizer.eos_token_id
