@@ -17,7 +17,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
 from llmgym.errors import EnvContractError, EpisodeOverError, TaskSourceError
 from llmgym.messages import Completion, Message, Reply, Sample, Score, StopReason, Task
-from llmgym.rewards.base import Reward, resolve, score_samples
+from llmgym.rewards.base import Reward, bounds_of, resolve, score_samples
 from llmgym.spaces import Chat, Text
 from llmgym.step import is_over, reward_of, step_info, total, whole_response
 from llmgym.tasks import Procedural, TaskSource, num_tasks
@@ -257,7 +257,8 @@ class SingleTurnEnv(LLMEnv):
         reward: as in `LLMEnv`.
         system: content of a system message in front of every prompt, or None.
         render_mode: as in `LLMEnv`.
-        reward_bounds: the least and the most a response can earn.
+        reward_bounds: the least and the most a response can earn; None for what the reward states
+            of itself, as those by rule do, and no bounds where it states nothing.
     """
 
     def __init__(
@@ -267,10 +268,15 @@ class SingleTurnEnv(LLMEnv):
         *,
         system: str | None = None,
         render_mode: str | None = None,
-        reward_bounds: tuple[float, float] = (0.0, 1.0),
+        reward_bounds: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(tasks, reward, system=system, render_mode=render_mode)
-        self.reward_bounds = reward_bounds
+        self._bounds = reward_bounds
+
+    @property
+    def reward_bounds(self) -> tuple[float, float]:
+        """The least and the most a response can earn."""
+        return bounds_of(self.reward) if self._bounds is None else self._bounds
 
     def reply(self, response: Completion) -> Reply:
         """End the episode: the response was the answer."""

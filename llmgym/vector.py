@@ -5,6 +5,7 @@ observation is lost and no response is wasted. A failure in one slot ends that s
 """
 
 import difflib
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
@@ -24,6 +25,8 @@ from llmgym.executors import Outcome, run_inline, run_threads
 from llmgym.messages import Task
 from llmgym.step import BatchStep, is_over, objects, whole_response
 from llmgym.tasks import TaskSource, num_tasks
+
+logger = logging.getLogger("llmgym.vector")
 
 MAX_THREADS = 32
 VALUES = {"indices": "index", "tasks": "task", "levels": "level"}
@@ -277,7 +280,11 @@ class LLMVectorEnv(VectorEnv):
     def _fail(self, step: BatchStep, slot: int, outcome: Outcome) -> None:
         step.fail(slot, outcome)
         # A stuck thread may still hold the old environment: the new one shares nothing with it.
-        rng = deepcopy(self.envs[slot].unwrapped.np_random)
+        old = self.envs[slot]
+        closing = self._run(lambda _: old.close(), [slot])[slot]
+        if closing.failure is not None:
+            logger.warning("slot %d failed, and closing it failed too: %s", slot, closing.error)
+        rng = deepcopy(old.unwrapped.np_random)
         self.envs[slot] = self._fns[slot]()
         self.envs[slot].unwrapped.np_random = rng
         self._inner[slot] = inner_env(self.envs[slot])

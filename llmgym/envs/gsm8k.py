@@ -44,6 +44,11 @@ class WorkedSolution(Reward):
     weights: Mapping[str, float]
     name: str = "worked_solution"
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Nothing, and the sum of the weights."""
+        return 0.0, sum(self.weights.values())
+
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Judge each response."""
         return [self._judged(sample) for sample in samples]
@@ -103,7 +108,6 @@ def make(
         columns = Columns(prompt=prompt_column, solution=solution_column)
         tasks = with_answers(read_split(path, split, columns))
     weights = _checked(WEIGHTS if weights is None else weights)
-    kwargs.setdefault("reward_bounds", (0.0, sum(weights.values())))
     reward = kwargs.pop("reward", None) or WorkedSolution(weights=weights)
     return SingleTurnEnv(tasks, reward, **kwargs)
 

@@ -11,7 +11,7 @@ from typing import Any, final
 from llmgym.env import RewardSpec, SingleTurnEnv
 from llmgym.errors import RewardError
 from llmgym.messages import Sample
-from llmgym.rewards.base import Reward
+from llmgym.rewards.base import Reward, UnitReward
 from llmgym.rewards.rules import Exact
 from llmgym.rows import Columns, MultiLabel
 from llmgym.splits import Split, check_split, read_split
@@ -32,7 +32,7 @@ TEST_PROMPTS = (
 
 
 @final
-class OneOf(Reward):
+class OneOf(UnitReward):
     """1.0 where the response is one of the words in the column `words`, 0.0 elsewhere."""
 
     name = "one_of"
@@ -99,8 +99,6 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
         labels=labels,
         multi_label=multi_label,
     )
-    if reward is not None:
-        kwargs.setdefault("reward_bounds", (float("-inf"), float("inf")))
     tasks = read_split(path, split, names)
     return SingleTurnEnv(tasks, reward or default_reward(path, names), **kwargs)
 

@@ -10,13 +10,14 @@ import json
 import logging
 import math
 import traceback
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, final, get_args, runtime_checkable
+from typing import Any, ClassVar, Protocol, final, get_args, runtime_checkable
 
 import numpy as np
 
@@ -64,74 +65,28 @@ class PerSample(Reward):
 
 def per_sample(fn: Callable[[Sample], Verdict], name: str | None = None) -> Reward:
     """Make a reward of a function of one sample."""
-    return PerSample(fn, name or _name(fn))
+    return PerSample(fn, name or name_of(fn))
 
 
-@final
-@dataclass(frozen=True)
-class FunctionReward(Reward):
-    """A plain `score(prompt, response, **columns)` as a reward: see `from_function`."""
+@runtime_checkable
+class Bounded(Protocol):
+    """A reward that knows the least and the most that it can say."""
 
-    fn: Callable[..., Any]
-    name: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def score(self, samples: Sequence[Sample]) -> list[Verdict]:
-        """Call the function once for every sample, with the arguments that it names."""
-        return [self.fn(**self._arguments(sample)) for sample in samples]
-
-    def _arguments(self, sample: Sample) -> dict[str, Any]:
-        task = sample.task
-        prompt = task.prompt
-        known = {
-            **task.meta,
-            "answer": task.meta.get("answer", task.answer),
-            "prompt": prompt if isinstance(prompt, str) else [one.as_dict() for one in prompt],
-            "response": str(sample.text),
-            **self.kwargs,
-        }
-        wanted = inspect.signature(self.fn).parameters.values()
-        required = [one.name for one in wanted if one.default is one.empty and one.kind in NAMED]
-        missing = [name for name in required if name not in known]
-        if missing:
-            raise RewardError(
-                f"{self.name}() needs {', '.join(missing)}, which the rows of "
-                f"{task.source or 'the task'} do not have. "
-                f"It is called by name with: {', '.join(sorted(known))}.\n"
-                "Rename the parameter, give it a default, or set it in the reward's kwargs."
-            )
-        if any(one.kind is one.VAR_KEYWORD for one in wanted):
-            return known
-        return {one.name: known[one.name] for one in wanted if one.name in known}
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most."""
+        ...
 
 
-NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+class UnitReward(Reward, ABC):
+    """A reward between 0.0 and 1.0."""
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
 
-def from_function(
-    fn: Callable[..., Any], name: str | None = None, kwargs: Mapping[str, Any] | None = None
-) -> Reward:
-    """Make a reward of a plain function `score(prompt, response, **columns)`.
-
-    The function is called by keyword with what its signature names: `prompt` (text, or a list of
-    message dicts), `response` (text), `answer`, any other column of the task's row, and `kwargs`.
-    With `**columns` it gets all of them. It returns a number, or a dict of named parts, which is
-    worth the sum of its parts. This is the only place that looks at the names of parameters.
-
-    Raises:
-        RewardError: the function takes no `response` (here), or a column it needs is missing (when
-            it scores); names the parameters.
-    """
-    reward = FunctionReward(fn, name or _name(fn), dict(kwargs or {}))
-    parameters = inspect.signature(fn).parameters
-    open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    positional = [one.name for one in parameters.values() if one.kind is one.POSITIONAL_ONLY]
-    if positional or not (open_ended or "response" in parameters):
-        raise RewardError(
-            f"{reward.name}() is called by name and must take response, got "
-            f"({', '.join(parameters)}).\nWrite it as {reward.name}(prompt, response, **columns)."
-        )
-    return reward
+def bounds_of(reward: Reward | None) -> tuple[float, float]:
+    """Return the least and the most that a reward says it can say; else minus and plus infinity."""
+    return reward.bounds if isinstance(reward, Bounded) else (-math.inf, math.inf)
 
 
 def score_samples(reward: Reward, samples: Sequence[Sample], retries: int = 2) -> list[Score]:
@@ -258,7 +213,8 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}{place}"
 
 
-def _name(fn: Callable[..., Any]) -> str:
+def name_of(fn: Callable[..., Any]) -> str:
+    """Return how a function or factory is called in messages."""
     return str(getattr(fn, "__name__", type(fn).__name__))
 
 
@@ -282,6 +238,17 @@ RewardSpec = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Reward | Ca
 
 DEFAULTS = {"weight": 1.0, "kwargs": {}, "isolated": True, "timeout_seconds": 10.0}
 FIELDS = ("function", "name", *DEFAULTS)
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "function": (str, "text, PKG.MOD:FN or FILE.py:FN"),
+    "name": (str, "text"),
+    "weight": ((int, float), "a number"),
+    "kwargs": (Mapping, "a mapping of arguments by name"),
+    "isolated": (bool, "true or false"),
+    "timeout_seconds": ((int, float), "a number"),
+}
+GIVEN = (
+    "a reward is a name, a function, a Reward, a mapping with name or function, or a list of these"
+)
 
 
 def register_reward(name: str, target: str) -> None:
@@ -310,13 +277,16 @@ def resolve(spec: RewardSpec) -> Reward:
 
     Raises:
         RewardNotFound: no such name, file, module or function.
-        RewardError: a mapping with unknown keys, with neither name nor function, or with both.
+        RewardError: what is given is none of these, or a mapping with unknown keys, with values of
+            a wrong type, with neither name nor function, or with both.
     """
     if isinstance(spec, Reward) or callable(spec):
         return _as_reward(spec, {})
     if isinstance(spec, str):
         spec = {"function" if ":" in spec else "name": spec}
     entries = [spec] if isinstance(spec, Mapping) else spec
+    if not isinstance(entries, Sequence) or not entries:
+        raise RewardError(f"{GIVEN}; got {_shown(spec)}")
     return _resolved(json.dumps([_entry(one) for one in entries], sort_keys=True))
 
 
@@ -332,8 +302,10 @@ def _resolved(key: str) -> Reward:
     return _load("llmgym.rewards.compose:Sum")(**parts)
 
 
-def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:
-    entry = {key: value for key, value in spec.items() if value is not None}
+def _entry(spec: object) -> dict[str, Any]:
+    if not isinstance(spec, Mapping):
+        raise RewardError(f"{GIVEN}; an entry of the list is {_shown(spec)}")
+    entry = {str(key): value for key, value in spec.items() if value is not None}
     for key in entry:
         if key not in FIELDS:
             near = get_close_matches(key, FIELDS, n=1)
@@ -341,7 +313,22 @@ def _entry(spec: Mapping[str, Any]) -> dict[str, Any]:
             raise RewardError(f'a reward has no setting "{key}". {hint}')
     if ("name" in entry) == ("function" in entry):
         raise RewardError(f"a reward is given by its name or by its function; got {entry}")
+    for key, value in entry.items():
+        kinds, wanted = KINDS[key]
+        if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
+            raise RewardError(f"the setting {key} of a reward is {wanted}; got {_shown(value)}")
+    try:
+        json.dumps(entry)
+    except (TypeError, ValueError) as error:
+        raise RewardError(
+            f"the kwargs of a reward are plain JSON, so that other processes can build it; got "
+            f"{_shown(entry['kwargs'])}: {error}"
+        ) from error
     return DEFAULTS | entry
+
+
+def _shown(value: object) -> str:
+    return f"{type(value).__name__} {value!r:.60}"
 
 
 def _built(entry: Mapping[str, Any]) -> Reward:
@@ -358,14 +345,20 @@ def _built(entry: Mapping[str, Any]) -> Reward:
 def _as_reward(made: Any, kwargs: Mapping[str, Any]) -> Reward:  # noqa: ANN401 - a user's object
     if isinstance(made, type):
         return _called(made, kwargs)
-    return made if isinstance(made, Reward) else from_function(made, kwargs=kwargs)
+    if isinstance(made, Reward):
+        return made
+    if not callable(made):
+        raise RewardError(f"{GIVEN}; got {_shown(made)}")
+    return _load("llmgym.rewards.function:from_function")(made, kwargs=kwargs)
 
 
 def _called(factory: Callable[..., Reward], kwargs: Mapping[str, Any]) -> Reward:
     try:
         inspect.signature(factory).bind(**kwargs)
     except TypeError as error:
-        raise RewardError(f"reward {_name(factory)}: {error}; got kwargs {dict(kwargs)}") from error
+        raise RewardError(
+            f"reward {name_of(factory)}: {error}; got kwargs {dict(kwargs)}"
+        ) from error
     return factory(**kwargs)
 
 

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import final
 
 from llmgym.messages import Sample
-from llmgym.rewards.base import Reward
+from llmgym.rewards.base import UnitReward
 from llmgym.rewards.rules import MAX_CHARACTERS, number, reference
 
 MAX_ANSWER = 500
@@ -59,6 +59,20 @@ def normalise(answer: str) -> str:
     return UNITS.sub("", answer) or answer
 
 
+def unwrapped(text: str) -> str:
+    """Take off the round brackets that enclose all of a text: `((3))` is `3`, `(3` stays."""
+    while text.startswith("(") and text.endswith(")"):
+        depth = 0
+        for place, character in enumerate(text):
+            depth += (character == "(") - (character == ")")
+            if depth == 0 and place < len(text) - 1:
+                return text
+        if depth:
+            return text
+        text = text[1:-1]
+    return text
+
+
 def value(answer: str) -> Fraction | None:
     """Return a normalised answer's value where it is a number or a fraction of two, or None."""
     mixed = MIXED.fullmatch(answer)
@@ -66,8 +80,8 @@ def value(answer: str) -> Fraction | None:
         size = int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4]))
         return -size if mixed[1] else size
     sign = -1 if answer.startswith("-(") else 1
-    parts = answer.removeprefix("-") if sign < 0 else answer
-    numbers = [number(part.strip("()")) for part in parts.split("/")]
+    whole = unwrapped(answer.removeprefix("-") if sign < 0 else answer)
+    numbers = [number(unwrapped(part)) for part in whole.split("/")]
     if len(numbers) > 2 or None in numbers:
         return None
     top, bottom = (*numbers, Fraction(1))[:2]
@@ -87,7 +101,7 @@ def same_answer(given: str, wanted: str) -> bool:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Boxed(Reward):
+class Boxed(UnitReward):
     r"""1.0 where the last `\boxed{...}` of the response equals the answer.
 
     Attributes:

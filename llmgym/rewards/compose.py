@@ -15,7 +15,7 @@ from typing import Literal, final
 
 from llmgym.errors import RewardError
 from llmgym.messages import Sample, Score
-from llmgym.rewards.base import Reward, resolve, score_samples
+from llmgym.rewards.base import Reward, bounds_of, resolve, score_samples
 
 RewardSpec = Reward | str
 OnAbstain = Literal["skip", "zero"]
@@ -135,6 +135,16 @@ class Sum(Composite):
         rewards = {name: part for name, (part, _) in parts.items()}
         super().__init__(on_abstain=on_abstain, on_error=on_error, **rewards)
         self._weights = {name: float(weight) for name, (_, weight) in parts.items()}
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The weighted sum of the parts' own."""
+        ends = [
+            sorted(weight * bound for bound in bounds_of(self.parts[name]))
+            for name, weight in self._weights.items()
+            if weight
+        ]
+        return sum(low for low, _ in ends), sum(high for _, high in ends)
 
     def weight(self, name: str) -> float:
         """Return the part's weight."""

@@ -25,7 +25,7 @@ from typing import Any, Self, final
 from llmgym import errors
 from llmgym.errors import RewardError
 from llmgym.messages import Sample, Score
-from llmgym.rewards.base import Reward
+from llmgym.rewards.base import Reward, bounds_of
 from llmgym.rewards.rules import MathVerify
 from llmgym.rewards.worker import READY
 
@@ -139,6 +139,11 @@ class Isolated(Reward):
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickle the settings; the copy starts its own processes."""
         return type(self), (self._reward, self._workers, self._timeout)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Those of the reward inside, where it was given as an object."""
+        return bounds_of(self._reward if isinstance(self._reward, Reward) else None)
 
     def start(self) -> Self:
         """Start one process now, so that a reward that does not load says so before a run begins.

@@ -12,7 +12,7 @@ from typing import Any, final
 
 from llmgym.errors import RewardError
 from llmgym.messages import Sample
-from llmgym.rewards.base import Reward
+from llmgym.rewards.base import UnitReward
 from llmgym.rewards.rules import MAX_CHARACTERS
 
 Check = Callable[[Any, Any], bool]
@@ -99,7 +99,7 @@ def check_schema(schema: Mapping[str, Any], where: str = "schema") -> None:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class JsonSchema(Reward):
+class JsonSchema(UnitReward):
     """0.5 for a response that is JSON, 1.0 where it also fits the schema.
 
     Attributes:

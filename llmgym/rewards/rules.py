@@ -15,7 +15,7 @@ from typing import Any, final
 
 from llmgym.errors import MissingExtraError, RewardError
 from llmgym.messages import Sample
-from llmgym.rewards.base import Reward
+from llmgym.rewards.base import Reward, UnitReward
 
 MAX_CHARACTERS = 20_000
 """Longer responses are judged by their end: it bounds the work of every rule."""
@@ -23,7 +23,8 @@ MAX_CHARACTERS = 20_000
 DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 WHOLE_NUMBER = re.compile(rf"[-+]?(?:{DIGITS})")
 # A sign belongs to a number unless something stands before it: the last number of "9-4" is 4.
-ANY_NUMBER = re.compile(rf"(?:(?<![\w.)\]])[-+])?(?:{DIGITS})")
+# A fraction is one number: the last number of "it is 1/2" is a half, not 2.
+ANY_NUMBER = re.compile(rf"(?:(?<![\w.)\]])[-+])?(?:{DIGITS})(?: ?/ ?[0-9]+(?!\.?[0-9]))?")
 MAX_DIGITS = 400
 """Longer numbers are no number: converting them takes quadratic time."""
 
@@ -67,7 +68,7 @@ def _end(sample: Sample) -> str:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Exact(Reward):
+class Exact(UnitReward):
     """1.0 where the response is the answer, character by character but for space around it."""
 
     name: str = "exact"
@@ -87,7 +88,7 @@ class Exact(Reward):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Numeric(Reward):
+class Numeric(UnitReward):
     """1.0 where the number in the response is the answer.
 
     Attributes:
@@ -118,7 +119,7 @@ class Numeric(Reward):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Choice(Reward):
+class Choice(UnitReward):
     """1.0 where the option that the response names is the answer.
 
     The option is the last capital letter that stands alone, with or without brackets: "B", "(b)",
@@ -155,7 +156,7 @@ class Choice(Reward):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Regex(Reward):
+class Regex(UnitReward):
     """1.0 where the pattern is found in the response; the pattern is yours, so keep it linear.
 
     A pattern with nested repetition can take exponential time: wrap this reward in `Isolated`.
@@ -174,7 +175,7 @@ class Regex(Reward):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Contains(Reward):
+class Contains(UnitReward):
     """1.0 where the reference stands in the response as a word or phrase of its own."""
 
     name: str = "contains"
@@ -192,12 +193,14 @@ class Contains(Reward):
         return re.search(pattern, _end(sample), flags) is not None
 
 
-THINK = re.compile(r"\s*<think>(.*)</think>(.*)", re.DOTALL)
+_NO_TAG = r"(?!</?think>)"
+THINK_FORMAT = rf"\s*<think>\s*{_NO_TAG}\S(?:{_NO_TAG}.)*</think>\s*{_NO_TAG}\S(?:{_NO_TAG}.)*"
+"""One block of thinking with text in it, then an answer with text in it; `.` is any character."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class ThinkFormat(Reward):
+class ThinkFormat(UnitReward):
     """1.0 for one block of `<think>...</think>` with text in it, then an answer with text in it.
 
     It reads what the policy wrote, before a wrapper takes the thinking away.
@@ -207,13 +210,8 @@ class ThinkFormat(Reward):
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """Judge the form of each response."""
-        return [float(self._formed(str(sample.response))) for sample in samples]
-
-    def _formed(self, text: str) -> bool:
-        if text.count("<think>") != 1 or text.count("</think>") != 1:
-            return False
-        found = THINK.fullmatch(text)
-        return found is not None and all(part.strip() for part in found.groups())
+        formed = re.compile(THINK_FORMAT, re.DOTALL).fullmatch
+        return [float(formed(str(sample.response)) is not None) for sample in samples]
 
 
 SCRIPTS = {
@@ -233,7 +231,7 @@ SCRIPTS = {
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Language(Reward):
+class Language(UnitReward):
     """The share of a response's letters that belong to a script, 0.0 where it has no letters.
 
     It tells scripts apart, not languages: English and French are both "latin".
@@ -264,6 +262,11 @@ class Constant(Reward):
     value: float = 0.0
     name: str = "constant"
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The value, twice."""
+        return self.value, self.value
+
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """Return the value for each sample."""
         return [self.value] * len(samples)
@@ -271,7 +274,7 @@ class Constant(Reward):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class MathVerify(Reward):
+class MathVerify(UnitReward):
     """1.0 where the library math-verify finds the response equal to the answer.
 
     It reads mathematics with a computer algebra system, so it must run where it can be killed:

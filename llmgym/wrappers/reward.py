@@ -17,9 +17,9 @@ from gymnasium.utils import RecordConstructorArgs
 from llmgym.env import LLMWrapper
 from llmgym.errors import EnvContractError
 from llmgym.messages import Sample, Score
+from llmgym.rewards.rules import THINK_FORMAT
 
 Unit = Literal["tokens", "characters"]
-THINK_FORMAT = r"\s*<think>.*</think>\s*\S.*"
 
 
 class AdjustScore(LLMWrapper, ABC):
@@ -150,8 +150,8 @@ class FormatReward(AddTerm, RecordConstructorArgs):
 
     Args:
         env: what is wrapped.
-        pattern: a regular expression that the whole response must match; by default a closed
-            thinking block and an answer after it.
+        pattern: a regular expression that the whole response must match; by default what
+            the reward `think_format` pays for.
         weight: what it pays.
     """
 

@@ -24,6 +24,10 @@ def exact(sample):
 EXACT = per_sample(exact)
 
 
+def sevens(response):
+    return 7.0
+
+
 class Plain(LLMEnv):
     """A sound environment of one turn; what the others break a little."""
 
@@ -157,13 +161,14 @@ class WrongSolution(Plain):
 
 
 def pays_for_junk(**kwargs):
-    return SingleTurnEnv(TASKS, per_sample(lambda sample: 1.0), **kwargs)
+    return SingleTurnEnv(TASKS, per_sample(lambda sample: 1.0), reward_bounds=(0, 1), **kwargs)
 
 
 def pays_too_much(**kwargs):
     return SingleTurnEnv(
         tuple(Task(id=task.id, prompt=task.prompt) for task in TASKS),
         per_sample(lambda sample: 7.0),
+        reward_bounds=(0.0, 1.0),
         **kwargs,
     )
 

@@ -51,6 +51,11 @@ def test_a_planted_environment_is_refused_with_what_to_change(name, law, says, r
     assert any(says in line for line in found), lines
 
 
+def test_a_reward_of_ones_own_is_not_held_to_the_bounds_of_the_environments(registered):
+    id = registered(f"{HERE}/planted.py:sound")
+    assert check(id, episodes=3, reward=f"{HERE}/planted.py:sevens") == []
+
+
 def test_an_environment_that_does_not_build_is_one_line(registered):
     (line,) = check(registered(f"{HERE}/planted.py:DoesNotBuild"))
     assert line.startswith("builds: OSError: the model is not there. Every id must build")

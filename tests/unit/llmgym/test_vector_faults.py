@@ -50,6 +50,30 @@ def test_an_exception_in_one_slot_ends_that_slot_alone(executor):
     assert envs.step(["go"] * 3)[1].tolist() == [0.25] * 3
 
 
+class Closes(Fragile):
+    """A world that tells whether it was closed, and may not like it."""
+
+    closed = 0
+
+    def close(self):
+        Closes.closed += 1
+        if Closes.closed > 1:
+            raise OSError("the door sticks")
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads"])
+def test_a_slot_that_failed_is_closed_before_it_is_rebuilt(executor, caplog):
+    Closes.closed = 0
+    envs = vector(Closes, 2, executor=executor)
+    envs.reset(seed=0)
+    envs.step(["boom", "go"])
+    assert Closes.closed == 1
+    envs.step([None, "boom"])
+    assert Closes.closed == 2
+    said = "slot 1 failed, and closing it failed too: OSError: the door sticks"
+    assert [one.getMessage() for one in caplog.records] == [said]
+
+
 def test_a_rebuilt_slot_draws_on_as_the_old_one_would():
     envs, twin = vector(Fragile, 1), vector(Fragile, 1)
     for one, action in ((envs, "boom"), (twin, "end")):

@@ -234,6 +234,8 @@ def test_a_length_penalty_spares_wrong_answers_if_asked():
 def test_the_form_is_paid_for():
     assert respond(None, FormatReward, "<think>a</think>b")[1] == pytest.approx(0.1)
     assert respond(None, FormatReward, "<think>a</think> ")[1] == 0.0
+    for response in ("<think></think>b", "<think>a</think><think>b</think>c", "<think>a</think>"):
+        assert respond(None, FormatReward, response)[1] == 0.0, response
     assert respond(None, partial(FormatReward, pattern="r.d", weight=0.5), "red")[1] == 1.5
 
 

@@ -5,7 +5,7 @@ from typing import final
 
 from llmgym.env import LLMEnv, SingleTurnEnv
 from llmgym.messages import Completion, Message, Reply, Sample, Score, Task
-from llmgym.rewards.base import Reward
+from llmgym.rewards.base import Reward, UnitReward
 from llmgym.tasks import from_list, procedural
 
 WORDS = ("red", "caf\u00e9", "\u4f60\u597d", "blue")
@@ -16,7 +16,7 @@ TASKS = tuple(
 
 
 @final
-class Count(Reward):
+class Count(UnitReward):
     """Scores 1 for the answer; counts its calls and the samples of each."""
 
     name = "count"

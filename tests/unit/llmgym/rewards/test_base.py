@@ -12,13 +12,14 @@ from llmgym.messages import Message, Sample, Score, Task
 from llmgym.rewards.base import (
     REWARDS,
     Reward,
+    bounds_of,
     coerce,
-    from_function,
     per_sample,
     register_reward,
     resolve,
     score_samples,
 )
+from llmgym.rewards.function import from_function
 from llmgym.rewards.rules import Constant, Numeric
 from tests.unit.llmgym.samples import sample
 
@@ -288,6 +289,39 @@ def test_settings_that_do_not_exist_are_refused_by_name():
         resolve({"weight": 1.0})
     with pytest.raises(RewardError, match="unexpected keyword argument 'tolerance'"):
         resolve({"name": "numeric", "kwargs": {"tolerance": 1}})
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (5, "a reward is a name, a function, a Reward, a mapping .*; got int 5"),
+        (None, "got NoneType None"),
+        ([], r"got list \[\]"),
+        (["exact"], "an entry of the list is str 'exact'"),
+        ({"name": 5}, "the setting name of a reward is text; got int 5"),
+        (
+            {"name": "exact", "weight": "2"},
+            "the setting weight of a reward is a number; got str",
+        ),
+        ({"name": "exact", "weight": True}, "a number; got bool True"),
+        ({"name": "exact", "isolated": 1}, "is true or false; got int 1"),
+        ({"name": "exact", "kwargs": ["column"]}, "a mapping of arguments by name; got list"),
+        ({"name": "exact", "kwargs": {"column": {1}}}, "kwargs of a reward are plain JSON.*set is"),
+        ({"function": "math:pi", "isolated": False}, "got float 3.14"),
+    ],
+)
+def test_what_is_no_reward_is_refused_in_words(spec, says):
+    with pytest.raises(RewardError, match=says):
+        resolve(spec)
+
+
+def test_rewards_by_rule_state_their_bounds_and_functions_do_not():
+    assert bounds_of(resolve("exact")) == bounds_of(resolve("math.verify")) == (0.0, 1.0)
+    assert bounds_of(Constant(value=3.0)) == (3.0, 3.0)
+    weighed = [{"name": "exact", "weight": 2.0}, {"name": "numeric", "weight": -0.5}]
+    assert bounds_of(resolve(weighed)) == (-0.5, 2.0)
+    unknown = (-math.inf, math.inf)
+    assert bounds_of(resolve(lambda response: 1.0)) == bounds_of(None) == unknown
 
 
 def test_a_reward_name_has_one_meaning():

@@ -13,7 +13,8 @@ import time
 import pytest
 
 from llmgym.errors import RewardError, RewardNotFound
-from llmgym.rewards.base import from_function, resolve, score_samples
+from llmgym.rewards.base import resolve, score_samples
+from llmgym.rewards.function import from_function
 from llmgym.rewards.isolate import Isolated
 from llmgym.rewards.rules import Numeric
 from tests.unit.llmgym.samples import sample

@@ -129,6 +129,12 @@ def test_a_reference_of_any_float_is_read_as_it_is_written():
         ("", "", False),
         ("0.333", r"\frac{1}{3}", False),
         ("(1,2)", "(2,1)", False),
+        ("((3))", "3", True),
+        ("(1/2)", "0.5", True),
+        ("(3", "3", False),
+        ("3)", "3", False),
+        ("(1)/(2", "1/2", False),
+        (")3(", "3", False),
     ],
 )
 def test_answers_are_compared_after_normalising_notation(given_, wanted, equal):
@@ -146,6 +152,23 @@ def test_choice_reads_the_last_option_that_stands_alone():
     cases |= {"ABBA": 0.0, "I think a bee": 0.0, "": 0.0, "B or A": 0.0, "B's": 0.0}
     for response, expected in cases.items():
         assert worth(Choice(), response, "B") == expected, response
+
+
+def test_think_format_is_one_block_and_then_an_answer():
+    good = ("<think>a</think>b", " <think>\na < b\n</think>\n\n<b>", "<think>a b</think> c")
+    assert [worth(ThinkFormat(), one) for one in good] == [1.0] * 3
+    bad = ("<think> </think>b", "a<think>b</think>c", "<think>a</think>b</think>c", "<think>a")
+    bad += ("<think>a</think> ", "<think>a</think>b<think>", "<think>" * 3000 + "a")
+    assert [worth(ThinkFormat(), one) for one in bad] == [0.0] * 7
+
+
+def test_a_fraction_is_one_number():
+    for response in ("1/2", "It is 1/2.", "It is 1 / 2", "0.5", "2, no: 1/2"):
+        assert worth(Numeric(), response, 0.5) == 1.0, response
+        assert worth(Numeric(), response, 2) == 0.0, response
+    assert worth(Numeric(), "-3/4", -0.75) == 1.0
+    assert worth(Numeric(), "It was 12/05/2024", 2024) == 1.0
+    assert worth(Numeric(), "1/0", 0) == 0.0
 
 
 def test_regex_contains_and_think_format():

@@ -1,0 +1,77 @@
+"""A plain function `score(prompt, response, **columns)` as a reward."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from llmgym.errors import RewardError
+from llmgym.messages import Sample
+from llmgym.rewards.base import Reward, Verdict, name_of
+
+
+@final
+@dataclass(frozen=True)
+class FunctionReward(Reward):
+    """A plain `score(prompt, response, **columns)` as a reward: see `from_function`."""
+
+    fn: Callable[..., Any]
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def score(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """Call the function once for every sample, with the arguments that it names."""
+        return [self.fn(**self._arguments(sample)) for sample in samples]
+
+    def _arguments(self, sample: Sample) -> dict[str, Any]:
+        task = sample.task
+        prompt = task.prompt
+        known = {
+            **task.meta,
+            "answer": task.meta.get("answer", task.answer),
+            "prompt": prompt if isinstance(prompt, str) else [one.as_dict() for one in prompt],
+            "response": str(sample.text),
+            **self.kwargs,
+        }
+        wanted = inspect.signature(self.fn).parameters.values()
+        required = [one.name for one in wanted if one.default is one.empty and one.kind in NAMED]
+        missing = [name for name in required if name not in known]
+        if missing:
+            raise RewardError(
+                f"{self.name}() needs {', '.join(missing)}, which the rows of "
+                f"{task.source or 'the task'} do not have. "
+                f"It is called by name with: {', '.join(sorted(known))}.\n"
+                "Rename the parameter, give it a default, or set it in the reward's kwargs."
+            )
+        if any(one.kind is one.VAR_KEYWORD for one in wanted):
+            return known
+        return {one.name: known[one.name] for one in wanted if one.name in known}
+
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def from_function(
+    fn: Callable[..., Any], name: str | None = None, kwargs: Mapping[str, Any] | None = None
+) -> Reward:
+    """Make a reward of a plain function `score(prompt, response, **columns)`.
+
+    The function is called by keyword with what its signature names: `prompt` (text, or a list of
+    message dicts), `response` (text), `answer`, any other column of the task's row, and `kwargs`.
+    With `**columns` it gets all of them. It returns a number, or a dict of named parts, which is
+    worth the sum of its parts. This is the only place that looks at the names of parameters.
+
+    Raises:
+        RewardError: the function takes no `response` (here), or a column it needs is missing (when
+            it scores); names the parameters.
+    """
+    reward = FunctionReward(fn, name or name_of(fn), dict(kwargs or {}))
+    parameters = inspect.signature(fn).parameters
+    open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    positional = [one.name for one in parameters.values() if one.kind is one.POSITIONAL_ONLY]
+    if positional or not (open_ended or "response" in parameters):
+        raise RewardError(
+            f"{reward.name}() is called by name and must take response, got "
+            f"({', '.join(parameters)}).\nWrite it as {reward.name}(prompt, response, **columns)."
+        )
+    return reward
