@@ -1,0 +1,69 @@
+"""What a reward model reads: a dialogue and the response to it, in the ids of its own tokenizer.
+
+The one place that decides it, for learning a reward model and for asking it:
+
+| there is                       | it reads                                                  |
+| ------------------------------ | --------------------------------------------------------- |
+| no dialogue                    | the response, encoded as the tokenizer does by itself     |
+| a dialogue and a chat template | both in the template, the response as the assistant's     |
+| a dialogue, no chat template   | all texts, a space between, encoded in the same plain way |
+
+A model that learned from responses alone is exported without a chat template, so that its
+tokenizer says by itself which row of the table holds.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """What is needed of a transformers tokenizer."""
+
+    chat_template: Any
+    all_special_tokens: Any
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> Any:  # noqa: ANN401
+        """Return the ids of a text as `input_ids`."""
+        ...
+
+    def apply_chat_template(self, conversation: Any, *, tokenize: bool) -> Any:  # noqa: ANN401
+        """Return a dialogue as text."""
+        ...
+
+
+def judged_ids(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], response: str
+) -> list[int]:
+    """Return the ids that a reward model scores.
+
+    A control token that a message or the response spells is broken by a space: what a policy
+    writes can end no turn and open none.
+
+    Args:
+        tokenizer: the reward model's own.
+        messages: the dialogue before the response: role and content of each; may be empty.
+        response: what is judged.
+    """
+    spelled = re.compile("|".join(re.escape(one) for one in tokenizer.all_special_tokens) or "(?!)")
+    said = [{**one, "content": _plain(str(one["content"]), spelled)} for one in messages]
+    answer = _plain(response, spelled)
+    if said and tokenizer.chat_template:
+        said.append({"role": "assistant", "content": answer})
+        text = tokenizer.apply_chat_template(said, tokenize=False)
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+    text = joined([*(one["content"] for one in said), answer])
+    return list(tokenizer(text, add_special_tokens=True).input_ids)
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Return texts one after the other, a space between two that bring none."""
+    whole = ""
+    for text in texts:
+        is_parted = not whole or not text or whole[-1].isspace() or text[0].isspace()
+        whole += text if is_parted else f" {text}"
+    return whole
+
+
+def _plain(text: str, spelled: re.Pattern[str]) -> str:
+    return spelled.sub(lambda found: f"{found[0][:1]} {found[0][1:]}", text)
