@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from trainers import cli
-from trainers.cli import doctor, envs, eval, export, play, schema
+from trainers.cli import doctor, envs, eval, export, play, rewards, schema
 from trainers.cli.eval import report
 from trainers.errors import CheckpointError
 from trainers.evaluate import summary
@@ -33,7 +33,17 @@ def options(kind):
 
 
 def test_the_verbs_are_these():
-    assert list(cli.VERBS) == ["train", "sft", "eval", "play", "envs", "export", "schema", "doctor"]
+    assert list(cli.VERBS) == [
+        "train",
+        "sft",
+        "eval",
+        "play",
+        "envs",
+        "rewards",
+        "export",
+        "schema",
+        "doctor",
+    ]
 
 
 def test_the_options_of_each_verb_are_these():
@@ -44,6 +54,10 @@ def test_the_options_of_each_verb_are_these():
     assert options(export.Options) == ["target", "out", "to", "best"]
     assert options(schema.Options) == ["field"]
     assert options(doctor.Options) == []
+    assert options(rewards.Options) == [
+        "action", "reward", "data", "prompt_column", "answer_column", "solution_column", "columns",
+        "n", "kwargs", "isolated", "timeout_seconds", "json", "plugins",
+    ]  # fmt: skip
     assert options(envs.List) == ["filter", "plugins"]
     assert options(envs.Show) == ["id", "seed", "kwargs", "plugins"]
     assert options(envs.Check) == ["id", "episodes", "kwargs", "plugins"]
@@ -57,7 +71,9 @@ def test_help_lists_every_verb(argv, capsys):
         assert f"  {verb} " in printed
 
 
-@pytest.mark.parametrize("verb", ["eval", "play", "envs", "export", "schema", "doctor", "train"])
+@pytest.mark.parametrize(
+    "verb", ["eval", "play", "envs", "rewards", "export", "schema", "doctor", "train"]
+)
 def test_each_verb_explains_itself(verb, capsys):
     assert cli.main([verb, "--help"]) == 0
     assert f"llmgym {verb}" in capsys.readouterr().out

@@ -1,0 +1,157 @@
+"""`llmgym rewards check`: what it shows of a sound reward, and what it says of a broken one."""
+
+import json
+
+import pytest
+
+from trainers import cli
+
+REWARDS = """
+import random
+from llmgym import Reward
+
+def score(prompt, response, answer, **columns):
+    return {"exact": float(response == answer), "brief": -0.01 * min(10, len(response))}
+
+def raises(response):
+    return 1 / len(response)
+
+def nan(response):
+    return float("nan") if not response else 1.0
+
+def none(response):
+    return None if len(response) > 100 else 1.0
+
+def dice(response):
+    return random.random()
+
+def wants(response, gold):
+    return 1.0
+
+def long(response):
+    return len(response)
+
+def hangs(response):
+    while True:
+        pass
+
+class Rank(Reward):
+    name = "rank"
+
+    def score(self, samples):
+        return list(range(len(samples)))
+"""
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, capsys):
+    """Type the command beside a file of rewards; give the exit code and what was printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+    (tmp_path / "mine.py").write_text(REWARDS, encoding="utf-8")
+    rows = [{"prompt": f"Say {n}.", "answer": str(n)} for n in range(30)]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    def command(*words):
+        code = cli.main(["rewards", "check", *words])
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    return command
+
+
+def test_a_sound_reward_is_shown_by_kind_and_part_with_the_next_command(check):
+    code, said = check("mine.py:score", "--data", "my.jsonl", "--n", "3")
+    assert code == 0
+    assert "mine.py:5)" in said
+    assert "rows      3 of my.jsonl" in said
+    table = {line.split()[0]: line.split() for line in said.splitlines() if line}
+    assert table["solution"][1:5] == ["0.99", "'1'", "exact", "1,"]
+    assert "solution      3     0.99     0.99     0.99       0" in said
+    assert "spread    -0.1 to 0.99" in said
+    assert "ms a call" in said
+    assert "the same again, and in a batch: yes" in said
+    assert said.endswith(
+        "Next      llmgym train prompts --model.path MODEL --envs.0.kwargs.path my.jsonl "
+        "--reward mine.py:score\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("raises", ["4 of 20 calls failed, first on row 1, response empty ''", "mine.py:9."]),
+        ("nan", ["nan() returned nan, which is not finite; nan() is written at", "mine.py:11."]),
+        (
+            "none",
+            ["none() returned None. Return a number", "response long '<think>", "mine.py:14."],
+        ),
+        ("dice", ["Two calls on row 1, response solution, gave", "draw nothing at random"]),
+        ("wants", ["wants() needs gold", "mine.py:20.", "its columns come from --data FILE"]),
+    ],
+)
+def test_a_broken_reward_is_told_with_row_response_and_line(check, name, says):
+    code, said = check(f"mine.py:{name}")
+    assert code == 1
+    for one in says:
+        assert one in said
+    assert f"then: llmgym rewards check mine.py:{name}" in said
+    assert "Traceback" not in said
+
+
+def test_a_batch_that_scores_differently_is_told(check):
+    code, said = check("mine.py:Rank", "--no-isolated")
+    assert code == 1
+    assert "error: One call, and a batch of all, on row" in said
+    assert "must not depend on the others" in said
+
+
+def test_a_reward_that_hangs_is_given_up_after_a_few_calls(check):
+    code, said = check("mine.py:hangs", "--timeout-seconds", "0.05")
+    assert code == 1
+    assert "5 of 5 calls failed" in said
+    assert "no verdict within 0.05 s; it was killed" in said
+
+
+def test_what_teaches_nothing_or_the_wrong_thing_is_a_warning(check):
+    code, said = check("math.boxed")
+    assert code == 0
+    assert "warning: every response earns 0, so there is nothing to learn from" in said
+    code, said = check("mine.py:long")
+    assert code == 0
+    assert "earns 36 on row 1, its solution 2: a policy learns what pays most" in said
+
+
+def test_names_columns_and_arguments_reach_the_reward(check, tmp_path):
+    (tmp_path / "q.csv").write_text("q,gold\nTwo and two?,4\n", encoding="utf-8")
+    words = ["--data", "q.csv", "--prompt-column", "q", "--answer-column", "gold"]
+    code, said = check("numeric", "--kwargs", "whole=true", *words)
+    assert code == 0
+    assert "solution      1        1        1        1" in said
+    assert "--envs.0.kwargs.prompt_column q --envs.0.kwargs.answer_column gold" in said
+    assert said.endswith("--rewards.0.name numeric\n")
+
+
+def test_json_holds_every_answer(check):
+    code, said = check("numeric", "--json")
+    found = json.loads(said)
+    assert code == 0
+    assert len(found["answers"]) == 20
+    assert found["answers"][0]["score"]["value"] == 1.0
+    assert found["errors"] == found["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["mine.py:scor"], "did you mean score?"),
+        (["nope"], 'no reward is named "nope"'),
+        (["numeric", "--data", "no.jsonl"], "no file no.jsonl"),
+        (["numeric", "--data", "my.jsonl", "--n", "0"], "--n is 1 or more, got 0."),
+        (["numeric", "--data", "my.jsonl", "--prompt-column", "q"], 'has no column "q"'),
+    ],
+)
+def test_what_is_not_there_is_wrong_usage(check, words, says):
+    code, said = check(*words)
+    assert code == 2
+    assert says in said

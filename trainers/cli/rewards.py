@@ -1,0 +1,166 @@
+"""`llmgym rewards check`: what a reward says of a few rows, before a model is trained on it."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from llmgym.registry import load_plugins
+from llmgym.rewards.base import resolve
+from llmgym.rewards.trial import GOLD, WORST, Answer, Trial, place_of, spread, tried
+from llmgym.rows import Columns
+from llmgym.tables import read_table
+from llmgym.tasks import TaskList, from_file, from_list
+from trainers.cli.envs import arguments
+from trainers.errors import ConfigError
+
+MOST_CHARACTERS = 48
+SHOWN_ROWS = 2
+ROWS = [
+    {"prompt": f"{a} + {b} =", "answer": str(a + b)} for a, b in ((12, 30), (7, 8), (40, 2), (5, 5))
+]
+"""What a reward is tried on without a file; any file of your own says more."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Try a reward on a few rows: values, parts, time, failures; exit code 1 if any."""
+
+    action: tyro.conf.Positional[Literal["check"]]
+    """What to do: check."""
+    reward: tyro.conf.Positional[str]
+    """FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, or the name of a reward."""
+    data: Path | None = None
+    """A file of prompts (JSONL, Parquet, CSV, TSV); a few sums without one."""
+    prompt_column: str = "prompt"
+    """The column of prompts."""
+    answer_column: str | None = None
+    """The column to compare with; `answer` where there is one."""
+    solution_column: str | None = None
+    """The column of perfect responses; the answer without one."""
+    columns: tuple[str, ...] | None = None
+    """The column names of a CSV or TSV file without a header line."""
+    n: int = 20
+    """Rows to try, from the first."""
+    kwargs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE, an argument of the reward; repeat it."""
+    isolated: bool = True
+    """A function runs in a process of its own, as in training."""
+    timeout_seconds: float = 10.0
+    """How long a call of such a process may take."""
+    json: bool = False
+    """Print one JSON object instead of the table."""
+    plugins: tyro.conf.UseAppendAction[tuple[str, ...]] = field(default=())
+    """A module that registers rewards; repeat it."""
+
+
+def specification(options: Options) -> dict[str, Any]:
+    """Return what the options mean as an entry of the setting `rewards`."""
+    kwargs = arguments(options.kwargs)
+    if ":" not in options.reward:
+        return {"name": options.reward, "kwargs": kwargs}
+    return {
+        "function": options.reward,
+        "kwargs": kwargs,
+        "isolated": options.isolated,
+        "timeout_seconds": options.timeout_seconds,
+    }
+
+
+def rows(options: Options) -> TaskList:
+    """Return the rows to try, with the answers and solutions that the file has."""
+    if options.data is None:
+        return from_list(ROWS, Columns(answer="answer"), source="sums")
+    if options.n < 1:
+        raise ConfigError(f"--n is 1 or more, got {options.n}.")
+    names = read_table(options.data, options.columns)[0][1]
+    columns = Columns(
+        prompt=options.prompt_column,
+        answer=options.answer_column or ("answer" if "answer" in names else None),
+        solution=options.solution_column or ("solution" if "solution" in names else None),
+        names=options.columns,
+    )
+    tasks = from_file(options.data, columns)
+    return replace(tasks, tasks=tasks.tasks[: options.n])
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}...")
+
+
+def _line(one: Answer) -> str:
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in one.score.parts.items())
+    value = f"{one.score.value:.4g}" if one.score.status == "ok" else one.score.status
+    return f"  {one.kind:<9}{value:>8}  {_cut(one.response)}{f'  {parts}' if parts else ''}"
+
+
+def report(trial: Trial) -> list[str]:
+    """Return the table: each kind of response, the first rows in full, spread and time."""
+    lines = [f"{'response':<10}{'rows':>5}{'least':>9}{'mean':>9}{'most':>9}{'failed':>8}{'ms':>8}"]
+    for kind in (GOLD, *WORST):
+        asked = [one for one in trial.answers if one.kind == kind]
+        fine = [one.score.value for one in trial.of(kind)]
+        if asked:
+            told = "".join(f"{one:>9.4g}" for one in spread(fine)[:3]) if fine else " " * 27
+            ms = sum(one.ms for one in asked) / len(asked)
+            lines.append(f"{kind:<10}{len(asked):>5}{told}{len(asked) - len(fine):>8}{ms:>8.3g}")
+    for row in sorted({one.row for one in trial.answers})[:SHOWN_ROWS]:
+        those = [one for one in trial.answers if one.row == row]
+        lines += [f"row {row}  {_cut(those[0].prompt)}", *map(_line, those)]
+    fine = [one for one in trial.answers if one.score.status == "ok"]
+    if fine:
+        low, mean, high, deviation = spread([one.score.value for one in fine])
+        lines.append(
+            f"spread    {low:.4g} to {high:.4g}, mean {mean:.4g}, deviation {deviation:.4g}"
+        )
+        slowest = max(trial.answers, key=lambda one: one.ms)
+        average = sum(one.ms for one in trial.answers) / len(trial.answers)
+        lines.append(
+            f"time      {average:.3g} ms a call, the slowest {slowest.ms:.3g} ({slowest.kind})"
+        )
+    return lines
+
+
+def following(options: Options) -> str:
+    """Return the command that trains with this reward."""
+    path = "FILE" if options.data is None else str(options.data)
+    words = ["llmgym", "train", "prompts", "--model.path", "MODEL", "--envs.0.kwargs.path", path]
+    if options.prompt_column != "prompt":
+        words += ["--envs.0.kwargs.prompt_column", options.prompt_column]
+    if ":" in options.reward:
+        return shlex.join([*words, "--reward", options.reward])
+    answer = ["--envs.0.kwargs.answer_column", options.answer_column or "answer"]
+    return shlex.join([*words, *answer, "--rewards.0.name", options.reward])
+
+
+def main(argv: Sequence[str]) -> int:
+    """Try a reward; 1 if a run would stop on it."""
+    options = tyro.cli(Options, args=argv, prog="llmgym rewards")
+    load_plugins(options.plugins)
+    spec = specification(options)
+    reward = resolve(spec)
+    tasks = rows(options)
+    place = place_of(spec)
+    trial = tried(reward, tasks.tasks, place)
+    if options.json:
+        print(json.dumps({"reward": options.reward, "place": place, **asdict(trial)}))
+        return 1 if trial.errors else 0
+    print(f"reward    {options.reward}{f'  ({place})' if place else ''}")
+    print(f"rows      {len(tasks)} of {options.data or 'sums written here'}")
+    print("\n".join(report(trial)) if trial.answers else "nothing was scored")
+    if not trial.errors:
+        print("the same again, and in a batch: yes")
+    for line in trial.errors:
+        print(f"error: {line}")
+    for line in trial.warnings:
+        print(f"warning: {line}")
+    if trial.errors:
+        columns = "" if options.data else " (its columns come from --data FILE)"
+        print(f"Next      correct it{columns}, then: {shlex.join(['llmgym', 'rewards', *argv])}")
+    else:
+        print(f"Next      {following(options)}")
+    return 1 if trial.errors else 0
