@@ -109,12 +109,14 @@ class EnvConfig:
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
 class RewardConfig:
-    """One reward; at most one of function and name. Neither: the environment's own."""
+    """One reward; at most one of function, name and model. None: the environment's own."""
 
     function: str | None = None
     """`pkg.mod:fn` or `FILE.py:fn`. Short form: --reward."""
     name: str | None = None
     """A registered reward, such as `math.boxed`."""
+    model: str | None = None
+    """A reward model or classifier: a folder or hub id. It keeps its own tokenizer and template."""
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """Factor of this reward in the sum."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -126,11 +128,15 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         """Refuse two sources for one reward."""
-        if self.function is not None and self.name is not None:
-            raise ConfigError(
-                f"a reward has one source, got function {self.function!r} and name {self.name!r}. "
-                "Give one of them."
-            )
+        if len(self.source) > 1:
+            given = " and ".join(f"{name} {value!r}" for name, value in self.source.items())
+            raise ConfigError(f"a reward has one source, got {given}. Give one of them.")
+
+    @property
+    def source(self) -> dict[str, str]:
+        """What the reward is made of: its function, name or model, under that word."""
+        given = {"function": self.function, "name": self.name, "model": self.model}
+        return {name: value for name, value in given.items() if value}
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

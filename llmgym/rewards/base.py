@@ -237,17 +237,20 @@ REWARDS: dict[str, str] = {
 RewardSpec = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Reward | Callable[..., Verdict]
 
 DEFAULTS = {"weight": 1.0, "kwargs": {}, "isolated": True, "timeout_seconds": 10.0}
-FIELDS = ("function", "name", *DEFAULTS)
+SOURCES = ("function", "name", "model")
+FIELDS = (*SOURCES, *DEFAULTS)
 KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "function": (str, "text, PKG.MOD:FN or FILE.py:FN"),
     "name": (str, "text"),
+    "model": (str, "text, a folder or hub id"),
     "weight": ((int, float), "a number"),
     "kwargs": (Mapping, "a mapping of arguments by name"),
     "isolated": (bool, "true or false"),
     "timeout_seconds": ((int, float), "a number"),
 }
 GIVEN = (
-    "a reward is a name, a function, a Reward, a mapping with name or function, or a list of these"
+    "a reward is a name, a function, a Reward, a mapping with one of these or a model, "
+    "or a list of these"
 )
 
 
@@ -270,15 +273,15 @@ def resolve(spec: RewardSpec) -> Reward:
 
     Args:
         spec: a registered name ("math.boxed"); a function ("pkg.mod:fn" or "file.py:fn"); a
-            mapping with `name` or `function` and perhaps `kwargs` and `weight`; a list of
-            mappings, which is their weighted sum; or an object: a reward, or a plain function. A
-            function given by name runs in a process that is killed after `timeout_seconds` (10),
-            unless `isolated` is false.
+            mapping with `name`, `function` or `model` (a reward model's folder) and perhaps
+            `kwargs` and `weight`; a list of mappings, which is their weighted sum; or an object: a
+            reward, or a plain function. A function given by name runs in a process that is killed
+            after `timeout_seconds` (10), unless `isolated` is false.
 
     Raises:
         RewardNotFound: no such name, file, module or function.
         RewardError: what is given is none of these, or a mapping with unknown keys, with values of
-            a wrong type, with neither name nor function, or with both.
+            a wrong type, or without exactly one source.
     """
     if isinstance(spec, Reward) or callable(spec):
         return _as_reward(spec, {})
@@ -292,8 +295,9 @@ def resolve(spec: RewardSpec) -> Reward:
 
 @lru_cache(maxsize=256)
 def _resolved(key: str) -> Reward:
-    built = [(_built(entry), float(entry["weight"])) for entry in json.loads(key)]
-    if len(built) == 1 and built[0][1] == 1.0:
+    entries = json.loads(key)
+    built = [(_built(entry), float(entry["weight"])) for entry in entries]
+    if len(built) == 1 and built[0][1] == 1.0 and "model" not in entries[0]:
         return built[0][0]
     parts: dict[str, tuple[Reward, float]] = {}
     for number, (reward, weight) in enumerate(built):
@@ -311,8 +315,8 @@ def _entry(spec: object) -> dict[str, Any]:
             near = get_close_matches(key, FIELDS, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(FIELDS)}."
             raise RewardError(f'a reward has no setting "{key}". {hint}')
-    if ("name" in entry) == ("function" in entry):
-        raise RewardError(f"a reward is given by its name or by its function; got {entry}")
+    if sum(source in entry for source in SOURCES) != 1:
+        raise RewardError(f"a reward has one of {', '.join(SOURCES)}; got {entry}")
     for key, value in entry.items():
         kinds, wanted = KINDS[key]
         if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
@@ -337,6 +341,11 @@ def _built(entry: Mapping[str, Any]) -> Reward:
         timeout = float(entry["timeout_seconds"])
         return _load("llmgym.rewards.isolate:Isolated")(inside, timeout=timeout).start()
     kwargs = entry["kwargs"]
+    if "model" in entry:
+        arguments = {**kwargs, "model": entry["model"]}
+        judge: Any = _called(_load("llmgym.rewards.model:RewardModel"), arguments)
+        judge.check()
+        return judge
     if "name" in entry:
         return _called(_load(_target(entry["name"])), kwargs)
     return _as_reward(_load(entry["function"]), kwargs)

@@ -83,6 +83,11 @@ class Composite(Reward, ABC):
         return 1.0
 
     @final
+    def inner(self) -> Mapping[str, Reward]:
+        """Return the parts."""
+        return self.parts
+
+    @final
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Score with each part in one call, then combine sample by sample."""
         columns = {name: score_due(part, samples) for name, part in self.parts.items()}
@@ -200,6 +205,10 @@ class Gate(Reward):
         if self.when.collective or self.then.collective:
             raise RewardError("Gate asks about some samples only, so no part may be collective")
 
+    def inner(self) -> Mapping[str, Reward]:
+        """Return the gate and the reward behind it."""
+        return {"when": self.when, "then": self.then}
+
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Ask the gate about all samples, then the reward about those it lets through."""
         gates = score_due(self.when, samples)
@@ -237,6 +246,10 @@ class ByTask(Reward):
         if any(reward.collective for reward in every):
             raise RewardError("ByTask asks about some samples only, so no part may be collective")
 
+    def inner(self) -> Mapping[str, Reward]:
+        """Return the rewards by their sources."""
+        return self.rewards if self.default is None else {**self.rewards, "default": self.default}
+
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Score each source's samples with its reward."""
         scores = [ABSTAIN] * len(samples)
@@ -266,6 +279,10 @@ class GroupRank(Reward):
         self.name = f"rank.{self.reward.name}"
         if self.reward.per_turn:
             raise RewardError(f"GroupRank needs whole episodes, and {self.reward.name} is per_turn")
+
+    def inner(self) -> Mapping[str, Reward]:
+        """Return the reward."""
+        return {self.reward.name: self.reward}
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Score all samples, then rank them group by group.
@@ -312,6 +329,10 @@ class Cached(Reward):
             raise RewardError("Cached leaves calls out, so its reward must not be collective")
         self._scores: OrderedDict[tuple[object, ...], Score] = OrderedDict()
 
+    def inner(self) -> Mapping[str, Reward]:
+        """Return the reward."""
+        return {self.reward.name: self.reward}
+
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Score what was not seen before, each different sample once; failures are asked again."""
         keys = [
@@ -338,6 +359,10 @@ class Timed(Reward):
         self.reward = resolve(reward)
         self.name, self.per_turn = self.reward.name, self.reward.per_turn
         self.collective = self.reward.collective
+
+    def inner(self) -> Mapping[str, Reward]:
+        """Return the reward."""
+        return {self.reward.name: self.reward}
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Score, and add what it took."""

@@ -19,6 +19,7 @@ from trainers.collect.base import Actor, Collector, Reference
 from trainers.collect.figures import Outcome, Phases, sample_rows, text_metrics
 from trainers.collect.ledger import Episodes
 from trainers.collect.play import PlayOptions, play
+from trainers.collect.scales import RewardScales
 from trainers.collect.shaping import RewardShaper, Unshaped
 from trainers.config import Config
 from trainers.distributed import World, gather, global_sum
@@ -80,6 +81,7 @@ class TextCollector(Collector):
         self._config = config
         self._world = world
         self._shaper = RewardShaper(config.ppo)
+        self._scales = RewardScales(parts.envs)
         self._env_ids = parts.env_ids or [config.envs[0].id] * parts.envs.num_envs
         self._totals = {"episodes": 0, "tokens": 0}
         self._warned = False
@@ -97,7 +99,9 @@ class TextCollector(Collector):
         with phases.of("sync"):
             self._sync(actor)
         with phases.of("rollout"):
+            self._scales.forget()
             episodes = self._play(iteration)
+            self._scales.learn()
         phases.move("rollout", "score", episodes.score_seconds)
         check_error_rate(episodes, self._config.ppo.max_error_rate)
         shaped = self._shaper.shape(self._unshaped(episodes))
@@ -138,9 +142,10 @@ class TextCollector(Collector):
         return self._samples
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the tasks, the shaper's memory and the totals."""
+        """Return the position in the tasks, the memory of rewards and shaper, and the totals."""
         return {
             "sampler": self._parts.sampler.state_dict(),
+            "rewards": self._scales.state_dict(),
             "shaper": self._shaper.state_dict(),
             "totals": dict(self._totals),
         }
@@ -148,6 +153,7 @@ class TextCollector(Collector):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._parts.sampler.load_state_dict(state["sampler"])
+        self._scales.load_state_dict(state["rewards"])
         self._shaper.load_state_dict(state["shaper"])
         self._totals = dict(state["totals"])
 

@@ -95,13 +95,12 @@ def reward_of(config: Config, given: object | None) -> Any | None:  # noqa: ANN4
     """
     if given is not None:
         return given
-    named = [one for one in config.rewards if one.function or one.name]
+    named = [one for one in config.rewards if one.source]
     if not named:
         return None
     entries = [
         {
-            "function": one.function,
-            "name": one.name,
+            **one.source,
             "weight": one.weight,
             "kwargs": one.kwargs,
             "isolated": one.isolated if one.function else None,

@@ -39,7 +39,7 @@ def train_control(
         ConfigError: a setting is for text.
     """
     config = session.config
-    if reward is not None or any(one.function or one.name for one in config.rewards):
+    if reward is not None or any(one.source for one in config.rewards):
         raise ConfigError(
             "a numeric environment pays its own rewards: drop --reward, or wrap the environment."
         )

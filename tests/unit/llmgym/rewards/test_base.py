@@ -285,7 +285,7 @@ def test_names_that_do_not_exist_are_answered_with_those_that_do(tmp_path):
 def test_settings_that_do_not_exist_are_refused_by_name():
     with pytest.raises(RewardError, match=r'no setting "weightt". Did you mean weight'):
         resolve({"name": "exact", "weightt": 1.0})
-    with pytest.raises(RewardError, match="by its name or by its function"):
+    with pytest.raises(RewardError, match="a reward has one of function, name, model; got"):
         resolve({"weight": 1.0})
     with pytest.raises(RewardError, match="unexpected keyword argument 'tolerance'"):
         resolve({"name": "numeric", "kwargs": {"tolerance": 1}})

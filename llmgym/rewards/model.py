@@ -1,0 +1,354 @@
+"""A classifier or scalar reward model of Hugging Face as a reward. Needs: torch.
+
+It reads text, never the policy's tokens: `rendering.py` says how prompt and response become ids of
+its own tokenizer, by its own chat template. B texts, L tokens, K labels.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from llmgym.errors import RewardError
+from llmgym.messages import Sample, Score
+from llmgym.rewards.base import Reward
+from llmgym.rewards.heads import column_of, read_head, split_head
+from llmgym.rewards.rendering import judged_ids
+from llmgym.rewards.scale import Normalize, Scale
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+Side = Literal["right", "left"]
+Messages = Sequence[Mapping[str, Any]]
+
+PROBES = ("a", "a longer text, beside which the short one is scored again")
+# How far a score may move when a longer text is scored beside it, in units of max(1, |score|).
+TOLERANCE = 1e-3
+LOW_PRECISION_TOLERANCE = 0.1
+NO_LIMIT = 10**9
+
+
+def continued(messages: Messages, response: str) -> tuple[Messages, str]:
+    """Return dialogue and response, where the response may go on with the assistant's last words.
+
+    A dialogue that ends with the assistant has a response that begins with those words.
+    """
+    if messages and messages[-1]["role"] == "assistant":
+        return messages[:-1], f"{messages[-1]['content']}{response}"
+    return messages, response
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """A model that is loaded, and what its texts are made of.
+
+    Attributes:
+        forward: input ids and attention mask, both [B, L], to outputs [B, K].
+        column: of the outputs that counts.
+        limit: most tokens it takes.
+        side: where shorter texts are padded.
+    """
+
+    forward: Forward
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    column: int
+    limit: int
+    side: Side = "right"
+
+    @property
+    def pad(self) -> int:
+        """The id of padding."""
+        return _pad_id(self.tokenizer)
+
+    def outputs(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return [B, K] float64 outputs of token ids."""
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self.pad)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            place = slice(0, len(row)) if self.side == "right" else slice(width - len(row), width)
+            ids[i, place] = torch.tensor(row)
+            mask[i, place] = 1
+        with torch.inference_mode():
+            found = self.forward(ids.to(self.device), mask.to(self.device))
+        return found.double().cpu().numpy()
+
+
+@final
+class RewardModel(Reward):
+    """The score of a reward model or classifier, with its own tokenizer and template.
+
+    Nothing is loaded before the first score. A prompt and response longer than the model takes are
+    never cut: that sample is an error, so it leaves the loss and is counted.
+
+    Args:
+        model: a folder, a hub id, or a model with a sequence classification head.
+        tokenizer: a folder, a hub id or a tokenizer; None: the one in the model's folder.
+        name: of its part in metrics, `rewards/NAME/mean`.
+        device: such as "cuda:1"; None: the current GPU, or the CPU.
+        dtype: "float32", "bfloat16" or "auto", the one its file has.
+        batch_size: texts scored at once; they are sorted by length.
+        max_length: most tokens of prompt and response; None: what the model takes.
+        head: what is read off its outputs; see `llmgym/rewards/heads.py`.
+        normalize: "none"; "fixed", by `mean` and `std`; "running", by all earlier rollouts.
+        mean: what becomes 0 where normalize is fixed.
+        std: what becomes 1 where normalize is fixed.
+        forward: computes [B, K] outputs of input ids and attention mask instead of the model's
+            weights, which are then not loaded: an engine that shards them. Every rank calls it
+            equally often, so this reward is `collective`.
+
+    Raises:
+        RewardError: a setting is out of its range, the folder is no model's, or the head does not
+            fit its labels; the rest when it is loaded.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
+        self,
+        model: str | Path | PreTrainedModel,
+        tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
+        *,
+        name: str = "reward_model",
+        device: str | None = None,
+        dtype: Literal["float32", "bfloat16", "auto"] = "float32",
+        batch_size: int = 64,
+        max_length: int | None = None,
+        head: str = "logit",
+        normalize: Normalize = "none",
+        mean: float | None = None,
+        std: float | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        if dtype not in ("float32", "bfloat16", "auto"):
+            raise RewardError(f'dtype is "float32", "bfloat16" or "auto"; got {dtype!r}')
+        for setting, number in (("batch_size", batch_size), ("max_length", max_length)):
+            if number is not None and number < 1:
+                raise RewardError(f"{setting} must be 1 or more; got {number}")
+        if isinstance(model, PreTrainedModel) and tokenizer is None:
+            raise RewardError("a model given as an object needs its tokenizer as well")
+        split_head(head)
+        self.name, self.head = name, head
+        self.collective = forward is not None
+        self.scale = Scale(normalize, mean, std)
+        self._model = model if isinstance(model, PreTrainedModel) else str(model)
+        self._tokenizer = model if tokenizer is None else tokenizer
+        self._device, self._dtype = device, dtype
+        self._batch_size, self._max_length = batch_size, max_length
+        self._forward = forward
+        self._judge: Judge | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs; it loads its weights itself."""
+        return {**self.__dict__, "_judge": None}
+
+    @property
+    def source(self) -> str:
+        """What the model is called in messages."""
+        given = self._model
+        return given if isinstance(given, str) else given.config.name_or_path or "the reward model"
+
+    def check(self) -> None:
+        """Read configuration and tokenizer, without weights.
+
+        Raises:
+            RewardError: one does not load, the tokenizer cannot pad or does not fit the model, or
+                the head does not fit its labels.
+        """
+        config, tokenizer = self._config(), self._read_tokenizer()
+        if tokenizer.pad_token_id is None:
+            raise RewardError(
+                f"the tokenizer of {self.source} has no pad token, so texts of different lengths "
+                "cannot be scored together.\nGive it one and save it: tokenizer.pad_token = "
+                "tokenizer.eos_token; tokenizer.save_pretrained(FOLDER)"
+            )
+        largest = max(tokenizer.get_vocab().values())
+        embedded = config.get_text_config().vocab_size
+        if largest >= embedded:
+            raise RewardError(
+                f"the tokenizer of {self.source} has ids up to {largest}, and the model embeds "
+                f"only {embedded} tokens.\nName its own: --rewards.0.kwargs.tokenizer FOLDER"
+            )
+        column_of(self.head, _labels(config), self.source)
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        """Score each prompt and response.
+
+        Raises:
+            RewardError: the model does not load.
+        """
+        judge = self._loaded()
+        texts = [self._ids(judge, sample) for sample in samples]
+        fitting = [i for i, ids in enumerate(texts) if len(ids) <= judge.limit]
+        values = self._values(judge, [texts[i] for i in fitting])
+        scores: list[Score] = [
+            Score(0.0, status="error", error=self._too_long(len(ids), judge.limit)) for ids in texts
+        ]
+        for i, raw, value in zip(fitting, values, self.scale.apply(values), strict=True):
+            scores[i] = Score(value, {} if self.scale.mode == "none" else {"raw": raw})
+        return scores
+
+    def _ids(self, judge: Judge, sample: Sample) -> list[int]:
+        messages = [one.as_dict() for one in sample.messages]
+        return judged_ids(judge.tokenizer, *continued(messages, str(sample.text))) or [judge.pad]
+
+    def _values(self, judge: Judge, texts: Sequence[Sequence[int]]) -> list[float]:
+        """Return what the head says of texts, in batches of like length, the longest first."""
+        order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), texts[i]))
+        batches = [
+            order[start : start + self._batch_size]
+            for start in range(0, len(order), self._batch_size)
+        ]
+        values = [0.0] * len(texts)
+        for number in range(self._rounds(len(batches), judge.device)):
+            if number >= len(batches):  # other ranks have more, and all shards must take part
+                judge.outputs([[judge.pad]])
+                continue
+            rows = batches[number]
+            found = read_head(self.head, judge.outputs([texts[i] for i in rows]), judge.column)
+            for i, value in zip(rows, found, strict=True):
+                values[i] = float(value)
+        return values
+
+    def _rounds(self, mine: int, device: torch.device) -> int:
+        if not (self.collective and torch.distributed.is_initialized()):
+            return mine
+        most = torch.tensor(mine, device=device)
+        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        return int(most)
+
+    def _too_long(self, length: int, limit: int) -> str:
+        return (
+            f"prompt and response have {length} tokens and {self.source} takes {limit}: they are "
+            "never cut. Lower --generation.max-new-tokens or --generation.max-prompt-tokens, or "
+            "take a reward model with a longer context"
+        )
+
+    def _loaded(self) -> Judge:
+        if self._judge is None:
+            self.check()
+            device = _device(self._device)
+            config, tokenizer = self._config(), self._read_tokenizer()
+            judge = Judge(
+                forward=self._forward or self._own_forward(_pad_id(tokenizer), device),
+                tokenizer=tokenizer,
+                device=device,
+                column=column_of(self.head, _labels(config), self.source),
+                limit=min(self._max_length or NO_LIMIT, _context(config, tokenizer)),
+            )
+            self._judge = self._padded_right_or_left(judge)
+        return self._judge
+
+    def _padded_right_or_left(self, judge: Judge) -> Judge:
+        """Pad where a text's score does not depend on the longer one beside it.
+
+        Raises:
+            RewardError: it depends on either side.
+        """
+        if self._batch_size == 1:
+            return judge
+        tolerance = TOLERANCE if self._dtype == "float32" else LOW_PRECISION_TOLERANCE
+        short, long = (judged_ids(judge.tokenizer, [], text)[: judge.limit] for text in PROBES)
+        alone = judge.outputs([short])[0]
+        for side in ("right", "left"):
+            chosen = replace(judge, side=side)
+            moved = np.abs(chosen.outputs([short, long])[0] - alone)
+            if np.all(moved <= tolerance * np.maximum(1.0, np.abs(alone))):
+                return chosen
+        raise RewardError(
+            f"{self.source} scores a text differently when a longer one is scored beside it, "
+            f"padded right or left (by {moved.max():.2g}).\nScore one at a time: "
+            "--rewards.0.kwargs.batch_size 1"
+        )
+
+    def _config(self) -> PretrainedConfig:
+        if isinstance(self._model, PreTrainedModel):
+            return self._model.config
+        folder = Path(self._model)
+        looks_local = folder.exists() or self._model.count("/") > 1 or self._model[:1] in "./~"
+        if looks_local and not (folder / "config.json").is_file():
+            raise RewardError(
+                f"the reward model {self._model} is no model folder: it has no config.json.\n"
+                "llmgym reward-model makes one, in runs/NAME/model"
+            )
+        return _read(AutoConfig, self._model, "configuration")
+
+    def _read_tokenizer(self) -> PreTrainedTokenizerBase:
+        if isinstance(self._tokenizer, PreTrainedTokenizerBase):
+            return self._tokenizer
+        return _read(AutoTokenizer, str(self._tokenizer), "tokenizer")
+
+    def _own_forward(self, pad: int, device: torch.device) -> Forward:
+        model = self._model
+        if isinstance(model, str):
+            model = _read_model(model, self._dtype)
+        model = model.to(device).eval()  # type: ignore[arg-type]
+        model.config.get_text_config().pad_token_id = pad  # decoders find a text's end by it
+        return lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits
+
+
+def _read(kind: Any, source: str, what: str) -> Any:  # noqa: ANN401 - one of transformers' Auto classes
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RewardError(
+            f"the {what} of the reward model {source} does not load: {error}"
+        ) from error
+
+
+def _read_model(source: str, dtype: str) -> PreTrainedModel:
+    """Load a classifier; the global generator is untouched, and no head is ever made up."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                source,
+                dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise RewardError(f"the reward model {source} does not load: {error}") from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise RewardError(
+            f"{source} is no trained reward model: its file has no {missing}, which would be "
+            "random.\nllmgym reward-model trains one from it: --model.path"
+        )
+    return model
+
+
+def _labels(config: PretrainedConfig) -> list[str]:
+    names: dict[Any, str] = dict(config.id2label or {})  # type: ignore[arg-type]
+    return [str(names.get(i, i)) for i in range(config.num_labels or len(names))]
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    pad = tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    return pad
+
+
+def _context(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the tokens that model and tokenizer both take."""
+    positions = config.get_text_config().to_dict().get("max_position_embeddings") or NO_LIMIT
+    return min(positions, tokenizer.model_max_length)
+
+
+def _device(given: str | None) -> torch.device:
+    if given is not None:
+        return torch.device(given)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
