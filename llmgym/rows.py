@@ -91,7 +91,7 @@ def _task(
         if columns.multi_label == "drop" and len(labels) != 1:
             return None
         meta[columns.label] = labels if columns.multi_label == "all" else labels[0]
-    prompt = _prompt(row[columns.prompt], f'{source}, line {number}, column "{columns.prompt}"')
+    prompt = prompt_of(row[columns.prompt], f'{source}, line {number}, column "{columns.prompt}"')
     solution = None if columns.solution is None else row[columns.solution]
     answer = None if columns.answer is None else meta[columns.answer]
     return Task(
@@ -104,7 +104,12 @@ def _task(
     )
 
 
-def _prompt(value: object, where: str) -> str | tuple[Message, ...]:
+def prompt_of(value: object, where: str) -> str | tuple[Message, ...]:
+    """Return the prompt that a cell is.
+
+    Raises:
+        TaskSourceError: it is neither text nor messages, or empty; names `where`.
+    """
     if isinstance(value, str) and value.strip():
         return value
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else ()

@@ -34,10 +34,24 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     try:
         rows = reader(path, columns)
     except UnicodeDecodeError as error:
-        raise TaskSourceError(f"{path} is not UTF-8 text: {error}. Convert it first.") from error
+        raise TaskSourceError(_not_text(path)) from error
     if not rows:
         raise TaskSourceError(f"{path} has no rows; give it at least one")
     return rows
+
+
+def _not_text(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:  # again, of the whole file: only so its place is known
+        line = data.count(b"\n", 0, error.start) + 1
+        byte = data[error.start]
+        return (
+            f"{path}, line {line} is not UTF-8 text: byte 0x{byte:02x} ({error.reason}). If it is "
+            f"Latin-1, convert it:\niconv -f LATIN1 -t UTF-8 {path} > utf8{path.suffix}"
+        )
+    return f"{path} changed while it was read; run again"
 
 
 def _no_file(path: Path) -> str:

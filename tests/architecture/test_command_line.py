@@ -8,7 +8,18 @@ from trainers.cli import VERBS
 from trainers.cli.train import help_text
 from trainers.config import Config
 
-FROZEN_VERBS = ["train", "sft", "eval", "play", "envs", "rewards", "export", "schema", "doctor"]
+FROZEN_VERBS = [
+    "train",
+    "sft",
+    "eval",
+    "play",
+    "envs",
+    "rewards",
+    "data",
+    "export",
+    "schema",
+    "doctor",
+]
 FROZEN_OPTIONS = {"config", "plugins", "resume", "clean", "quiet", "data", "name", "reward"}
 LISTED = {"envs", "rewards"}  # their settings stand under the number of an entry, from 0
 

@@ -6,7 +6,7 @@ import pytest
 import tyro
 
 from tests.docs.pages import PAGES, ROOT, commands, name
-from trainers.cli import VERBS, envs, export, play, rewards, schema
+from trainers.cli import VERBS, data, envs, export, play, rewards, schema
 from trainers.cli import eval as evaluation
 from trainers.cli.arguments import read_arguments
 from trainers.cli.doctor import Options as Doctor
@@ -17,6 +17,7 @@ OPTIONS = {
     "play": play.Options,
     "envs": envs.Command,
     "rewards": rewards.Options,
+    "data": data.Options,
     "export": export.Options,
     "schema": schema.Options,
     "doctor": Doctor,

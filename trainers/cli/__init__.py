@@ -26,6 +26,7 @@ VERBS = {
     "play": "talk to a model and see its reward",
     "envs": "list, show or check environments",
     "rewards": "try a reward on a few rows, before a model is trained on it",
+    "data": "look at a data file before training on it",
     "export": "copy a run's model as a plain Hugging Face folder, verified",
     "schema": "every setting: its meaning, type, range and default",
     "doctor": "what this machine has, and the fix for what it lacks",
@@ -55,6 +56,8 @@ def _run(verb: str, argv: Sequence[str]) -> int:
             from trainers.cli import envs as module
         case "rewards":
             from trainers.cli import rewards as module
+        case "data":
+            from trainers.cli import data as module
         case "export":
             from trainers.cli import export as module
         case "schema":

@@ -42,8 +42,8 @@ class Options:
     """The column to compare with; `answer` where there is one."""
     solution_column: str | None = None
     """The column of perfect responses; the answer without one."""
-    columns: tuple[str, ...] | None = None
-    """The column names of a CSV or TSV file without a header line."""
+    columns: str | None = None
+    """The column names of a CSV or TSV file without a header line: text,labels,id."""
     n: int = 20
     """Rows to try, from the first."""
     kwargs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -77,12 +77,13 @@ def rows(options: Options) -> TaskList:
         return from_list(ROWS, Columns(answer="answer"), source="sums")
     if options.n < 1:
         raise ConfigError(f"--n is 1 or more, got {options.n}.")
-    names = read_table(options.data, options.columns)[0][1]
+    given = None if options.columns is None else tuple(options.columns.split(","))
+    names = read_table(options.data, given)[0][1]
     columns = Columns(
         prompt=options.prompt_column,
         answer=options.answer_column or ("answer" if "answer" in names else None),
         solution=options.solution_column or ("solution" if "solution" in names else None),
-        names=options.columns,
+        names=given,
     )
     tasks = from_file(options.data, columns)
     return replace(tasks, tasks=tasks.tasks[: options.n])

@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from trainers import cli
-from trainers.cli import doctor, envs, eval, export, play, rewards, schema
+from trainers.cli import data, doctor, envs, eval, export, play, rewards, schema
 from trainers.cli.eval import report
 from trainers.errors import CheckpointError
 from trainers.evaluate import summary
@@ -40,6 +40,7 @@ def test_the_verbs_are_these():
         "play",
         "envs",
         "rewards",
+        "data",
         "export",
         "schema",
         "doctor",
@@ -58,6 +59,9 @@ def test_the_options_of_each_verb_are_these():
         "action", "reward", "data", "prompt_column", "answer_column", "solution_column", "columns",
         "n", "kwargs", "isolated", "timeout_seconds", "json", "plugins",
     ]  # fmt: skip
+    assert options(data.Options) == [
+        "action", "file", "prompt_column", "answer_column", "columns", "model", "json",
+    ]  # fmt: skip
     assert options(envs.List) == ["filter", "plugins"]
     assert options(envs.Show) == ["id", "seed", "kwargs", "plugins"]
     assert options(envs.Check) == ["id", "episodes", "kwargs", "plugins"]
@@ -72,7 +76,7 @@ def test_help_lists_every_verb(argv, capsys):
 
 
 @pytest.mark.parametrize(
-    "verb", ["eval", "play", "envs", "rewards", "export", "schema", "doctor", "train"]
+    "verb", ["eval", "play", "envs", "rewards", "data", "export", "schema", "doctor", "train"]
 )
 def test_each_verb_explains_itself(verb, capsys):
     assert cli.main([verb, "--help"]) == 0

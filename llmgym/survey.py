@@ -1,0 +1,229 @@
+"""What a data file holds, and what is wrong with it, before anything is trained on it.
+
+`llmgym data check` shows it. Lengths in tokens need a tokenizer and are the command's own work.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmgym.errors import TaskSourceError
+from llmgym.messages import Message
+from llmgym.rows import prompt_of, task_id
+from llmgym.tables import READERS, Row, read_table
+
+MANGLED = re.compile("\u00c3[\u0080-\u00bf]|\u00e2\u20ac|\ufffd")
+"""Text that was decoded wrongly: UTF-8 read as Latin-1, or a replacement character."""
+LONGEST_NAME = 30
+"""A longer column name is rather a cell of a file without a header line."""
+ANSWERS = ("answer", "response", "completion", "solution")
+"""Columns that are taken for what the rows are answered with, in this order."""
+PERCENTILES = (0, 50, 95, 100)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What a file holds.
+
+    Attributes:
+        columns: names, in the order of the file.
+        prompts: of every row that has one, by line.
+        answers: the text of the answer column, by line; empty without such a column.
+        answer_column: its name, or None.
+        lengths: least, median, 95th percentile and most characters of each column.
+        errors: what stops a run or makes its figures meaningless, one line each.
+        warnings: what is odd.
+    """
+
+    path: Path
+    num_rows: int
+    columns: tuple[str, ...]
+    prompt_column: str
+    answer_column: str | None
+    prompts: Mapping[int, str | tuple[Message, ...]]
+    answers: Mapping[int, str]
+    lengths: Mapping[str, tuple[int, ...]]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def surveyed(
+    path: Path,
+    *,
+    prompt_column: str = "prompt",
+    answer_column: str | None = None,
+    names: Sequence[str] | None = None,
+) -> Survey:
+    """Read a data file and look at every row.
+
+    Args:
+        path: a .jsonl, .parquet, .csv or .tsv file.
+        prompt_column: the column of prompts.
+        answer_column: the column of answers; None takes the first of `ANSWERS` that is there.
+        names: the column names of a CSV or TSV file without a header line.
+
+    Raises:
+        TaskSourceError: the file cannot be read as a table; names the line.
+    """
+    table = read_table(path, names)
+    columns = tuple(dict.fromkeys(name for _, row in table for name in row))
+    found = next((one for one in ANSWERS if one in columns and one != prompt_column), None)
+    answer = answer_column or found
+    wanted = [prompt_column] if answer is None else [prompt_column, answer]
+    prompts, bad = _prompts(table, path, prompt_column)
+    texts = {number: _text(row[answer]) for number, row in table if answer and answer in row}
+    errors = [
+        *_columns_missing(table, path, wanted),
+        *bad,
+        *_empty(texts, path, answer),
+        *_overlap(path, prompts, prompt_column, names),
+    ]
+    warnings = [*_repeated(prompts, texts), *_mangled(table), *_headless(columns, path, names)]
+    return Survey(
+        path=path,
+        num_rows=len(table),
+        columns=columns,
+        prompt_column=prompt_column,
+        answer_column=answer if answer in columns else None,
+        prompts=prompts,
+        answers=texts,
+        lengths={name: _lengths(table, name) for name in columns},
+        errors=(*errors,),
+        warnings=(*warnings,),
+    )
+
+
+def percentiles(lengths: Sequence[int]) -> tuple[int, ...]:
+    """Return the least, the median, the 95th percentile and the most of some lengths."""
+    return tuple(int(one) for one in np.percentile(lengths, PERCENTILES, method="higher"))
+
+
+def _text(value: object) -> str:
+    return "" if value is None else value if isinstance(value, str) else str(value)
+
+
+def _lengths(table: Sequence[Row], name: str) -> tuple[int, ...]:
+    return percentiles([len(_text(row[name])) for _, row in table if name in row])
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    return f"{len(numbers)} row(s), {_listed(numbers)},"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:3]))
+    return f"line{'s' * (len(numbers) > 1)} {shown}{', ...' * (len(numbers) > 3)}"
+
+
+def _columns_missing(table: Sequence[Row], path: Path, wanted: Sequence[str]) -> Iterator[str]:
+    for name in wanted:
+        missing = [number for number, row in table if name not in row]
+        if len(missing) == len(table):
+            option = "--prompt-column" if name == wanted[0] else "--answer-column"
+            has = ", ".join(table[0][1])
+            yield f'{path} has no column "{name}"; it has {has}. Name yours: {option} NAME'
+        elif missing:
+            yield f'{_rows(missing)} lack "{name}". Give every row one.'
+
+
+def _prompts(
+    table: Sequence[Row], path: Path, column: str
+) -> tuple[dict[int, str | tuple[Message, ...]], list[str]]:
+    prompts, bad = {}, []
+    for number, row in table:
+        if column not in row:
+            continue
+        try:
+            prompts[number] = prompt_of(row[column], f'{path}, line {number}, column "{column}"')
+        except TaskSourceError as error:
+            bad.append(str(error))
+    more = f" ({len(bad)} rows like this)" if len(bad) > 1 else ""
+    return prompts, [f"{bad[0]}{more}"] if bad else []
+
+
+def _empty(texts: Mapping[int, str], path: Path, column: str | None) -> Iterator[str]:
+    empty = [number for number, text in texts.items() if not text.strip()]
+    if empty:
+        yield (
+            f'{_rows(empty)} of {path} have nothing in "{column}". Fill it in, or leave the rows '
+            "out."
+        )
+
+
+def sibling_of(path: Path) -> Path | None:
+    """Return the other split beside a file: `test.jsonl` beside `train.jsonl`, or the reverse."""
+    for word, other in (("train", "test"), ("test", "train")):
+        beside = path.with_name(path.name.replace(word, other))
+        if beside != path and beside.is_file() and beside.suffix.lower() in READERS:
+            return beside
+    return None
+
+
+def _overlap(
+    path: Path,
+    prompts: Mapping[int, str | tuple[Message, ...]],
+    column: str,
+    names: Sequence[str] | None,
+) -> Iterator[str]:
+    beside = sibling_of(path)
+    if beside is None:
+        return
+    try:
+        others, _ = _prompts(read_table(beside, names), beside, column)
+    except TaskSourceError as error:
+        yield f"the other split does not load: {error}"
+        return
+    seen = {task_id(one): number for number, one in others.items()}
+    common = [number for number, one in prompts.items() if task_id(one) in seen]
+    if common:
+        first = common[0]
+        yield (
+            f"{len(common)} of {len(prompts)} prompts are also in {beside} (first: line {first} "
+            f"here, line {seen[task_id(prompts[first])]} there). A held-out score would mean "
+            "nothing. Remove them from one of the files."
+        )
+
+
+def _repeated(
+    prompts: Mapping[int, str | tuple[Message, ...]], answers: Mapping[int, str]
+) -> Iterator[str]:
+    rows: dict[str, list[int]] = {}
+    for number, one in prompts.items():
+        rows.setdefault(task_id(one), []).append(number)
+    twice = [numbers for numbers in rows.values() if len(numbers) > 1]
+    if twice:
+        apart = [one for one in twice if len({answers.get(number, "") for number in one}) > 1]
+        told = f", {len(apart)} of them with different answers" if apart else ""
+        yield f"{len(twice)} prompt(s) stand there more than once{told}; first: {_listed(twice[0])}"
+
+
+def _mangled(table: Sequence[Row]) -> Iterator[str]:
+    found = [
+        number
+        for number, row in table
+        if any(isinstance(cell, str) and MANGLED.search(cell) for cell in row.values())
+    ]
+    if found:
+        yield (
+            f"{_rows(found)} hold text that was decoded wrongly before it was saved. Save it again "
+            "from its source, as UTF-8."
+        )
+
+
+def _headless(columns: Sequence[str], path: Path, names: Sequence[str] | None) -> Iterator[str]:
+    long = [name for name in columns if len(name) > LONGEST_NAME]
+    if long and names is None and path.suffix.lower() in (".csv", ".tsv"):
+        yield (
+            f"the first line of {path} was read as column names ({long[0][:LONGEST_NAME]!r}...). "
+            "If it is a row, name the columns: --columns text,labels,id"
+        )
+
+
+def shown(value: Any, most: int = 60) -> str:  # noqa: ANN401 - any cell
+    """Return a cell in one short line."""
+    text = " ".join(_text(value).split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,0 +1,187 @@
+"""`llmgym data check`: what it shows of a file, and what it says of a bad one."""
+
+import json
+
+import pytest
+
+from llmgym.survey import percentiles
+from tests.tiny import save_model
+from trainers import cli
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, capsys):
+    """Write a file, type the command; give the exit code and what was printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+
+    def command(content, *words, name="my.jsonl"):
+        if isinstance(content, list):
+            content = "\n".join(map(json.dumps, content))
+        if isinstance(content, str):
+            content = content.encode()
+        (tmp_path / name).write_bytes(content)
+        code = cli.main(["data", "check", name, *words])
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_model(tmp_path_factory.mktemp("model") / "model"))
+
+
+GOOD = [{"prompt": f"{n} + {n} =", "answer": f"{2 * n}"} for n in range(10, 20)]
+
+
+def test_a_sound_file_is_shown_with_the_commands_that_train_on_it(check):
+    code, said = check(GOOD)
+    assert code == 0
+    assert "file      my.jsonl: 10 rows" in said
+    assert "held out  a tenth of the prompts" in said
+    assert [line.split() for line in said.splitlines() if line.startswith("prompt")] == [
+        ["prompt", "9", "9", "9", "9"]
+    ]
+    assert "line 1  10 + 10 =  ->  20" in said
+    assert (
+        "Next      llmgym sft --model.preset tiny --data my.jsonl --data.response-column answer"
+        in said
+    )
+    assert "llmgym train prompts --model.path MODEL --envs.0.kwargs.path my.jsonl" in said
+    assert "error" not in said
+    assert "warning" not in said
+
+
+def test_other_columns_reach_the_commands(check):
+    code, said = check("What?\t4\n", "--columns", "q,n", "--prompt-column", "q", name="a.tsv")
+    assert code == 0
+    assert "--envs.0.kwargs.prompt_column q --reward my_reward.py:score" in said
+    code, said = check(
+        "q,n\nWhat?,4\n", "--prompt-column", "q", "--answer-column", "n", name="a.csv"
+    )
+    assert code == 0
+    assert "--data.prompt-column q --data.response-column n" in said
+    assert "--envs.0.kwargs.answer_column n" in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            [{"q": "x"}],
+            'my.jsonl has no column "prompt"; it has q. Name yours: --prompt-column NAME',
+        ),
+        ([*GOOD, {"answer": "x"}], 'error: 1 row(s), line 11, lack "prompt". Give every row one.'),
+        (
+            [*GOOD, {"prompt": " ", "answer": "x"}],
+            'my.jsonl, line 11, column "prompt": a prompt is',
+        ),
+        ([*GOOD, {"prompt": 5, "answer": "x"}], "got 5"),
+        ([*GOOD, {"prompt": "x", "answer": ""}], 'line 11, of my.jsonl have nothing in "answer"'),
+        ([*GOOD, {"prompt": "x", "answer": None}], 'line 11, of my.jsonl have nothing in "answer"'),
+        ('{"prompt": "x"}\n{broken', "error: my.jsonl, line 2 is not JSON"),
+        (b'{"prompt": "x"}\n{"prompt": "caf\xe9"}\n', "line 2 is not UTF-8 text: byte 0xe9"),
+        ("", "error: my.jsonl has no rows"),
+    ],
+)
+def test_what_would_stop_a_run_is_an_error_with_its_line(check, rows, says):
+    code, said = check(rows)
+    assert code == 1
+    assert says in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([*GOOD, GOOD[2]], "warning: 1 prompt(s) stand there more than once; first: lines 3, 11"),
+        (
+            [*GOOD, {"prompt": "10 + 10 =", "answer": "21"}],
+            "once, 1 of them with different answers",
+        ),
+        (
+            [*GOOD, {"prompt": "caf\u00c3\u00a9", "answer": "x"}],
+            "line 11, hold text that was decoded",
+        ),
+    ],
+)
+def test_what_is_odd_is_a_warning(check, rows, says):
+    code, said = check(rows)
+    assert code == 0
+    assert says in said
+
+
+def test_a_file_without_a_header_line_is_seen(check):
+    row = "My favourite food is anything I did not have to cook\t2\n"
+    code, said = check(row * 2, name="a.tsv")
+    assert code == 1
+    assert "was read as column names ('My favourite food is anything '...)" in said
+    assert "--columns text,labels,id" in said
+
+
+def test_splits_that_overlap_are_an_error_from_either_side(check, tmp_path):
+    (tmp_path / "test.jsonl").write_text(json.dumps(GOOD[4]), "utf-8")
+    code, said = check(GOOD, name="train.jsonl")
+    assert code == 1
+    assert "1 of 10 prompts are also in test.jsonl (first: line 5 here, line 1 there)" in said
+    code, said = check([GOOD[4]], name="test.jsonl")
+    assert code == 1
+    assert "also in train.jsonl" in said
+
+
+def test_a_model_adds_lengths_tokens_and_its_end_token(check, model):
+    code, said = check(GOOD, "--model.path", model)
+    assert code == 0
+    assert "prompt in tokens" in said
+    assert "answer in tokens                     3        3        3        3" in said
+    assert "end token <|end|>, put after every answer" in said
+    assert "tokens: <|user|> 1 0" in said
+    assert "<|end|> <|assistant|>" in said
+    assert f"--model.path {model}" in said
+
+
+def test_rows_longer_than_the_model_are_an_error(check, model):
+    code, said = check([*GOOD, {"prompt": "7" * 80, "answer": "1"}], "--model.path", model)
+    assert code == 1
+    assert "1 of 11 rows are longer than the 64 tokens" in said
+    assert "(first: line 11, 85)" in said
+
+
+def test_prompts_over_the_default_limit_raise_it_in_the_command(check, tmp_path):
+    folder = save_model(tmp_path / "wide")
+    settings = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 999}))
+    _, said = check([{"prompt": "7" * 300, "answer": "1" * 90}], "--model.path", str(folder))
+    assert "--generation.max-prompt-tokens 320 --generation.max-new-tokens 96" in said
+
+
+def test_a_model_without_a_template_is_an_error(check, tmp_path):
+    folder = save_model(tmp_path / "plain")
+    (folder / "chat_template.jinja").unlink()
+    code, said = check(GOOD, "--model.path", str(folder))
+    assert code == 1
+    assert "has no chat template" in said
+
+
+def test_a_file_that_is_not_there_is_wrong_usage(capsys):
+    assert cli.main(["data", "check", "no_such.jsonl"]) == 2
+    assert "there is no file no_such.jsonl" in capsys.readouterr().err
+
+
+def test_json_says_the_same(check, model):
+    code, said = check(GOOD, "--json", "--model.path", model)
+    found = json.loads(said)
+    assert code == 0
+    assert found["characters"] == {"prompt": [9, 9, 9, 9], "answer": [2, 2, 2, 2]}
+    assert found["tokens"]["answer"] == [3, 3, 3, 3]
+    assert found["errors"] == found["warnings"] == []
+    code, said = check("", "--json")
+    assert code == 1
+    assert "has no rows" in json.loads(said)["errors"][0]
+
+
+def test_percentiles_are_lengths_that_occur():
+    assert percentiles([5]) == (5, 5, 5, 5)
+    assert percentiles([*range(1, 101)]) == (1, 51, 96, 100)

@@ -1,0 +1,219 @@
+"""`llmgym data check`: what a data file holds, what is wrong with it, and what to set for it."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from llmgym.errors import TaskSourceError
+from llmgym.messages import Message
+from llmgym.survey import Survey, percentiles, shown, sibling_of, surveyed
+from trainers.config import Config, GenerationConfig, ModelConfig
+from trainers.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainers.models.chat import ChatFormat
+
+SHOWN_ROWS = 3
+SHOWN_TOKENS = 12
+STEP = 32
+"""Suggested limits are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Look at a data file before training on it; exit code 1 if a run would stop on it."""
+
+    action: tyro.conf.Positional[Literal["check"]]
+    """What to do: check."""
+    file: tyro.conf.Positional[Path]
+    """A .jsonl, .parquet, .csv or .tsv file."""
+    prompt_column: str = "prompt"
+    """The column of prompts."""
+    answer_column: str | None = None
+    """The column of answers or responses; answer, response, completion or solution by itself."""
+    columns: str | None = None
+    """The column names of a CSV or TSV file without a header line: text,labels,id."""
+    model: Annotated[str | None, tyro.conf.arg(name="model.path")] = None
+    """A model's folder or hub id: lengths in its tokens, its chat template, its end token."""
+    json: bool = False
+    """Print one JSON object instead of the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """The rows as a model reads them.
+
+    Attributes:
+        prompts: least, median, 95th percentile and most tokens of a prompt.
+        answers: those of an answer, its end token included; None without answers.
+        examples: the first rows, each as the tokens of its prompt.
+        errors: what the tokenizer or the template refuses.
+        warnings: what is lost or cut.
+    """
+
+    prompts: tuple[int, ...] = ()
+    answers: tuple[int, ...] | None = None
+    end_token: str = ""
+    examples: tuple[tuple[str, ...], ...] = ()
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def tokens_of(survey: Survey, model: str) -> Tokens:
+    """Return the rows as a model reads them; its tokenizer is loaded, its weights are not."""
+    from trainers.cli.quiet import without_progress_bars
+    from trainers.models.loading import load_chat, load_config, load_tokenizer, longest_sequence
+
+    without_progress_bars()
+    config = Config(model=ModelConfig(path=model))
+    try:
+        chat = load_chat(config, load_tokenizer(config), env=str(survey.path))
+        prompts = {
+            number: chat.prompt_ids(_messages(one)) for number, one in survey.prompts.items()
+        }
+    except ConfigError as error:
+        return Tokens(errors=(str(error),))
+    answers = {number: chat.response_ids(text) for number, text in survey.answers.items()}
+    if not prompts:
+        return Tokens()
+    together = {number: len(ids) + len(answers.get(number, ())) for number, ids in prompts.items()}
+    context = longest_sequence(load_config(model))
+    first = list(prompts.values())[:SHOWN_ROWS]
+    return Tokens(
+        prompts=percentiles([len(ids) for ids in prompts.values()]),
+        answers=percentiles([len(ids) for ids in answers.values()]) if answers else None,
+        end_token=str(chat.tokenizer.convert_ids_to_tokens(chat.end_token_id)),
+        examples=tuple(tuple(chat.tokenizer.convert_ids_to_tokens(ids)) for ids in first),
+        errors=tuple(_too_long(together, context, model)),
+        warnings=tuple(_changed(survey, chat, answers)),
+    )
+
+
+def _messages(prompt: str | tuple[Message, ...]) -> list[dict[str, Any]]:
+    listed = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return [one.as_dict() for one in listed]
+
+
+def _too_long(lengths: Mapping[int, int], context: int, model: str) -> list[str]:
+    long = [number for number, length in lengths.items() if length > context]
+    if not long:
+        return []
+    return [
+        f"{len(long)} of {len(lengths)} rows are longer than the {context} tokens that {model} "
+        f"takes (first: line {long[0]}, {lengths[long[0]]}). Shorten them, take another model, or "
+        "leave them out: --data.too-long drop"
+    ]
+
+
+def _changed(survey: Survey, chat: "ChatFormat", answers: Mapping[int, Sequence[int]]) -> list[str]:
+    lost = [number for number, ids in answers.items() if chat.decode(ids) != survey.answers[number]]
+    if not lost:
+        return []
+    before = survey.answers[lost[0]]
+    after = chat.decode(answers[lost[0]])
+    return [
+        f"{len(lost)} of {len(answers)} answers do not come back from their tokens (first: line "
+        f"{lost[0]}, {shown(before, 30)!r} comes back as {shown(after, 30)!r}): a model cannot "
+        "write them exactly."
+    ]
+
+
+def _rounded(length: int) -> int:
+    return -(-length // STEP) * STEP
+
+
+def settings(survey: Survey, tokens: Tokens | None, model: str | None) -> list[str]:
+    """Return the commands that train on this file."""
+    path, prompt, answer = str(survey.path), survey.prompt_column, survey.answer_column
+    ppo = ["llmgym", "train", "prompts", "--model.path", model or "MODEL"]
+    ppo += ["--envs.0.kwargs.path", path]
+    sft = ["llmgym", "sft", "--model.preset", "tiny", "--data", path]
+    if prompt != "prompt":
+        ppo += ["--envs.0.kwargs.prompt_column", prompt]
+        sft += ["--data.prompt-column", prompt]
+    ppo += ["--reward", "my_reward.py:score"] if answer is None else []
+    ppo += [] if answer is None else ["--envs.0.kwargs.answer_column", answer]
+    limits = GenerationConfig()
+    if tokens is not None and tokens.prompts and tokens.prompts[-1] > limits.max_prompt_tokens:
+        ppo += ["--generation.max-prompt-tokens", str(_rounded(tokens.prompts[-1]))]
+    if tokens is not None and tokens.answers and tokens.answers[-2] > limits.max_new_tokens:
+        ppo += ["--generation.max-new-tokens", str(_rounded(tokens.answers[-2]))]
+    if answer is None:
+        return [shlex.join(ppo)]
+    sft += [] if answer == "response" else ["--data.response-column", answer]
+    return [shlex.join(sft), shlex.join(ppo)]
+
+
+def report(survey: Survey, tokens: Tokens | None) -> list[str]:
+    """Return what is shown: columns with their lengths, the first rows, tokens."""
+    beside = sibling_of(survey.path)
+    lines = [
+        f"file      {survey.path}: {survey.num_rows} rows",
+        f"held out  {beside or 'a tenth of the prompts, chosen by their content'}",
+        f"{'column':<20}{'characters: least':>18}{'median':>9}{'95 %':>9}{'most':>9}",
+    ]
+    for name, found in survey.lengths.items():
+        least, *rest = found
+        lines.append(f"{shown(name, 19):<20}{least:>18}" + "".join(f"{one:>9}" for one in rest))
+    if tokens is not None and tokens.prompts:
+        for name, found in (("prompt", tokens.prompts), ("answer", tokens.answers)):
+            if found:
+                least, *rest = found
+                told = "".join(f"{one:>9}" for one in rest)
+                lines.append(f"{name + ' in tokens':<20}{least:>18}{told}")
+        lines.append(f"end token {tokens.end_token}, put after every answer")
+    for place, (number, prompt) in enumerate(list(survey.prompts.items())[:SHOWN_ROWS]):
+        text = prompt if isinstance(prompt, str) else " / ".join(one.content for one in prompt)
+        answer = f"  ->  {shown(survey.answers[number])}" if number in survey.answers else ""
+        lines.append(f"line {number}  {shown(text)}{answer}")
+        if tokens is not None and place < len(tokens.examples):
+            every = tokens.examples[place]
+            cut = every
+            if len(every) > SHOWN_TOKENS:
+                cut = (*every[: SHOWN_TOKENS - 4], "...", *every[-4:])
+            lines.append(f"  {len(every)} tokens: {' '.join(cut)}")
+    return lines
+
+
+def main(argv: Sequence[str]) -> int:
+    """Look at a file; 1 if a run would stop on it."""
+    options = tyro.cli(Options, args=argv, prog="llmgym data")
+    if not options.file.is_file():
+        raise ConfigError(
+            f"there is no file {options.file}. Give a .jsonl, .parquet, .csv or .tsv."
+        )
+    try:
+        survey = surveyed(
+            options.file,
+            prompt_column=options.prompt_column,
+            answer_column=options.answer_column,
+            names=options.columns.split(",") if options.columns else None,
+        )
+    except TaskSourceError as error:
+        print(json.dumps({"errors": [str(error)]}) if options.json else f"error: {error}")
+        return 1
+    tokens = None if options.model is None else tokens_of(survey, options.model)
+    errors = [*survey.errors, *(tokens.errors if tokens else ())]
+    warnings = [*survey.warnings, *(tokens.warnings if tokens else ())]
+    if options.json:
+        found = {"file": str(survey.path), "rows": survey.num_rows, "columns": survey.columns}
+        found |= {"characters": survey.lengths, "errors": errors, "warnings": warnings}
+        if tokens is not None:
+            found["tokens"] = {"prompt": tokens.prompts, "answer": tokens.answers}
+        print(json.dumps(found))
+        return 1 if errors else 0
+    print("\n".join(report(survey, tokens)))
+    for line in errors:
+        print(f"error: {line}")
+    for line in warnings:
+        print(f"warning: {line}")
+    if errors:
+        print(f"Next      correct it, then: {shlex.join(['llmgym', 'data', *argv])}")
+    else:
+        print("\n".join(f"Next      {line}" for line in settings(survey, tokens, options.model)))
+    return 1 if errors else 0
