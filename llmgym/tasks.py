@@ -135,19 +135,6 @@ def from_hf(
     return TaskList(tasks_of(table, columns, f"{name}:{split}"))
 
 
-def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Read the rows of a .jsonl, .parquet, .csv or .tsv file as dicts by column name.
-
-    Args:
-        path: the file; its suffix says what it is.
-        columns: the names of the columns of a CSV or TSV file without a header line.
-
-    Raises:
-        TaskSourceError: no such file, an empty one, or a broken line; names the line.
-    """
-    return [dict(row) for _, row in read_table(Path(path), columns)]
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class Procedural:

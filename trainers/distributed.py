@@ -21,6 +21,11 @@ from trainers.errors import BackendError
 Item = TypeVar("Item")
 
 
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: Exception
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """This process among its peers."""
@@ -106,11 +111,6 @@ def global_max(value: Tensor) -> Tensor:
     return _reduced(value, dist.ReduceOp.MAX)
 
 
-def global_min(value: Tensor) -> Tensor:
-    """Return the smallest `value` [...] over all ranks, elementwise."""
-    return _reduced(value, dist.ReduceOp.MIN)
-
-
 def gather(item: Item) -> list[Item]:
     """Return every rank's picklable `item`, in rank order, on every rank."""
     if not dist.is_initialized():
@@ -130,12 +130,22 @@ def broadcast(item: Item) -> Item:
 
 
 def from_main(work: Callable[[], Item]) -> Item:
-    """Do `work` on rank 0 alone and return its picklable result on every rank."""
+    """Do `work` on rank 0 alone; return its picklable result, or raise its error, on every rank.
+
+    An error that left rank 0 alone would let the others wait for it until their time is over.
+    """
     if not dist.is_initialized():
         return work()
-    items: list[Any] = [work() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(items, src=0)
-    return items[0]
+    outcome: Any = None
+    if dist.get_rank() == 0:
+        try:
+            outcome = work()
+        except (ValueError, RuntimeError, OSError) as error:
+            outcome = _Failed(error)
+    outcome = broadcast(outcome)
+    if isinstance(outcome, _Failed):
+        raise outcome.error
+    return outcome
 
 
 def barrier() -> None:

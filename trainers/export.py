@@ -31,15 +31,14 @@ def render_card(card: Mapping[str, Any]) -> str:
     """Return a model card in Markdown.
 
     Args:
-        card: `title`; and where there are any `base_model` (hub id or folder), `tags`,
-            `metrics` (name -> figure), `command`, `text` and `library`.
+        card: `title`; and where there are any `base_model` (hub id or folder), `metrics`
+            (name -> figure), `text` and `library`.
     """
     title = card.get("title", "A policy trained with llmgym")
     front: dict[str, Any] = {
         "library_name": card.get("library", "transformers"),
         "tags": ["llmgym", "ppo"],
     }
-    front["tags"] += [tag for tag in card.get("tags", ()) if tag not in front["tags"]]
     if card.get("base_model"):
         front["base_model"] = str(card["base_model"])
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---"]
@@ -50,8 +49,6 @@ def render_card(card: Mapping[str, Any]) -> str:
         lines += ["| metric | value |", "| --- | --- |"]
         lines += [f"| `{name}` | {value:.4g} |" for name, value in card["metrics"].items()]
         lines += [""]
-    if card.get("command"):
-        lines += ["Made by", "", "```", str(card["command"]), "```", ""]
     return "\n".join(lines)
 
 

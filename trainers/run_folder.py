@@ -11,9 +11,8 @@ import re
 import shlex
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO, final
@@ -22,7 +21,7 @@ from trainers.checkpoint.identity import HIDDEN, OF_BASE, check_settings, same_e
 from trainers.checkpoint.manifest import published
 from trainers.config import Config
 from trainers.config_files import dump, read
-from trainers.distributed import World, broadcast
+from trainers.distributed import World, from_main
 from trainers.errors import CheckpointError, ConfigError
 
 Status = Literal["running", "finished", "failed", "interrupted"]
@@ -117,9 +116,15 @@ def open_run(
     """
     same_everywhere(settings=config.digest, **versions())
     path = Path(config.run.dir) / config.run.name
-    attempt = _decided(
-        lambda: _claim(path, config, resume=resume, clean=clean, command=command), world, path
-    )
+    try:
+        attempt = from_main(
+            lambda: _claim(path, config, resume=resume, clean=clean, command=command)
+        )
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write in {path}: {error.strerror}. Make it writable, or choose another "
+            "place with --run.dir DIR."
+        ) from error
     return RunFolder(path, attempt, world)
 
 
@@ -149,32 +154,6 @@ class _Redacting(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         return redact(super().format(record))
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    kind: type[ConfigError] | type[CheckpointError]
-    message: str
-
-
-def _decided(work: Callable[[], int], world: World, path: Path) -> int:
-    """Do `work` on rank 0; every rank returns its result or raises its error."""
-    outcome: int | _Failure = 0
-    if world.is_main:
-        try:
-            outcome = work()
-        except (ConfigError, CheckpointError) as error:
-            outcome = _Failure(type(error), str(error))
-        except OSError as error:
-            outcome = _Failure(
-                CheckpointError,
-                f"cannot write in {path}: {error.strerror}. Make it writable, or choose another "
-                "place with --run.dir DIR.",
-            )
-    outcome = broadcast(outcome)
-    if isinstance(outcome, _Failure):
-        raise outcome.kind(outcome.message)
-    return outcome
 
 
 def _claim(path: Path, config: Config, *, resume: bool, clean: bool, command: Sequence[str]) -> int:

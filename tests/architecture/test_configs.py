@@ -5,5 +5,7 @@ from trainers.config_files import read
 
 
 def test_every_config_file_loads_strictly():
-    for file in sorted((ROOT / "configs").rglob("*.yaml")):
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    assert files, "no config file was found"
+    for file in files:
         assert read([file]), file

@@ -12,7 +12,6 @@ from trainers.distributed import (
     gather,
     global_max,
     global_metrics,
-    global_min,
     global_moments,
     global_sum,
     start,
@@ -31,7 +30,6 @@ def collectives(word):
         "world": (world.rank, world.size, world.is_main, list(world.share(6))),
         "sum": global_sum(mine).tolist(),
         "max": global_max(mine).tolist(),
-        "min": global_min(mine).tolist(),
         "gather": gather({"rank": world.rank}),
         "broadcast": broadcast(f"from {world.rank}"),
         "from main": from_main(lambda: asked.append(world.rank) or f"from {world.rank}"),
@@ -80,7 +78,6 @@ def test_every_rank_gets_the_same_sums_and_extremes_and_keeps_its_own_figures(bo
     for one in both:
         assert one["sum"] == [3.0, -6.0]
         assert one["max"] == [2.0, -2.0]
-        assert one["min"] == [1.0, -4.0]
         assert one["gather"] == [{"rank": 0}, {"rank": 1}]
         assert one["broadcast"] == "from 0"
         assert one["untouched"]
@@ -108,7 +105,7 @@ def test_a_rank_that_fails_is_named_with_its_reason_and_the_others_do_not_hang()
 
 def test_alone_everything_is_the_identity():
     value = torch.tensor([1.0, 2.0])
-    assert global_sum(value) is global_max(value) is global_min(value) is value
+    assert global_sum(value) is global_max(value) is value
     assert gather(value) == [value]
     assert broadcast("word") == from_main(lambda: "word") == "word"
     barrier()

@@ -9,6 +9,8 @@ import pytest
 from tests.faults.savers import number_found, save, save_killed_at, save_with_file_limit
 
 LAST_EVENT = 200
+FEWEST = 20
+"""A save has more file operations than this: fewer kills would mean that the killing is broken."""
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +51,17 @@ def test_a_kill_before_any_file_operation_leaves_the_old_or_the_new_one(tmp_path
         assert seen[-1] in (1, 2), f"killed at {event}: {seen[-1]}"
     assert seen == sorted(seen)
     assert {*seen} == {1, 2}
-    assert len(seen) > 20
+    assert len(seen) > FEWEST
 
 
 def test_a_kill_while_a_name_is_saved_again_leaves_it(tmp_path, forkserver):
     start = tmp_path / "start"
     save(start, 1)
+    seen = []
     for event, folder in kill_everywhere(forkserver, start, 1):
-        assert number_found(folder) == 1, f"killed at {event}"
+        seen.append(number_found(folder))
+        assert seen[-1] == 1, f"killed at {event}"
+    assert len(seen) > FEWEST
 
 
 def test_a_kill_in_the_first_save_leaves_nothing_or_all(tmp_path, forkserver):
@@ -64,15 +69,19 @@ def test_a_kill_in_the_first_save_leaves_nothing_or_all(tmp_path, forkserver):
     start.mkdir()
     seen = [number_found(folder) for _, folder in kill_everywhere(forkserver, start, 1)]
     assert {*seen} == {None, 1}
+    assert len(seen) > FEWEST
 
 
 def test_the_save_after_a_kill_works_and_cleans_up(tmp_path, forkserver):
     start = tmp_path / "start"
     save(start, 1)
+    left = []
     for _, folder in kill_everywhere(forkserver, start, 2):
         save(folder, 2)
         save(folder, 3)
-        assert [path.name for path in folder.iterdir()] == ["ppo_000003"]
+        left.append([path.name for path in folder.iterdir()])
+        assert left[-1] == ["ppo_000003"]
+    assert len(left) > FEWEST
 
 
 @pytest.mark.parametrize("limit", [0, 10, 1000, 100_000])

@@ -52,7 +52,6 @@ class TextParts:
 
     Attributes:
         envs: one slot for each of this rank's episodes of an iteration.
-        env_ids: name of each slot's environment, for metrics; None: the first of `config.envs`.
         reference: None where no KL to a reference is measured.
         max_tokens: longest sequence the model takes, or None.
     """
@@ -62,7 +61,6 @@ class TextParts:
     chat: ChatFormat
     sampler: Sampler
     reference: Reference | None = None
-    env_ids: Sequence[str] | None = None
     max_tokens: int | None = None
 
 
@@ -82,7 +80,7 @@ class TextCollector(Collector):
         self._world = world
         self._shaper = RewardShaper(config.ppo)
         self._scales = RewardScales(parts.envs)
-        self._env_ids = parts.env_ids or [config.envs[0].id] * parts.envs.num_envs
+        self._env_ids = [config.envs[0].id] * parts.envs.num_envs
         self._totals = {"episodes": 0, "tokens": 0}
         self._warned = False
         self._metrics = Metrics()

@@ -63,21 +63,18 @@ class KLController:
         """Start at the configured coefficient."""
         self._config = config
         self.coef = config.kl_weight if config.kl_placement == "reward" else 0.0
-        self._history: list[float] = []
 
     def update(self, kl_per_episode: float, num_episodes: int) -> None:
         """Take an iteration's mean KL, in nats an episode, over `num_episodes` of all ranks."""
         if self._config.kl_controller == "fixed":
             return
-        self._history.append(kl_per_episode)
         error = min(max(kl_per_episode / self._config.kl_target - 1.0, -0.2), 0.2)
         self.coef *= 1.0 + error * num_episodes / self._config.kl_horizon
 
     def state_dict(self) -> dict[str, Any]:
-        """Return coefficient and history."""
-        return {"coef": self.coef, "history": list(self._history)}
+        """Return the coefficient."""
+        return {"coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.coef = float(state["coef"])
-        self._history = list(state["history"])

@@ -8,7 +8,7 @@ from trainers import sft
 from trainers.backends.torch import OptimizerSettings
 from trainers.config import Config, TokenizerConfig
 from trainers.demonstrations import Demonstration, Example, demonstrations, tokenize
-from trainers.distributed import barrier, from_main
+from trainers.distributed import from_main
 from trainers.errors import ConfigError
 from trainers.export import export_policy
 from trainers.models.causal_lm import CausalPolicy
@@ -61,9 +61,8 @@ def base_model(
         session.note("model", f"{_origin(config)}, {count_parameters(policy) / 1e6:.1f} M")
         if examples and not _learn(session, policy, examples):
             return None
-        if session.world.is_main:
-            export_policy(folder, policy.model, chat, card(session, config.model.path))
-        barrier()
+        said = card(session, config.model.path)
+        from_main(lambda: export_policy(folder, policy.model, chat, said))
     elif session.resumes_at("sft"):
         raise ConfigError(
             f"{folder} was made when the supervised stage ended, so its checkpoint has no effect. "

@@ -10,7 +10,7 @@ from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
 from trainers.collect.text import TextCollector, TextParts
 from trainers.config import Config
-from trainers.distributed import barrier
+from trainers.distributed import from_main
 from trainers.evaluate import check_disjoint, evaluate_text
 from trainers.export import export_critic, export_policy
 from trainers.generation.transformers import TransformersGenerator
@@ -104,13 +104,14 @@ def _held_out(
 
 def _publish(session: Session, learned: Config) -> None:
     """Write the learned model to model/ as well: what every run ends with."""
-    tokenizer = load_tokenizer(learned)
-    chat = load_chat(learned, tokenizer, env=learned.envs[0].id)
-    if session.world.is_main:
+    chat = load_chat(learned, load_tokenizer(learned), env=learned.envs[0].id)
+    folder, said = session.folder.path / "model", card(session, learned.model.path)
+
+    def write() -> None:
         model = load_policy_model(learned, chat, needs_room=False)
-        said = card(session, learned.model.path)
-        export_policy(session.folder.path / "model", model, chat, said)
-    barrier()
+        export_policy(folder, model, chat, said)
+
+    from_main(write)
 
 
 @final

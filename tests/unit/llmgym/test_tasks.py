@@ -14,6 +14,7 @@ from llmgym.errors import MissingExtraError, TaskSourceError
 from llmgym.messages import Message, Task
 from llmgym.rows import Columns, task_id
 from llmgym.splits import read_split
+from llmgym.tables import read_table
 from llmgym.tasks import (
     TaskSampler,
     disjoint,
@@ -22,7 +23,6 @@ from llmgym.tasks import (
     from_list,
     num_tasks,
     procedural,
-    read_rows,
 )
 
 
@@ -34,6 +34,10 @@ def drawn(rng, level):
 def jsonl(path, *rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def cells(path):
+    return [dict(row) for _, row in read_table(path)]
 
 
 def test_equal_prompts_are_one_task_on_every_machine():
@@ -94,7 +98,7 @@ def test_every_format_gives_the_same_tasks(tmp_path):
     (tmp_path / "p.tsv").write_text('prompt\tkind\nsay "hi", then go\ta\ncaf\u00e9\tb\n')
     for suffix in (".jsonl", ".csv", ".tsv"):
         path = tmp_path / f"p{suffix}"
-        assert read_rows(path) == rows, suffix
+        assert cells(path) == rows, suffix
         tasks = from_file(path).tasks
         assert [(task.prompt, task.meta["kind"]) for task in tasks] == [
             (row["prompt"], row["kind"]) for row in rows
@@ -106,17 +110,17 @@ def test_parquet_is_read_or_its_extra_is_named(tmp_path):
     if find_spec("pyarrow") is None:
         path.write_bytes(b"PAR1")
         with pytest.raises(MissingExtraError, match=r"llmgym-rl\[data\]"):
-            read_rows(path)
+            read_table(path)
         return
     rows = [{"prompt": "a", "more": [1, 2]}, {"prompt": "b", "more": None}]
     parquet = import_module("pyarrow.parquet")
     parquet.write_table(import_module("pyarrow").Table.from_pylist(rows), path)
-    assert read_rows(path) == rows
+    assert cells(path) == rows
     whole = path.read_bytes()
     for broken in (b"nothing", whole[:-40] + b"\xff" * 32 + whole[-8:]):
         path.write_bytes(broken)
         with pytest.raises(TaskSourceError, match="is not a Parquet file"):
-            read_rows(path)
+            read_table(path)
 
 
 def test_a_table_without_a_header_is_given_its_columns(tmp_path):
@@ -127,7 +131,7 @@ def test_a_table_without_a_header_is_given_its_columns(tmp_path):
         ("two", {"n": "2"}),
     ]
     with pytest.raises(TaskSourceError, match="only CSV and TSV"):
-        read_rows(jsonl(tmp_path / "p.jsonl", {"a": 1}), ["a"])
+        read_table(jsonl(tmp_path / "p.jsonl", {"a": 1}), ["a"])
 
 
 def test_labels_become_names_by_policy(tmp_path):

@@ -38,9 +38,7 @@ print("LOGITS" + json.dumps(out))
 CARD = {
     "title": "demo",
     "base_model": "org/base",
-    "tags": ["arithmetic"],
     "metrics": {"eval/score": 0.91234},
-    "command": "llmgym train quickstart",
 }
 
 
@@ -149,15 +147,15 @@ def test_a_control_policy_reads_back_as_it_was(shared, space, tmp_path):
     assert (tmp_path / "model" / "critic.safetensors").exists() is not shared
 
 
-def test_the_card_names_its_base_its_tags_its_figures_and_its_command():
+def test_the_card_names_its_base_and_its_figures():
     text = render_card(CARD)
     front, body = text.removeprefix("---\n").split("\n---\n")
     assert front.splitlines() == [
         'library_name: "transformers"',
-        'tags: ["llmgym", "ppo", "arithmetic"]',
+        'tags: ["llmgym", "ppo"]',
         'base_model: "org/base"',
     ]
-    for part in ("# demo", "| `eval/score` | 0.9123 |", "llmgym train quickstart"):
+    for part in ("# demo", "| `eval/score` | 0.9123 |"):
         assert part in body
     assert "base_model" not in render_card({})
 

@@ -204,7 +204,7 @@ def test_a_failed_start_leaves_no_lock(tmp_path, monkeypatch):
 
 
 def test_other_ranks_follow_and_write_their_log_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "broadcast", lambda _: 3)
+    monkeypatch.setattr(run_folder, "from_main", lambda _: 3)
     folder = opened(tmp_path, world=World(rank=1, size=2))
     folder.set_status("failed")
     folder.close()

@@ -1,0 +1,61 @@
+"""What fails on rank 0 alone is raised on every rank: none waits for one that has left."""
+
+from unittest import mock
+
+import pytest
+
+from tests import tiny
+from tests.distributed.ranks import run_ranks
+from trainers.config_files import read
+from trainers.distributed import from_main
+from trainers.errors import CheckpointError
+from trainers.runner import run
+
+LEARNS = {
+    **tiny.RUN,
+    "model.context": 64,
+    "data.num_examples": 8,
+    "sft.num_epochs": 1,
+    "sft.batch_size": 4,
+    "ppo.num_iterations": 0,
+}
+
+
+def refuse(*_):
+    """Write nothing: the disk is full."""
+    raise CheckpointError("cannot write: no space")
+
+
+def asked_of_main(error):
+    """What this rank hears of an error that only rank 0 meets."""
+
+    def work():
+        raise error
+
+    try:
+        from_main(work)
+    except type(error) as heard:
+        return repr(heard)
+    return "nothing"
+
+
+def learned(folder, place):
+    """What this rank hears when the model cannot be written at `place`."""
+    config = read([], {**LEARNS, "run.dir": folder})
+    with mock.patch(f"trainers.runner.{place}.export_policy", refuse):
+        try:
+            run(config, loggers=[])
+        except CheckpointError as error:
+            return str(error)
+    return "nothing"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "no space"), CheckpointError("a"), ValueError("b")])
+def test_an_error_of_rank_0_is_raised_on_every_rank(error):
+    assert run_ranks(asked_of_main, error, timeout=60) == [repr(error)] * 2
+
+
+@pytest.mark.parametrize("place", ["supervised", "text"])
+def test_a_model_that_rank_0_cannot_write_ends_the_run_on_every_rank(tmp_path, place):
+    said = run_ranks(learned, str(tmp_path), place, timeout=60)
+    assert said == ["cannot write: no space"] * 2
