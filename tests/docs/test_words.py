@@ -57,6 +57,15 @@ def test_every_metric_that_is_named_is_explained(page):
     assert keys - folders - set(explained) == set()
 
 
+def test_every_phase_that_is_timed_is_explained():
+    code = "".join(file.read_text("utf-8") for file in (ROOT / "trainers").rglob("*.py"))
+    phases = re.findall(r'phases\.of\("(\w+)"\)|phases\.move\("\w+", "(\w+)"', code)
+    timed = {one or other for one, other in phases}
+    (row,) = re.findall(r"^\| `timing_s/\{phase\}` \|.*$", EVERYTHING, re.MULTILINE)
+    assert timed > {"rollout", "sync"}
+    assert {phase for phase in timed if not re.search(rf"\b{phase}\b", row)} == set()
+
+
 def test_every_page_of_results_is_in_their_index():
     folder = ROOT / "docs" / "results"
     index = (folder / "README.md").read_text("utf-8")

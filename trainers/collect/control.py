@@ -59,6 +59,9 @@ class Slot:
         env: with a time limit of its own, if it has any.
         number: of the environment, counted over all ranks.
         seed: of the run.
+
+    Attributes:
+        nats: minus the log-probability of the episode's actions so far; kept by the collector.
     """
 
     def __init__(self, env: gymnasium.Env, number: int, seed: int) -> None:
@@ -67,6 +70,7 @@ class Slot:
         self._episode = -1
         self._actions: list[Any] = []
         self._reward = 0.0
+        self.nats = 0.0
         self.obs = self.begin()
 
     def begin(self) -> np.ndarray:
@@ -97,8 +101,8 @@ class Slot:
         return step, ended
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of the episode and the actions taken in it, as plain values."""
-        return {"episode": self._episode, "actions": list(self._actions)}
+        """Return the number of the episode, the actions taken in it and their nats."""
+        return {"episode": self._episode, "actions": list(self._actions), "nats": self.nats}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Play the episode again up to where it stood."""
@@ -107,6 +111,7 @@ class Slot:
         for action in state["actions"]:
             _, ended = self.step(np.asarray(action))
             assert ended is None, "the environment does not repeat itself for equal seeds"
+        self.nats = float(state["nats"])
 
     def close(self) -> None:
         """Close the environment."""
@@ -150,7 +155,7 @@ class ControlCollector(Collector):
         boundary = terminated | truncated
         boundary[:, -1] = True
         rewards = torch.tensor([[step.reward for step in row] for row in steps]).double()
-        self._note(phases, ended, logprobs)
+        self._note(phases, ended, logprobs, steps)
         return Rollout(
             inputs=inputs,
             response_mask=mask,
@@ -226,8 +231,13 @@ class ControlCollector(Collector):
         shift, factor = self._scale.affine(clipped.flatten())
         return ((clipped - shift) * factor).float()
 
-    def _note(self, phases: Phases, ended: Sequence[Ended], logprobs: Tensor) -> None:
-        self._all_slots = self._gathered()
+    def _note(
+        self,
+        phases: Phases,
+        ended: Sequence[Ended],
+        logprobs: Tensor,
+        steps: Sequence[Sequence[Step]],
+    ) -> None:
         self._totals["episodes"] += int(global_sum(torch.tensor(len(ended))))
         scores = torch.tensor([one.reward for one in ended], dtype=torch.float64)
         _, variance = global_moments(scores, torch.ones_like(scores, dtype=torch.bool))
@@ -236,21 +246,38 @@ class ControlCollector(Collector):
         terminated = float(sum(one.terminated for one in ended))
         means = {
             "objective/scores": (total, count),
-            "objective/entropy": (-float(logprobs.double().sum()), count),
+            "objective/entropy": (self._entropy_of_ended(logprobs, steps), count),
             f"env/{env}/reward": (total, count),
             f"env/{env}/length": (float(sum(one.length for one in ended)), count),
             f"env/{env}/terminated_frac": (terminated, count),
             f"env/{env}/truncated_frac": (count - terminated, count),
         }
-        local = Metrics(means=means) | performance(
-            phases.seconds, tokens=None, samples=logprobs.numel(), world=self._world
-        )
+        rates = {"perf/steps_per_s": logprobs.numel(), "perf/samples_per_s": count}
+        local = Metrics(means=means) | performance(phases.seconds, rates, world=self._world)
+        self._all_slots = self._gathered()
         scalars = {"train/episodes": float(self._totals["episodes"])}
         if self._totals["episodes"]:
             scalars["objective/scores_std"] = float(variance.sqrt())
         if self._config.ppo.reward_normalize == "running":
             scalars["rewards/running_std"] = self._scale.running_std
         self._metrics = global_metrics(local) | Metrics.scalars(scalars)
+
+    def _entropy_of_ended(self, logprobs: Tensor, steps: Sequence[Sequence[Step]]) -> float:
+        """Return -sum log p over the actions of the episodes that ended, in nats.
+
+        What an episode that goes on has gathered so far stays with its environment.
+
+        Args:
+            logprobs: [B, T] of the actions.
+            steps: what each environment answered.
+        """
+        total = 0.0
+        for slot, row, said in zip(self._slots, steps, (-logprobs).tolist(), strict=True):
+            for step, nats in zip(row, said, strict=True):
+                slot.nats += nats
+                if step.terminated or step.truncated:
+                    total, slot.nats = total + slot.nats, 0.0
+        return total
 
     def _gathered(self) -> list[dict[str, Any]]:
         """Return the state of every environment of all ranks, by number; a collective."""

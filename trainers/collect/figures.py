@@ -18,6 +18,7 @@ from trainers.collect.ledger import Episodes, Slot
 from trainers.collect.shaping import Shaped
 from trainers.config_ppo import PPOConfig
 from trainers.distributed import World, gather, global_metrics, global_moments
+from trainers.functional.kl import kl_estimate
 
 
 @final
@@ -87,7 +88,11 @@ def text_metrics(
         _objective(outcome, ppo)
         | _completions(outcome.episodes.slots)
         | _environments(outcome)
-        | performance(seconds, tokens=tokens, samples=len(outcome.mask), world=world)
+        | performance(
+            seconds,
+            {"perf/tokens_per_s": tokens, "perf/samples_per_s": len(outcome.mask)},
+            world=world,
+        )
         | _padding(outcome)
     )
     if not ppo.reuses_logprobs:  # else the update says it: it has the trainer's own figures
@@ -107,17 +112,23 @@ def text_metrics(
 
 
 def performance(
-    seconds: Mapping[str, float], *, tokens: float | None, samples: float, world: World
+    seconds: Mapping[str, float], counts: Mapping[str, float], *, world: World
 ) -> Metrics:
-    """Return times, rates over all ranks and the peak memory of the host, not yet pooled."""
+    """Return times, rates and the peak memory of a rank, not yet pooled.
+
+    Args:
+        seconds: this rank's, by phase.
+        counts: what this rank has done in that time, by the name of its rate.
+        world: this process among its peers.
+    """
     # Sums over ranks are divided by the mean time of a rank.
     total = sum(seconds.values()) / world.size
     means = {f"timing_s/{phase}": (spent, 1.0) for phase, spent in seconds.items()}
-    means["perf/samples_per_s"] = (samples, total)
-    if tokens is not None:
-        means["perf/tokens_per_s"] = (tokens, total)
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Metrics(means=means, maxima={"perf/cpu_gb": peak_kib / 2**20})
+    means |= {name: (float(count), total) for name, count in counts.items()}
+    peaks = {"perf/cpu_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    if torch.cuda.is_available():
+        peaks["perf/gpu_gb"] = torch.cuda.max_memory_allocated() / 2**30
+    return Metrics(means=means, maxima=peaks)
 
 
 def sample_rows(outcome: Outcome) -> list[dict[str, Any]]:
@@ -164,9 +175,11 @@ def _objective(outcome: Outcome, ppo: PPOConfig) -> Metrics:
         means["objective/kl"] = (kl, rows)
         means["objective/kl_per_token"] = (kl, actions)
         if ppo.kl_placement == "reward":
-            counted = outcome.episodes.scores[mask.any(1)]
-            means["objective/non_score_reward"] = (-outcome.kl_coef * kl, rows)
-            means["objective/rlhf_reward"] = (float(counted.sum()) - outcome.kl_coef * kl, rows)
+            counted = float(outcome.episodes.scores[mask.any(1)].sum())
+            taken = kl_estimate(outcome.logprobs, outcome.ref_logprobs, ppo.kl_estimator)
+            paid = -outcome.kl_coef * float(taken.double()[mask].sum())
+            means["objective/non_score_reward"] = (paid, rows)
+            means["objective/rlhf_reward"] = (counted + paid, rows)
     return Metrics(means=means)
 
 

@@ -213,8 +213,10 @@ def test_other_ranks_follow_and_write_their_log_only(tmp_path, monkeypatch):
 
 
 def test_other_ranks_raise_what_rank_0_raised(tmp_path, monkeypatch):
-    failure = run_folder._Failure(ConfigError, "said on rank 0")
-    monkeypatch.setattr(run_folder, "broadcast", lambda _: failure)
+    def raised(_):
+        raise ConfigError("said on rank 0")
+
+    monkeypatch.setattr(run_folder, "from_main", raised)
     with pytest.raises(ConfigError, match="said on rank 0"):
         opened(tmp_path, world=World(rank=1, size=2))
 

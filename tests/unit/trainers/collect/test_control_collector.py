@@ -192,7 +192,8 @@ def test_a_collector_goes_on_in_the_middle_of_its_episodes_bit_for_bit(make):
     assert torch.equal(got.boundary, wanted.boundary)
     assert resumed.state_dict() == straight.state_dict()
     ours, theirs = (one.metrics().values() for one in (resumed, straight))
-    same = {"objective/scores", "train/episodes", "rewards/running_std"} & set(theirs)
+    same = {"objective/scores", "objective/entropy", "train/episodes", "rewards/running_std"}
+    same &= set(theirs)
     assert {key: ours[key] for key in same} == {key: theirs[key] for key in same}
 
 
@@ -208,13 +209,17 @@ def test_metrics_are_of_the_episodes_that_ended():
     assert figures["env/Count/terminated_frac"] == 0
     assert figures["env/Count/truncated_frac"] == 1
     assert figures["train/episodes"] == 4
-    entropy = -float(rollout.logprobs.double().sum()) / 4
+    entropy = -float(rollout.logprobs[:, :10].sum()) / 4
     assert figures["objective/entropy"] == pytest.approx(entropy)
-    assert figures["perf/samples_per_s"] > 0
+    assert figures["perf/steps_per_s"] == pytest.approx(figures["perf/samples_per_s"] * 24 / 4)
     assert "perf/tokens_per_s" not in figures
 
-    collector.collect(actor, 1)
-    assert collector.metrics().values()["train/episodes"] == 8
+    open_ended = rollout.logprobs[:, 10:]
+    rollout = collector.collect(actor, 1)
+    figures = collector.metrics().values()
+    assert figures["train/episodes"] == 8
+    entropy = -float(open_ended.sum() + rollout.logprobs[:, :8].sum()) / 4
+    assert figures["objective/entropy"] == pytest.approx(entropy)
 
 
 def test_a_rollout_in_which_no_episode_ends_reports_no_score():

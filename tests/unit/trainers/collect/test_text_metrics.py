@@ -18,6 +18,8 @@ from tests.unit.trainers.collect.tiny import (
     written_by,
 )
 from trainers.batch import Experience
+from trainers.collect.figures import performance
+from trainers.distributed import World
 from trainers.models.causal_lm import CausalPolicy
 
 
@@ -78,6 +80,30 @@ def test_the_kl_penalty_and_its_metrics_are_per_action_and_per_episode(chat):
     assert figures["objective/rlhf_reward"] == pytest.approx(2 - 0.5 * kl, rel=1e-5)
     assert figures["objective/kl_coef"] == 0.5
     assert [row["kl"] for row in collector.samples()] == pytest.approx(k1.sum(1).tolist())
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_what_the_kl_takes_is_counted_by_the_estimator_that_takes_it(chat, estimator):
+    end = chat.eos_token_ids[0]
+    script = {i: [[40 + i, 41, end]] for i in range(4)}
+    ppo = {"kl_placement": "reward", "kl_coef": 0.5, "kl_estimator": estimator}
+    actor, other = Actor(policy(chat)), Actor(policy(chat, initializer_range=0.2))
+    envs = single_turn(lambda sample: 2.0)
+    made = config(ppo=ppo)
+    collector = collector_of(chat, envs, scripted(chat, script), made, reference=other)
+    rollout = collector.collect(actor, 0)
+    figures = collector.metrics().values()
+
+    paid = float(rollout.rewards.sum()) / 4
+    assert figures["objective/rlhf_reward"] == pytest.approx(paid, rel=1e-5)
+    assert figures["objective/non_score_reward"] == pytest.approx(paid - 2.0, rel=1e-5)
+
+
+def test_the_peak_memory_of_a_gpu_is_reported_where_there_is_one(monkeypatch):
+    assert "perf/gpu_gb" not in performance({"rollout": 1.0}, {}, world=World()).values()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**30)
+    assert performance({"rollout": 1.0}, {}, world=World()).values()["perf/gpu_gb"] == 3.0
 
 
 def test_the_kl_to_an_identical_reference_is_exactly_zero_at_any_temperature(chat):
