@@ -1,7 +1,7 @@
 """What RUN|MODEL on the command line means: settings, a model, and what reads its text."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
@@ -28,7 +28,7 @@ from trainers.models.loading import (
     load_tokenizer,
     longest_sequence,
 )
-from trainers.runner.assemble import reward_of, text_envs
+from trainers.runner.assemble import Devices, reward_of, text_envs
 
 RUNS = Path("runs")
 
@@ -42,12 +42,14 @@ class Target:
         model: a Hugging Face folder or hub id; of a control run, the folder of its MLP.
         config: of its run, or the default's.
         run_dir: its run folder, or None.
+        tokenizer: settings that replace the model's own; what a run has written has its own.
     """
 
     name: str
     model: str
     config: Config
     run_dir: Path | None = None
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
 
 
 def newest_run(folder: Path = RUNS) -> Path:
@@ -77,7 +79,13 @@ def target_of(word: str | None, which: str = "model") -> Target:
         config = read([path / "config.yaml"])
         if not (path / which).is_dir():
             if which == "base" and config.model.path is not None:
-                return Target(name="base", model=config.model.path, config=config, run_dir=path)
+                return Target(
+                    name="base",
+                    model=config.model.path,
+                    config=config,
+                    run_dir=path,
+                    tokenizer=config.tokenizer,
+                )
             raise ConfigError(
                 f"{path} has no {which}/ yet. Continue it: "
                 f"llmgym train -c {path}/config.yaml --resume"
@@ -147,9 +155,7 @@ def load_speaker(target: Target, sampling: Sampling) -> Speaker:
     """
     own = target.config.model
     config = replace(
-        target.config,
-        model=replace(own, path=target.model),
-        tokenizer=TokenizerConfig() if target.run_dir else target.config.tokenizer,
+        target.config, model=replace(own, path=target.model), tokenizer=target.tokenizer
     )
     chat = load_chat(config, load_tokenizer(config), env=config.envs[0].id)
     model = load_policy_model(config, chat, needs_room=False)
@@ -162,6 +168,7 @@ def load_speaker(target: Target, sampling: Sampling) -> Speaker:
         eos_token_ids=chat.eos_token_ids,
         pad_token_id=chat.pad_token_id,
         batch_size=config.generation.batch_size,
+        autocast=Devices.of(config, World(), policy).autocast,
     )
     return Speaker(
         config=config,

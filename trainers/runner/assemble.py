@@ -237,6 +237,11 @@ class Devices:
         size = count_parameters(module)
         return cls(device=world.device, dtype=compute_dtype(config.model, world.device, size))
 
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What a forward pass outside of an engine is cast to; None: nothing."""
+        return None if self.dtype == torch.float32 else self.dtype
+
     def engine(self, module: nn.Module, settings: OptimizerSettings, name: str) -> TorchEngine:
         """Wrap a module for training."""
         return TorchEngine(module, settings, name=name, device=self.device, dtype=self.dtype)

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import final
 
-import torch
-
 from llmgym.env import core_env
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
@@ -148,7 +146,7 @@ class TextTraining:
             eos_token_ids=self._chat.eos_token_ids,
             pad_token_id=self._chat.pad_token_id,
             batch_size=config.generation.batch_size,
-            autocast=None if devices.dtype == torch.float32 else devices.dtype,
+            autocast=devices.autocast,
         )
         parts = TextParts(
             envs=envs,

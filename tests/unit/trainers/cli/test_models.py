@@ -10,10 +10,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainers import cli
 from trainers.cli import export
-from trainers.cli.targets import newest_run, target_of
+from trainers.cli.targets import load_speaker, newest_run, target_of
 from trainers.config_files import dump, read
 from trainers.errors import ConfigError
 from trainers.export import export_policy
+from trainers.generation.base import Sampling
 from trainers.models.loading import load_chat, load_tokenizer
 
 SETTINGS = {
@@ -123,6 +124,38 @@ def test_a_target_is_a_run_a_folder_in_one_or_a_model(run_dir, tmp_path):
         target_of("runs/a", "best")
     with pytest.raises(ConfigError, match="neither a run folder nor a model folder"):
         target_of("runs/b")
+
+
+def test_the_base_of_a_run_is_read_by_the_tokenizer_of_its_settings(run_dir, tmp_path):
+    shutil.move(f"{run_dir}/base", "given")
+    template = tmp_path / "shout.jinja"
+    template.write_text("{{ messages[0].content }}!")
+    changes = {"model.path": "given", "tokenizer.path": f"{run_dir}/model"}
+    config = read([], {**SETTINGS, **changes, "tokenizer.chat_template": str(template)})
+    with open(f"{run_dir}/config.yaml", "w", encoding="utf-8") as stream:
+        stream.write(dump(config))
+    spoken = load_speaker(target_of(run_dir, "base"), Sampling(greedy=True)).chat
+    assert spoken.decode(spoken.prompt_ids([{"role": "user", "content": "a"}])) == "a!"
+    own = load_speaker(target_of(run_dir), Sampling(greedy=True)).chat
+    assert own.tokenizer.chat_template != template.read_text()
+
+
+def test_a_model_that_is_looked_at_computes_in_the_type_it_was_trained_in(run_dir, monkeypatch):
+    seen = []
+
+    def forward(self, *args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return plain(self, *args, **kwargs)
+
+    plain = LlamaForCausalLM.forward
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    for dtype in ("float32", "bfloat16"):
+        config = read([], {**SETTINGS, "model.dtype": dtype})
+        with open(f"{run_dir}/config.yaml", "w", encoding="utf-8") as stream:
+            stream.write(dump(config))
+        assert cli.main(["eval", run_dir, "--n", "1"]) == 0
+        assert set(seen) == {dtype == "bfloat16"}
+        seen.clear()
 
 
 def test_without_a_name_the_newest_run_is_meant(run_dir, tmp_path, monkeypatch):
