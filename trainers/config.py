@@ -213,6 +213,10 @@ class EvalConfig:
     """Iterations between evaluations; 0: before and after only."""
     num_tasks: Whole = 512
     """Held-out tasks (`mlp`: episodes); 0: no evaluation."""
+    patience: Count | None = None
+    """Evaluations in a row without improvement after which the run ends as converged; null: off."""
+    min_delta: NonNegative = 0.0
+    """By how much a held-out score must exceed the last improvement to be one."""
     kwargs: dict[str, Any] = Field(default_factory=lambda: {"split": "test"})
     """Arguments that make the environment's tasks held out, over those of `envs`; not for `mlp`."""
 

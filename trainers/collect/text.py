@@ -4,7 +4,7 @@ B rows (episodes), T actions, L = P + T.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 

@@ -22,6 +22,7 @@ from trainers.report.pictures import draw
 from trainers.run_folder import open_run
 from trainers.runner.assemble import EnvFactory, check_shares
 from trainers.runner.control import train_control
+from trainers.runner.idle import without_effect
 from trainers.runner.session import Session
 from trainers.runner.text import train_text
 
@@ -77,6 +78,8 @@ def run(
     start(world, config.backend.timeout_seconds)
     try:
         folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
+        for said in without_effect(config) if world.is_main else ():
+            _log.warning("%s", said)
         with Session(
             config, world, folder, loggers=heard if world.is_main else (), resume=resume
         ) as session:

@@ -1,0 +1,68 @@
+"""A setting that changes nothing is named with what does, once a start."""
+
+import pytest
+
+from tests import tiny
+from trainers.config_files import presets, read
+from trainers.runner import run
+from trainers.runner.idle import IDLE, without_effect
+
+MLP = {"model.preset": "mlp", "ppo.kl_placement": "none"}
+IN_VAIN = [
+    ("ppo.critic_learning_rate", 1e-3, {"ppo.critic": "shared"}, "ppo.learning_rate"),
+    ("ppo.critic_init", "a/b", {"ppo.critic": "shared"}, "ppo.critic separate"),
+    ("ppo.value_coef", 0.5, {}, "ppo.critic_learning_rate"),
+    ("ppo.kl_target", 3.0, {}, "ppo.kl_controller adaptive"),
+    ("ppo.kl_horizon", 3.0, {}, "ppo.kl_controller adaptive"),
+    ("ppo.truncation_penalty", -1.0, {}, "ppo.on_truncation penalty"),
+    ("ppo.samples_per_prompt", 2, MLP, "ppo.num_prompts"),
+    ("ppo.num_steps", 7, {}, "generation.max_new_tokens"),
+    ("model.hidden_sizes", [8], {}, "model.preset"),
+    ("eval.min_delta", 0.1, {}, "eval.patience"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "others", "remedy"),
+    IN_VAIN,
+)
+def test_a_setting_in_vain_is_named_with_its_value_and_what_has_an_effect(
+    name, value, others, remedy
+):
+    (said,) = without_effect(read([], {**others, name: value}))
+    assert said.startswith(f"{name} {value} has no effect while ")
+    assert said.endswith(f"{remedy}.") or f"{remedy}, " in said
+    assert without_effect(read([], others)) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ppo.critic_learning_rate": 1e-3},
+        {"ppo.critic": "shared", "ppo.value_coef": 0.5},
+        {"ppo.kl_controller": "adaptive", "ppo.kl_target": 3.0, "ppo.kl_horizon": 9.0},
+        {"ppo.on_truncation": "penalty", "ppo.truncation_penalty": -1.0},
+        {**MLP, "ppo.samples_per_prompt": 1, "ppo.num_steps": 7, "model.hidden_sizes": [8]},
+        {"eval.patience": 2, "eval.min_delta": 0.1},
+    ],
+)
+def test_a_setting_that_has_an_effect_is_not(changes):
+    assert without_effect(read([], changes)) == []
+
+
+def test_no_preset_sets_anything_in_vain():
+    found = {name: without_effect(read([file])) for name, file in presets().items()}
+    assert found
+    assert {name: said for name, said in found.items() if said} == {}
+
+
+def test_every_such_setting_is_tried_above():
+    assert [name for name, *_ in IN_VAIN] == [name for name, *_ in IDLE]
+
+
+def test_a_run_says_it_once(tmp_path):
+    model = tiny.save_model(tmp_path / "model")
+    config = tiny.run_settings(model, tmp_path, **{"ppo.kl_target": 3.0})
+    folder = run(config, reward=tiny.letters, loggers=[]).run_dir
+    log = (folder / "logs" / "latest" / "rank_0.log").read_text()
+    assert log.count("ppo.kl_target 3.0 has no effect") == 1

@@ -1,0 +1,82 @@
+"""Settings that were given and change nothing, because of others. A run says so once."""
+
+from collections.abc import Callable
+
+from trainers.config import SCHEMA, Config
+from trainers.config_files import parse
+from trainers.config_schema import value_at
+
+IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
+    (
+        "ppo.critic_learning_rate",
+        lambda config: config.ppo.critic == "shared",
+        "ppo.critic is shared",
+        "set ppo.learning_rate, the trunk's",
+    ),
+    (
+        "ppo.critic_init",
+        lambda config: config.ppo.critic == "shared",
+        "ppo.critic is shared",
+        "set ppo.critic separate",
+    ),
+    (
+        "ppo.value_coef",
+        lambda config: config.ppo.critic == "separate",
+        "ppo.critic is separate",
+        "set ppo.critic_learning_rate",
+    ),
+    (
+        "ppo.kl_target",
+        lambda config: config.ppo.kl_controller == "fixed",
+        "ppo.kl_controller is fixed",
+        "set ppo.kl_controller adaptive",
+    ),
+    (
+        "ppo.kl_horizon",
+        lambda config: config.ppo.kl_controller == "fixed",
+        "ppo.kl_controller is fixed",
+        "set ppo.kl_controller adaptive",
+    ),
+    (
+        "ppo.truncation_penalty",
+        lambda config: config.ppo.on_truncation != "penalty",
+        "ppo.on_truncation is not penalty",
+        "set ppo.on_truncation penalty",
+    ),
+    (
+        "ppo.samples_per_prompt",
+        lambda config: config.is_control and config.ppo.samples_per_prompt != 1,
+        "model.preset is mlp",
+        "set ppo.num_prompts, the number of environments",
+    ),
+    (
+        "ppo.num_steps",
+        lambda config: not config.is_control,
+        "the run is of text",
+        "set generation.max_new_tokens",
+    ),
+    (
+        "model.hidden_sizes",
+        lambda config: not config.is_control,
+        "the run is of text",
+        "set model.preset",
+    ),
+    (
+        "eval.min_delta",
+        lambda config: config.eval.patience is None,
+        "eval.patience is off",
+        "set eval.patience",
+    ),
+)
+"""A setting, when it has no effect, why, and what has."""
+
+
+def without_effect(config: Config) -> list[str]:
+    """Return a sentence for each setting that differs from its default in vain."""
+    given, usual = (SCHEMA.dump_python(one, mode="json") for one in (config, Config()))
+    said = []
+    for name, is_idle, why, remedy in IDLE:
+        value = value_at(given, parse(name))
+        if is_idle(config) and value != value_at(usual, parse(name)):
+            said.append(f"{name} {value} has no effect while {why}. Drop it, or {remedy}.")
+    return said
