@@ -24,7 +24,7 @@ from trainers.config_files import dump, read
 from trainers.distributed import World, from_main
 from trainers.errors import CheckpointError, ConfigError
 
-Status = Literal["running", "finished", "failed", "interrupted"]
+Status = Literal["running", "finished", "converged", "failed", "interrupted"]
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
 PACKAGES = ("llmgym", "trainers")

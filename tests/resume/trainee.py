@@ -72,13 +72,13 @@ class Stop(Logger):
         if (section, step) == self._when:
             os.kill(os.getpid(), self._number)
 
-    def start(self, config, run_dir, resume_state=None):
+    def start(self, config, run_dir, resume_state=None, evaluations=()):
         """Nothing to open."""
 
     def samples(self, rows, step):
         """Nothing to note."""
 
-    def evaluation(self, evaluations, step):
+    def evaluation(self, evaluations, step, figures):
         """Nothing to note."""
 
     def note(self, title, text):

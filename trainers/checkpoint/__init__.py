@@ -100,9 +100,12 @@ class Saver:
         *,
         shared: Mapping[str, State],
         own: Mapping[str, Any],
+        keep: int | None = None,
         must: bool = False,
     ) -> Path | None:
         """Save; None if it failed and may be tried again after the next iteration.
+
+        The checkpoint of number `keep` is kept beside the newest ones.
 
         Raises:
             CheckpointError: on every rank, at the third failure in a row, or if it `must` succeed.
@@ -124,12 +127,12 @@ class Saver:
             return None
         self.num_failed = 0
         if self._world.is_main:
-            self._rotate(name.rpartition("_")[0])
+            self._rotate(name.rpartition("_")[0], keep)
         return path
 
-    def _rotate(self, prefix: str) -> None:
+    def _rotate(self, prefix: str, keep: int | None) -> None:
         try:
-            rotate(self._folder, prefix, self._keep_last)
+            rotate(self._folder, prefix, self._keep_last, keep)
         except OSError as error:  # what was saved is whole; the next save removes the rest
             _log.warning("could not remove old checkpoints in %s: %s", self._folder, error)
 
@@ -249,17 +252,22 @@ def publish(draft: Path) -> None:
     fsync(draft.parent)
 
 
-def rotate(folder: Path, prefix: str, keep_last: int) -> None:
-    """Remove all but the newest `keep_last`: only folders with our manifest, never a link."""
+def rotate(folder: Path, prefix: str, keep_last: int, keep: int | None = None) -> None:
+    """Remove all but the newest `keep_last` and number `keep`.
+
+    Only folders with our manifest are removed, never a link.
+    """
     ours = [
         path
         for path in published(folder, prefix)
         if not path.is_symlink() and read_manifest(path) is not None
     ]
     current = [path for path in ours if not path.suffix]
-    newest = sorted(current, key=sequence_of)[-keep_last:]
+    kept = sorted(current, key=sequence_of)[-keep_last:]
+    if keep is not None:
+        kept.append(folder / checkpoint_name(prefix, keep))
     for path in ours:
-        if path not in newest:
+        if path not in kept:
             discard(path)
     for trash in folder.glob(".trash-*"):
         if not trash.is_symlink() and NAME.fullmatch(trash.name.removeprefix(".trash-")):

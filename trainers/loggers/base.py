@@ -9,7 +9,8 @@ from trainers.batch import Evaluation
 from trainers.config import Config
 
 Stage = Literal["sft", "ppo"]
-Status = Literal["finished", "failed", "interrupted"]
+Status = Literal["finished", "converged", "failed", "interrupted"]
+Evaluations = Sequence[tuple[int, Sequence[Evaluation]]]
 # The x axis of each stage; it stands in every record.
 STEP_KEYS: Mapping[Stage, str] = {"sft": "sft/step", "ppo": "train/global_step"}
 
@@ -31,9 +32,20 @@ class Logger(ABC):
 
     @abstractmethod
     def start(
-        self, config: Config, run_dir: Path, resume_state: Mapping[str, Any] | None = None
+        self,
+        config: Config,
+        run_dir: Path,
+        resume_state: Mapping[str, Any] | None = None,
+        evaluations: Evaluations = (),
     ) -> None:
-        """Open the log of a run; `resume_state` is the `state_dict` of the checkpoint resumed."""
+        """Open the log of a run.
+
+        Args:
+            config: settings.
+            run_dir: the run folder.
+            resume_state: the `state_dict` of the checkpoint resumed, if any.
+            evaluations: what was held out before, by iteration; told already.
+        """
 
     @abstractmethod
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
@@ -44,8 +56,10 @@ class Logger(ABC):
         """Take a few sampled responses: env, prompt, completion, reward, its parts, and more."""
 
     @abstractmethod
-    def evaluation(self, evaluations: Sequence[Evaluation], step: int) -> None:
-        """Take held-out scores; step 0 is before PPO."""
+    def evaluation(
+        self, evaluations: Sequence[Evaluation], step: int, figures: Mapping[str, float]
+    ) -> None:
+        """Take held-out scores, and how they stand to those before; step 0 is before PPO."""
 
     @abstractmethod
     def note(self, title: str, text: str) -> None:

@@ -4,7 +4,6 @@ import io
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +16,8 @@ from rich.text import Text
 
 from trainers.batch import Evaluation
 from trainers.config import Config
-from trainers.loggers.alarms import alarms
-from trainers.loggers.base import Logger, Stage, Status
+from trainers.loggers.alarms import Alarms
+from trainers.loggers.base import Evaluations, Logger, Stage, Status
 from trainers.loggers.lines import WIDTH, cut, duration, figure, interval, sample, sparkline
 from trainers.loggers.wandb import mode
 
@@ -82,9 +81,11 @@ class ConsoleLogger(Logger):
         self._config = Config()
         self._run_dir = Path()
         self._rewards: list[float] = []
-        self._iterations = 0
-        self._warned: Counter[str] = Counter()
-        self._evaluations: list[Sequence[Evaluation]] = []
+        self._alarms = Alarms(self._config)
+        self._before: Sequence[Evaluation] = ()
+        self._after: Sequence[Evaluation] = ()
+        self._best: tuple[float, int] | None = None
+        self._stale = 0.0
         self._reached = ""
         self._began: tuple[float, int] | None = None
 
@@ -92,10 +93,20 @@ class ConsoleLogger(Logger):
         self._console.print(Text(text, style=style))
 
     def start(
-        self, config: Config, run_dir: Path, resume_state: Mapping[str, Any] | None = None
+        self,
+        config: Config,
+        run_dir: Path,
+        resume_state: Mapping[str, Any] | None = None,
+        evaluations: Evaluations = (),
     ) -> None:
         """Print the header."""
         self._config, self._run_dir = config, run_dir
+        self._alarms = Alarms(config)
+        if resume_state:
+            self._alarms.load_state_dict(resume_state["alarms"])
+            self._best, self._stale = resume_state["best"], resume_state["stale"]
+        if evaluations:
+            self._before, self._after = evaluations[0][1], evaluations[-1][1]
         if self._console.is_terminal and not self._is_quiet:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
@@ -122,10 +133,9 @@ class ConsoleLogger(Logger):
         total = f"/{self._config.ppo.num_iterations}" if section == "ppo" else ""
         self._reached = f"{section} {step}{total}"
         if section == "ppo":
-            self._iterations += 1
             self._rewards += [values["objective/scores"]] if "objective/scores" in values else []
             self._alarm(values, step)
-            self._explain(values)
+            self._explain(values, step)
         every = self._config.log.every * (SFT_STEPS_A_LINE if section == "sft" else 1)
         named = {name: values[key] for name, key in SHOWN[section].items() if key in values}
         left = self._left(step) if section == "ppo" else ""
@@ -154,14 +164,12 @@ class ConsoleLogger(Logger):
         return duration(each * max(self._config.ppo.num_iterations - step, 0))
 
     def _alarm(self, values: Mapping[str, float], step: int) -> None:
-        for name, text in alarms(values, self._config, step).items():
-            if name not in self._warned:
-                said = fill(f"warning: {text} (iteration {step})", WIDTH, break_on_hyphens=False)
-                self._print(said, style="yellow")
-            self._warned[name] += 1
+        for text in self._alarms.take(values):
+            said = fill(f"warning: {text} (iteration {step})", WIDTH, break_on_hyphens=False)
+            self._print(said, style="yellow")
 
-    def _explain(self, values: Mapping[str, float]) -> None:
-        is_first = self._iterations == 1 and not self._is_quiet
+    def _explain(self, values: Mapping[str, float], step: int) -> None:
+        is_first = step == 1 and not self._is_quiet
         if is_first and abs(values.get("loss/policy_avg", 1.0)) < 1e-2:
             self._print("The policy loss starts near 0: its ratio starts at 1. Watch the reward.")
 
@@ -172,12 +180,16 @@ class ConsoleLogger(Logger):
                 for line in sample(row):
                     self._print(line, style="dim")
 
-    def evaluation(self, evaluations: Sequence[Evaluation], step: int) -> None:
+    def evaluation(
+        self, evaluations: Sequence[Evaluation], step: int, figures: Mapping[str, float]
+    ) -> None:
         """Show held-out scores."""
-        self._evaluations.append(evaluations)
-        if not self._is_quiet:
-            for one in evaluations:
-                self._print(cut(f"Held-out {interval(one)}  {one.env}, iteration {step}", WIDTH))
+        self._before, self._after = self._before or evaluations, evaluations
+        if self._best is None or figures["eval/best"] > self._best[0]:
+            self._best = (figures["eval/best"], step)
+        self._stale = figures["eval/stale"]
+        for one in () if self._is_quiet else evaluations:
+            self._print(cut(f"Held-out {interval(one)}  {one.env}, iteration {step}", WIDTH))
 
     def close(self, status: Status) -> None:
         """Print what was reached, what it looks like now, where it is and what to do next."""
@@ -185,11 +197,13 @@ class ConsoleLogger(Logger):
             self._live.stop()
             self._live = None
         self._print()
-        if status != "finished":
+        if status == "converged":
+            self._print(f"Converged: {self._stale:g} evaluations without improvement.",
+                        style="bold")  # fmt: skip
+        elif status != "finished":
             self._print(f"Stopped at {self._reached or 'the start'}: {status}.", style="bold")
-        if self._evaluations:
-            self._compare(self._evaluations[0], self._evaluations[-1])
-        counted = [f"{name} ({count} x)" for name, count in self._warned.items()]
+        self._compare(self._before, self._after)
+        counted = [f"{name} ({count} x)" for name, count in self._alarms.counts.items()]
         if counted:
             self._print(f"Warnings {', '.join(counted)}", style="yellow")
         self._point(status)
@@ -216,13 +230,16 @@ class ConsoleLogger(Logger):
     def _point(self, status: Status) -> None:
         run = self._run_dir
         saved = sorted(run.glob("checkpoints/*/manifest.json"), key=lambda x: x.stat().st_mtime)
-        if status != "finished":
+        if status in ("failed", "interrupted"):
             where = str(saved[-1].parent) if saved else "none"
             self._print(f"Saved    {where}")
             self._print(f"Next     llmgym train -c {run}/config.yaml --resume")
             return
         if (run / "model").is_dir():
             self._print(f"Model    {run}/model")
+        if (run / "best").is_dir() and self._best is not None:
+            score, step = self._best
+            self._print(f"Best     {run}/best  {figure(score)} at iteration {step}")
         if (run / "reward.png").is_file():
             self._print(f"Picture  {run}/reward.png")
         if (run / "wandb").is_dir():
@@ -230,7 +247,14 @@ class ConsoleLogger(Logger):
         if (run / "model").is_dir() and not self._config.is_control:
             beside = " --base" if self._config.ppo.num_iterations else ""  # else it is the model
             self._print(f"Next     llmgym play {run}{beside}")
+        if status == "converged":
+            again = "--resume --eval.patience null"
+            self._print(f"Go on    llmgym train -c {run}/config.yaml {again}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: what was printed stays printed."""
-        return {}
+        """Return what the closing block tells of the time before a resume."""
+        return {
+            "alarms": self._alarms.state_dict(),
+            "best": self._best,
+            "stale": self._stale,
+        }

@@ -9,7 +9,14 @@ from typing import Any
 
 from trainers.batch import Evaluation
 from trainers.config import Config
-from trainers.loggers.base import STEP_KEYS, Logger, Stage, Status, evaluation_values
+from trainers.loggers.base import (
+    STEP_KEYS,
+    Evaluations,
+    Logger,
+    Stage,
+    Status,
+    evaluation_values,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +47,8 @@ def plain(value: Any) -> Any:  # noqa: ANN401
 class JsonlLogger(Logger):
     """Writes metrics.jsonl and samples.jsonl, each line carrying the attempt it belongs to.
 
-    An attempt is a start of the run. For an iteration that two attempts have seen, the last counts.
+    An attempt is a start of the run, numbered as in logs/. For an iteration that two attempts have
+    seen, the last counts.
     """
 
     def __init__(self) -> None:
@@ -49,12 +57,16 @@ class JsonlLogger(Logger):
         self._torn: set[str] = set()
 
     def start(
-        self, config: Config, run_dir: Path, resume_state: Mapping[str, Any] | None = None
+        self,
+        config: Config,
+        run_dir: Path,
+        resume_state: Mapping[str, Any] | None = None,
+        evaluations: Evaluations = (),
     ) -> None:
         """Continue the files of `run_dir`, or begin them."""
         self._dir = run_dir
-        file = run_dir / "metrics.jsonl"
-        self._attempt = 1 + max((line.get("attempt", 0) for line in lines(file)), default=0)
+        started = (run_dir / "logs").glob("attempt_*")
+        self._attempt = max((int(one.name.removeprefix("attempt_")) for one in started), default=1)
         for name in ("metrics.jsonl", "samples.jsonl"):
             self._close_torn_line(run_dir / name)
 
@@ -85,9 +97,11 @@ class JsonlLogger(Logger):
         """Append the rows to samples.jsonl."""
         self._append("samples.jsonl", [{"step": step, **row} for row in rows])
 
-    def evaluation(self, evaluations: Sequence[Evaluation], step: int) -> None:
+    def evaluation(
+        self, evaluations: Sequence[Evaluation], step: int, figures: Mapping[str, float]
+    ) -> None:
         """Append one line with the held-out scores to metrics.jsonl."""
-        self.log(evaluation_values(evaluations), step)
+        self.log({**evaluation_values(evaluations), **figures}, step)
 
     def note(self, title: str, text: str) -> None:
         """Leave it out: these files hold figures."""

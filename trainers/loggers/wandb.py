@@ -20,6 +20,7 @@ from trainers.config import SCHEMA, Config
 from trainers.errors import ConfigError
 from trainers.loggers.base import (
     STEP_KEYS,
+    Evaluations,
     Logger,
     Stage,
     Status,
@@ -92,7 +93,11 @@ class WandbLogger(Logger):
         self._has_warned = True
 
     def start(
-        self, config: Config, run_dir: Path, resume_state: Mapping[str, Any] | None = None
+        self,
+        config: Config,
+        run_dir: Path,
+        resume_state: Mapping[str, Any] | None = None,
+        evaluations: Evaluations = (),
     ) -> None:
         """Begin a W&B run in `run_dir`, or continue the one of `resume_state`."""
         chosen = mode()
@@ -164,9 +169,11 @@ class WandbLogger(Logger):
             self._table.add_data(*(_cell(whole.get(column)) for column in COLUMNS))
         self._record({"samples": self._table, STEP_KEYS["ppo"]: step})
 
-    def evaluation(self, evaluations: Sequence[Evaluation], step: int) -> None:
+    def evaluation(
+        self, evaluations: Sequence[Evaluation], step: int, figures: Mapping[str, float]
+    ) -> None:
         """Log held-out scores."""
-        self.log(evaluation_values(evaluations), step)
+        self.log({**evaluation_values(evaluations), **figures}, step)
 
     def note(self, title: str, text: str) -> None:
         """Leave it out: the settings are there."""

@@ -86,7 +86,9 @@ def run(
             metrics = (train_control if config.is_control else train_text)(session, env, reward)
             if world.is_main:
                 _draw(folder.path)
-        return Result(run_dir=folder.path, evaluations=session.evaluations, metrics=metrics)
+        return Result(
+            run_dir=folder.path, evaluations=session.held_out.evaluations, metrics=metrics
+        )
     finally:
         shutdown()
 

@@ -282,7 +282,7 @@ def card(session: Session, base_model: str | None) -> dict[str, Any]:
     """Return what a model card says: where the model comes from, its scores, its settings."""
     config = session.config
     scores = {}
-    for step, done in session.evaluations:
+    for step, done in session.held_out.evaluations:
         for one in done:
             scores[f"{one.env}, iteration {step}"] = round(one.mean, 4)
     return {

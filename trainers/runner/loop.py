@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+from llmgym.errors import RewardError
 from trainers.batch import Evaluation
 from trainers.collect.base import Collector
 from trainers.distributed import gather
@@ -51,8 +52,10 @@ def improve(session: Session, training: Training) -> dict[str, float]:
     session.start_loggers()
     if begin == 0:
         _evaluate(session, training, 0)
-    if begin >= total:  # done, but perhaps not exported
+    if begin >= total or session.held_out.has_converged:  # done, but perhaps not exported
+        _close(session, begin)
         _finish(_written(training, ["model", "critic"]))
+        return {}
     values: dict[str, float] = {}
     iterations = train(training.collector, training.learner, config, begin)
     for step, metrics in enumerate(iterations, start=begin + 1):
@@ -63,9 +66,11 @@ def improve(session: Session, training: Training) -> dict[str, float]:
         last = session.should_stop() or step == total
         if step == total or (config.eval.every and step % config.eval.every == 0):
             _evaluate(session, training, step)
+        last = last or session.held_out.has_converged
         if last or session.save_is_due(step):
             _save(session, training, step, must=last)
         if last:
+            _close(session, step)
             break
     return values
 
@@ -81,9 +86,28 @@ def _continued(session: Session, training: Training) -> int:
     return begin
 
 
+def _close(session: Session, step: int) -> None:
+    """Say that the run has converged, where it ends before its last iteration for that."""
+    if session.held_out.has_converged and step < session.config.ppo.num_iterations:
+        session.converge()
+        _log.info("converged at iteration %d: %s", step, session.converged())
+
+
 def _evaluate(session: Session, training: Training, step: int) -> None:
-    if session.evaluated(training.evaluate(), step):
-        _written(training, ["best"])
+    """Score the policy, and write it to best/ if no other was better; a broken reward costs that.
+
+    Where best/ cannot be written, the next score that is better than its model tries again.
+    """
+    try:
+        evaluations = training.evaluate()
+    except RewardError as error:  # on every rank
+        _log.warning("iteration %d has no held-out score: %s", step, error)
+        return
+    if not evaluations:
+        return
+    session.evaluated(evaluations, step)
+    if session.held_out.is_best and _written(training, ["best"]) is None:
+        session.held_out.keep()
 
 
 def _written(training: Training, names: Sequence[str]) -> str | None:

@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, final
@@ -20,7 +19,8 @@ from trainers.checkpoint.state_files import random_state, restore_random_state, 
 from trainers.config import Config
 from trainers.distributed import World, global_max
 from trainers.loggers.base import Logger, Stage
-from trainers.run_folder import RunFolder
+from trainers.run_folder import RunFolder, Status
+from trainers.runner.held_out import HeldOut
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 _log = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ class Session:
         resume: bool | Path,
     ) -> None:
         self.config, self.world, self.folder = config, world, folder
-        self.evaluations: list[tuple[int, list[Evaluation]]] = []
-        self.best = float("-inf")
+        self.held_out = HeldOut(config.eval)
         self._loggers, self._resume = loggers, resume
         self._saver = Saver(
             folder.checkpoints,
@@ -57,7 +56,7 @@ class Session:
             world=world,
             keep_last=config.checkpoint.keep_last,
         )
-        self._stopping = False
+        self._stopping = self._has_converged = False
         self._is_saved = True
         self._has_failed = False
         self._is_logging = False
@@ -88,8 +87,10 @@ class Session:
             signal.signal(number, handler)
         if self._handlers:
             faulthandler.unregister(signal.SIGUSR2)
-        status = "interrupted" if self._stopping else "finished"
+        status: Status = "interrupted" if self._stopping else "finished"
         reason = {}
+        if self._has_converged:
+            status, reason = "converged", {"reason": self.converged()}
         if error is not None:
             status = "interrupted" if kind is KeyboardInterrupt else "failed"
             reason = {"reason": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -110,6 +111,15 @@ class Session:
         self._stopping = bool(asked)
         return self._stopping
 
+    def converge(self) -> None:
+        """Note that the run ends because nothing gets better."""
+        self._has_converged = True
+
+    def converged(self) -> str:
+        """Return why a run has converged."""
+        best = f"{self.held_out.best:.4g} (iteration {self.held_out.best_step})"
+        return f"{self.held_out.stale} evaluations in a row did not improve; the best is {best}"
+
     def note(self, title: str, text: str) -> None:
         """Say what the run consists of, as soon as the logs are open."""
         if not self._is_logging:
@@ -125,7 +135,7 @@ class Session:
         self._is_logging = True
         for logger in self._loggers:
             state = self._logger_states.get(type(logger).__name__)
-            logger.start(self.config, self.folder.path, state)
+            logger.start(self.config, self.folder.path, state, self.held_out.evaluations)
         for title, text in self._notes:
             self.note(title, text)
 
@@ -149,20 +159,11 @@ class Session:
             for logger in self._loggers:
                 logger.samples(rows[: self.config.log.sample_rows], step)
 
-    def evaluated(self, evaluations: Sequence[Evaluation], step: int) -> bool:
-        """Log held-out scores; tell whether they are the best so far. None to log: no."""
-        if not evaluations:
-            return False
-        if len(self.evaluations) > 1:  # rows and scores are kept of the first and the newest
-            before, done = self.evaluations[-1]
-            self.evaluations[-1] = (before, [replace(one, scores=(), rows=()) for one in done])
-        self.evaluations.append((step, list(evaluations)))
+    def evaluated(self, evaluations: Sequence[Evaluation], step: int) -> None:
+        """Take and log held-out scores."""
+        self.held_out.take(evaluations, step)
         for logger in self._loggers:
-            logger.evaluation(evaluations, step)
-        score = sum(one.mean for one in evaluations) / len(evaluations)
-        is_best = score > self.best
-        self.best = max(score, self.best)
-        return is_best
+            logger.evaluation(evaluations, step, self.held_out.figures())
 
     def save_is_due(self, step: int) -> bool:
         """Tell whether a checkpoint is due by count, by the clock or since the last one failed."""
@@ -196,6 +197,7 @@ class Session:
             checkpoint_name(stage, step),
             shared=shared,
             own={**own, "random": random_state(), "session": self._state_dict()},
+            keep=self.held_out.best_step if stage == "ppo" else None,
             must=must,
         )
         self._is_saved = path is not None
@@ -206,10 +208,8 @@ class Session:
             self._saved_at = ended
 
     def _state_dict(self) -> dict[str, Any]:
-        evaluations = [[step, [asdict(e) for e in done]] for step, done in self.evaluations]
         return {
-            "best": self.best,
-            "evaluations": evaluations,
+            "held_out": self.held_out.state_dict(),
             "loggers": {type(one).__name__: one.state_dict() for one in self._loggers},
         }
 
@@ -241,18 +241,11 @@ class Session:
     def restore(self, loaded: Loaded) -> None:
         """Take up random states, held-out scores and logs where a checkpoint left them."""
         state = loaded.own["session"]
-        self.best = float(state["best"])
+        self.held_out.load_state_dict(state["held_out"])
         self._logger_states = state["loggers"]
-        self.evaluations = [
-            (int(step), [_evaluation(one) for one in done]) for step, done in state["evaluations"]
-        ]
         saved_by = loaded.identity["world_size"]
         if saved_by == self.world.size:
             restore_random_state(loaded.own["random"])
         else:  # each rank keeps the generators it was seeded with: those saved belong to others
             _log.warning("saved by %d ranks, resumed by %d: what libraries draw from the global "
                          "generators differs", saved_by, self.world.size)  # fmt: skip
-
-
-def _evaluation(saved: Mapping[str, Any]) -> Evaluation:
-    return Evaluation(**{**saved, "scores": tuple(saved["scores"]), "rows": tuple(saved["rows"])})

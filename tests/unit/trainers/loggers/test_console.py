@@ -1,12 +1,12 @@
 """What is printed: within 80 columns, plain where there is no terminal, warnings once."""
 
 import io
+import json
 import re
 
 import pytest
 
 from trainers.config_files import read
-from trainers.loggers.alarms import alarms
 from trainers.loggers.console import ConsoleLogger
 from trainers.loggers.lines import cut, duration, figure, sparkline, visible
 
@@ -35,17 +35,18 @@ class Terminal(io.StringIO):
 
 def played(config, folder, evaluation, **options):
     stream = options.pop("stream", io.StringIO())
+    status = options.pop("status", "finished")
     logger = ConsoleLogger(stream=stream, **options)
     logger.start(config, folder)
     logger.note("model", "tiny 1.1 M, built in place")
-    logger.evaluation([evaluation(0.3, "5")], 0)
+    logger.evaluation([evaluation(0.3, "5")], 0, {"eval/best": 0.3, "eval/stale": 0.0})
     for step in (1, 2, 3, 4):
         logger.log(VALUES | {"completions/clipped_ratio": 0.97}, step)
         logger.samples(
             [{"prompt": "p " * 90, "completion": "c\n\x1b[31m" * 90, "reward": 0.5}], step
         )
-    logger.evaluation([evaluation(0.8)], 4)
-    logger.close("finished")
+    logger.evaluation([evaluation(0.8)], 4, {"eval/best": 0.8, "eval/stale": 0.0})
+    logger.close(status)
     return stream.getvalue()
 
 
@@ -88,11 +89,46 @@ def test_a_warning_comes_once_and_is_counted(config, tmp_path, evaluation):
 
 
 def test_the_end_compares_before_with_after(config, tmp_path, evaluation):
-    (tmp_path / "model").mkdir()
+    for name in ("model", "best"):
+        (tmp_path / name).mkdir()
     printed = played(config, tmp_path, evaluation)
+    assert f"Best     {tmp_path}/best  0.8 at iteration 4" in printed
     assert "Held-out 0.3 [0.2, 0.4] -> 0.8 [0.7, 0.9]" in printed
     assert "before   5  reward 0.3" in printed
     assert f"llmgym play {tmp_path} --base" in printed
+
+
+def test_a_run_that_converged_says_so_and_how_to_go_on(config, tmp_path, evaluation):
+    (tmp_path / "model").mkdir()
+    printed = played(config, tmp_path, evaluation, status="converged")
+    assert "Converged: 0 evaluations without improvement." in printed
+    assert f"Model    {tmp_path}/model" in printed
+    assert f"{tmp_path}/config.yaml --resume --eval.patience null" in printed
+    assert "Stopped" not in printed
+
+
+def test_a_resumed_run_closes_as_one_that_never_stopped(config, tmp_path, evaluation):
+    (tmp_path / "best").mkdir()
+    cut_off = VALUES | {"completions/clipped_ratio": 0.97}
+    stream = io.StringIO()
+    first, second = ConsoleLogger(stream=io.StringIO()), ConsoleLogger(stream=stream)
+    first.start(config, tmp_path)
+    first.evaluation([evaluation(0.9, "5")], 0, {"eval/best": 0.9, "eval/stale": 0.0})
+    first.log(cut_off, 1)
+    state = json.loads(json.dumps(first.state_dict()))
+
+    second.start(config, tmp_path, state, [(0, [evaluation(0.9, "5")])])
+    for step in (2, 3):
+        second.log(cut_off, step)
+    second.evaluation([evaluation(0.8)], 3, {"eval/best": 0.9, "eval/stale": 1.0})
+    second.close("finished")
+    printed = stream.getvalue()
+    assert "Held-out 0.9 [0.8, 1] -> 0.8 [0.7, 0.9]" in printed
+    assert "before   5  reward 0.9" in printed
+    assert "0.9 at iteration 0" in printed
+    assert "warning:" not in printed, "it was said before"
+    assert "cut completions (3 x)" in printed
+    assert "The policy loss starts" not in printed
 
 
 def test_a_supervised_run_alone_has_no_other_model_to_offer(tmp_path):
@@ -132,45 +168,6 @@ def test_a_logger_that_never_started_can_close():
     stream = io.StringIO()
     ConsoleLogger(stream=stream).close("failed")
     assert "Stopped at the start: failed." in stream.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("values", "name", "remedy"),
-    [
-        ({"rewards/errors": 3.0}, "failed rewards", "--ppo.max-error-rate"),
-        ({"completions/clipped_ratio": 0.6}, "cut completions", "--generation.max-new-tokens 128"),
-        ({"completions/eos_ratio": 0.0}, "no end token", "--generation.eos-token-ids"),
-        ({"policy/approxkl_avg": 0.2}, "large step", "--ppo.learning-rate 1.5e-06"),
-        ({"value/explained_var": -0.1}, "critic worse than the mean", "--ppo.critic-learning-rate"),
-    ],
-)
-def test_an_alarm_names_its_remedy(config, values, name, remedy):
-    found = alarms(values, config, 9)
-    assert list(found) == [name]
-    assert remedy in found[name]
-
-
-def test_a_critic_with_nothing_to_explain_raises_no_alarm(config):
-    equal = {"value/explained_var": -3.0, "value/return_mean": 50.0, "advantages/std": 0.5}
-    assert alarms(equal, config, 9) == {}
-    assert list(alarms(equal | {"advantages/std": 5.0}, config, 9)) == [
-        "critic worse than the mean"
-    ]
-
-
-def test_a_shared_critic_is_remedied_by_its_coefficient():
-    shared = read([], {"ppo.critic": "shared"})
-    found = alarms({"value/explained_var": -0.1}, shared, 9)
-    assert "--ppo.value-coef 0.2" in found["critic worse than the mean"]
-
-
-def test_a_healthy_iteration_raises_no_alarm(config):
-    healthy = VALUES | {
-        "completions/clipped_ratio": 0.05, "completions/eos_ratio": 0.95, "rewards/errors": 0.0,
-        "policy/approxkl_avg": 0.01, "value/explained_var": 0.4,
-    }  # fmt: skip
-    assert alarms(healthy, config, 9) == {}
-    assert alarms({"policy/approxkl_avg": 9.0}, read([], {"ppo.target_kl": None}), 9) == {}
 
 
 def test_text_is_shown_without_control_characters():

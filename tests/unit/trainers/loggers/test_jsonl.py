@@ -15,12 +15,13 @@ def test_each_step_is_a_line_with_its_own_step_key(config, tmp_path, evaluation)
     logger = started(config, tmp_path)
     logger.log({"sft/loss": 2.0}, 7, "sft")
     logger.log({"objective/scores": 0.5}, 1)
-    logger.evaluation([evaluation(0.4)], 1)
+    logger.evaluation([evaluation(0.4)], 1, {"eval/stale": 2.0})
     found = list(lines(tmp_path / "metrics.jsonl"))
     assert found[0] == {"attempt": 1, "sft/step": 7, "sft/loss": 2.0}
     assert found[1] == {"attempt": 1, "train/global_step": 1, "objective/scores": 0.5}
     assert found[2]["eval/llmgym/Arithmetic-v0/mean"] == 0.4
     assert found[2]["eval/score"] == 0.4
+    assert found[2]["eval/stale"] == 2.0
 
 
 def test_samples_carry_the_number_of_the_iteration_that_metrics_carry(config, tmp_path):
@@ -30,10 +31,12 @@ def test_samples_carry_the_number_of_the_iteration_that_metrics_carry(config, tm
     assert row == {"attempt": 1, "step": 3, "prompt": "1 + 1 =", "reward": 1.0}
 
 
-def test_a_second_start_appends_as_the_next_attempt(config, tmp_path):
-    started(config, tmp_path).log({"objective/kl": 1.0}, 1)
-    started(config, tmp_path).log({"objective/kl": 2.0}, 1)
-    assert [line["attempt"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2]
+def test_a_start_appends_under_the_number_of_its_logs(config, tmp_path):
+    for attempt in (1, 2, 3):
+        (tmp_path / "logs" / f"attempt_{attempt}").mkdir(parents=True)
+        if attempt != 2:  # it failed before there was anything to write
+            started(config, tmp_path).log({"objective/kl": float(attempt)}, 1)
+    assert [line["attempt"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 3]
 
 
 def test_a_line_cut_by_a_kill_loses_only_itself(config, tmp_path):

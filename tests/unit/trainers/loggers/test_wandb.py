@@ -68,7 +68,7 @@ def test_an_offline_run_holds_every_key_that_was_logged(config, tmp_path, evalua
     for step in (1, 2):
         logger.log(ALWAYS, step)
         logger.samples([ROW] * (MOST_ROWS + 4), step)
-    logger.evaluation([evaluation(0.5)], 2)
+    logger.evaluation([evaluation(0.5)], 2, {})
     state = logger.state_dict()
     logger.close("finished")
 

@@ -43,8 +43,9 @@ def test_single_scores_are_kept_of_the_first_and_the_newest_evaluation(session):
             env="e", mean=float(step), ci_low=0.0, ci_high=9.0, scores=scores, rows=({}, {})
         )
         session.evaluated([one], step)
-    assert [(step, done[0].mean) for step, done in session.evaluations] == [
+    evaluations = session.held_out.evaluations
+    assert [(step, done[0].mean) for step, done in evaluations] == [
         (step, float(step)) for step in range(4)
     ]
-    assert [len(done[0].scores) for _, done in session.evaluations] == [2, 0, 0, 2]
-    assert [len(done[0].rows) for _, done in session.evaluations] == [2, 0, 0, 2]
+    assert [len(done[0].scores) for _, done in evaluations] == [2, 0, 0, 2]
+    assert [len(done[0].rows) for _, done in evaluations] == [2, 0, 0, 2]
