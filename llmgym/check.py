@@ -215,8 +215,11 @@ def _bounds(subject: Subject) -> Iterator[str]:
             if not low - TOLERANCE <= junk <= high + TOLERANCE:
                 yield f"{name} earns {junk}, outside of reward_bounds {low, high}"
                 return
-            if gold is not None and math.isfinite(low) and junk > low + TOLERANCE:
-                yield f"{name} earns {junk}, above the floor {low}. A grader must not pay for junk"
+            floor = 0.0 if low < 0.0 < high else low  # where wrong answers cost, junk earns nothing
+            if gold is not None and math.isfinite(low) and junk > floor + TOLERANCE:
+                yield (
+                    f"{name} earns {junk}, above the floor {floor}. A grader must not pay for junk"
+                )
                 return
 
 

@@ -3,7 +3,9 @@
 BUILT_IN = (
     ("llmgym/Arithmetic-v0", "llmgym.envs.arithmetic:make", ("math", "procedural")),
     ("llmgym/GSM8K-v0", "llmgym.envs.gsm8k:make", ("math",)),
+    ("llmgym/Preference-v0", "llmgym.envs.feedback:make_preference", ("feedback",)),
     ("llmgym/Prompts-v0", "llmgym.envs.prompts:make", ("prompts",)),
     ("llmgym/ReverseTokens-v0", "llmgym.envs.probes:make_reverse_tokens", ("probe", "procedural")),
+    ("llmgym/Sentiment-v0", "llmgym.envs.feedback:make_sentiment", ("feedback",)),
 )
 """(id, "module:factory", tags) of every environment that comes with the package."""

@@ -122,7 +122,8 @@ class ChatFormat:
         """Return the ids of a dialogue, up to where the assistant answers.
 
         Of no messages at all, they are what the template puts before an answer, and nothing else:
-        transformers renders no empty dialogue.
+        transformers renders no empty dialogue. A dialogue that ends with the assistant is an answer
+        that has begun, and the response goes on with it.
 
         Raises:
             ConfigError: the template refuses the messages.
@@ -132,6 +133,8 @@ class ChatFormat:
             before = self._rendered(said, generate=False)
             after = self._rendered(said, generate=True)
             return self._encoded(after[len(before) :]) if after.startswith(before) else []
+        if messages[-1]["role"] == "assistant":
+            return [*self.prompt_ids(messages[:-1]), *self._plain(messages[-1]["content"])]
         return self._encoded(self._rendered(self._guarded(messages), generate=True))
 
     def response_ids(self, text: str) -> list[int]:

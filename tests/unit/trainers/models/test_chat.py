@@ -95,6 +95,14 @@ def test_no_messages_at_all_are_what_opens_an_answer():
     assert silent.prompt_ids(()) == []
 
 
+@pytest.mark.parametrize("chat", [CHAT, chatml()[0]])
+@pytest.mark.parametrize("opening", [[], [user("a")]])
+def test_an_answer_that_has_begun_goes_on_as_if_it_were_one_response(chat, opening):
+    whole = [*chat.prompt_ids(opening), *chat.response_ids("The sum is 46<|end|>.")]
+    begun = chat.prompt_ids([*opening, assistant("The sum")])
+    assert begun + chat.response_ids(" is 46<|end|>.") == whole
+
+
 def test_there_is_one_bos_and_not_two():
     chat, fast = chatml()
     assert chat.prompt_ids([user("a")]).count(fast.bos_token_id) == 1
