@@ -108,7 +108,7 @@ def make_preference(
 @lru_cache(maxsize=3)
 def compared(split: Split) -> TaskList:
     """Return the prompts written here, of one split or of both."""
-    names = ("prompt", "points", "chosen", "rejected")
+    names: list[str] = ["prompt", "points", "chosen", "rejected"]
     rows = [dict(zip(names, row, strict=True)) for row in COMPARED]
     return _part(from_list(rows, Columns(solution="chosen"), source="llmgym/Preference-v0"), split)
 
