@@ -195,7 +195,7 @@ class GenerationConfig:
 class BackendConfig:
     """What runs the models."""
 
-    micro_batch_tokens: Count = 8192
+    micro_batch_tokens: Count = 4096
     """Most tokens, padding included, of one forward and backward pass of a rank."""
     logprob_chunk: Count = 512
     """Positions whose logits exist at once."""
