@@ -13,10 +13,11 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from trainers.errors import GenerationError
 from trainers.generation.base import Generator, Request, Response, Sampling
+from trainers.generation.cache import roomy_cache
 from trainers.generation.sampling import sample, token_logprobs, uniforms
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import SharedActorCritic
@@ -67,7 +68,7 @@ class _Batch:
         columns = torch.arange(width + room, device=device)
         self._used = width
         self._mask = (columns >= torch.tensor(gaps, device=device)[:, None]).long()
-        self._cache = DynamicCache(config=model.config)
+        self._cache = roomy_cache(model.config)
         self.rows = torch.arange(len(requests), device=device)
         self.live = torch.ones_like(self.rows, dtype=torch.bool)
         # Padding on the left: a row's first token is at position 0, wherever it stands.
