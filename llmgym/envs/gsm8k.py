@@ -8,6 +8,7 @@ written here are built in; `path` reads a file of them.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import fsum
 from typing import Any, final
 
 from llmgym.env import SingleTurnEnv
@@ -15,29 +16,35 @@ from llmgym.envs.problems import TEST, TRAIN
 from llmgym.errors import RewardError, TaskSourceError
 from llmgym.messages import Sample, Score, Task
 from llmgym.rewards.base import Reward
-from llmgym.rewards.calculator import annotations, consistency
+from llmgym.rewards.calculator import annotations, consistency, grounded
 from llmgym.rewards.rules import last_number, number
 from llmgym.rows import Columns
 from llmgym.splits import Split, check_split, read_split
 from llmgym.tasks import TaskList, from_list
 
-WEIGHTS: Mapping[str, float] = {"answer": 0.5, "consistency": 0.4, "format": 0.1}
+WEIGHTS: Mapping[str, float] = {
+    "answer": 0.5,
+    "consistency": 0.2,
+    "grounded": 0.2,
+    "format": 0.1,
+}
 MARK = "####"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class WorkedSolution(Reward):
-    """Judges a worked solution by three named parts, each in [0, 1]; its value is their sum.
+    """Judges a worked solution by four named parts, each in [0, 1]; its value is their sum.
 
     - `answer`: the number after the last `####`, or the last number of all where there is no such
       mark, is the reference's.
-    - `consistency`: calculator annotations that are right and calculate with numbers of the
-      problem / max(written, in the reference), each different one counted once; none written
-      counts 0. See `rewards/calculator.py`.
+    - `consistency`: calculator annotations that are right / max(written, in the reference), each
+      different one counted once; none written counts 0. See `rewards/calculator.py`.
+    - `grounded`: those that calculate with numbers of the problem or of earlier results, counted
+      in the same way.
     - `format`: the one `####` of the response opens its last line, and a number follows.
 
-    A fourth part, `annotations`, is the number of different ones written. It has no weight: it is
+    A fifth part, `annotations`, is the number of different ones written. It has no weight: it is
     there to be watched, since a rising consistency means little while it falls.
     """
 
@@ -47,7 +54,7 @@ class WorkedSolution(Reward):
     @property
     def bounds(self) -> tuple[float, float]:
         """Nothing, and the sum of the weights."""
-        return 0.0, sum(self.weights.values())
+        return 0.0, fsum(self.weights.values())
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Judge each response."""
@@ -58,10 +65,11 @@ class WorkedSolution(Reward):
         problem = "\n".join(message.content for message in sample.messages)
         parts = {
             "answer": float(final_number(text) == number(str(sample.task.answer))),
-            "consistency": consistency(text, problem, solution),
+            "consistency": consistency(text, solution),
+            "grounded": grounded(text, problem, solution),
             "format": float(is_marked(text)),
         }
-        value = sum(self.weights[name] * part for name, part in parts.items())
+        value = fsum(self.weights[name] * part for name, part in parts.items())
         return Score(value, parts | {"annotations": float(len(set(annotations(text))))})
 
 
@@ -94,8 +102,8 @@ def make(
         split: "train", "test" or "all"; `llmgym/splits.py` says which rows that is.
         prompt_column: the column of questions.
         solution_column: the column of worked solutions.
-        weights: of the parts `answer`, `consistency` and `format`, 0 or more; a part that is
-            left out weighs 0. None for 0.5, 0.4 and 0.1.
+        weights: of the parts `answer`, `consistency`, `grounded` and `format`, 0 or more; a part
+            that is left out weighs 0. None for 0.5, 0.2, 0.2 and 0.1.
         **kwargs: for `SingleTurnEnv`; a `reward` replaces the one above.
 
     Raises:

@@ -64,25 +64,31 @@ def share_right(text: str) -> float:
     return sum(one.right for one in found) / len(found) if found else 0.0
 
 
-def consistency(text: str, problem: str, solution: str) -> float:
+def consistency(text: str, solution: str) -> float:
     """Return right / max(written, in the solution), 0.0 where nothing is annotated.
 
-    An annotation counts as right where its result is, and where it calculates with what is there:
-    numbers of the problem, results of right annotations before it, and what the solution itself
-    calculates with (7 days, 100 percent). So neither leaving out the hard ones nor repeating an
-    easy one nor `<<1+1=2>>` pays, and a solution earns 1.0 beside its own problem.
+    Annotations are counted once each, so neither leaving out the hard ones nor repeating an easy
+    one pays. Easy ones do: watch `grounded` and the answer beside it.
+    """
+    written, wanted = _distinct(text), _distinct(solution)
+    right = sum(one.right for one in written)
+    return right / max(len(written), len(wanted), 1)
 
-    As many easy calculations with the problem's numbers do earn as much: whether they lead to the
-    answer is not seen here, so watch the answer beside it.
+
+def grounded(text: str, problem: str, solution: str) -> float:
+    """Return the share of annotations that calculate with what is there, counted as consistency is.
+
+    What is there: numbers of the problem, results of annotations before, and what the solution
+    itself calculates with (7 days, 100 percent). So `<<1+1=2>>` earns nothing where no 1 is, and a
+    solution earns 1.0 beside its own problem. Whether the result is right is not asked.
     """
     written, wanted = _distinct(text), _distinct(solution)
     known = _numbers(problem).union(*(_numbers(one.expression) for one in wanted))
-    right = 0
+    count = 0
     for one in written:
-        if one.right and _numbers(one.expression) <= known:
-            known |= _numbers(one.result)
-            right += 1
-    return right / max(len(written), len(wanted), 1)
+        count += _numbers(one.expression[:MAX_CHARACTERS]) <= known
+        known |= _numbers(one.result[:MAX_CHARACTERS])
+    return count / max(len(written), len(wanted), 1)
 
 
 def _distinct(text: str) -> list[Annotation]:

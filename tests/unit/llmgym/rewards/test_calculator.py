@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmgym.rewards.calculator import Annotation, annotations, compute, consistency, share_right
+from llmgym.rewards.calculator import (
+    Annotation,
+    annotations,
+    compute,
+    consistency,
+    grounded,
+    share_right,
+)
 
 
 @pytest.mark.parametrize(
@@ -111,29 +118,31 @@ SOLUTION = "<<6*12=72>> <<72-50=22>>"
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "right", "there"),
     [
-        (SOLUTION, 1.0),
-        ("<<6*12=72>>", 0.5),  # leaving one out
-        ("<<6*12=72>> <<6*12=72>>", 0.5),  # saying one twice
-        ("<<6*12=72>> <<6 * 12=72>>", 0.5),  # also with other spaces
-        ("<<6*12=72>> <<6*12=72.0>>", 0.5),  # or other digits
-        ("<<72=72>> <<22=22>>", 0.0),  # calculating nothing
-        ("<<6*12=72>> <<72-50=23>>", 0.5),
-        (SOLUTION + "<<12+50=62>>", 1.0),  # more than the solution gain nothing
-        (SOLUTION + "<<12+50=63>>", 2 / 3),
-        ("", 0.0),
-        ("<<1+1=2>> <<2+1=3>>", 0.0),  # numbers from nowhere
-        ("<<72-50=22>> <<6*12=72>>", 1.0),  # 72 is what the solution calculates with
-        ("<<1500/12=125>> <<125-50=75>>", 1.0),  # a detour; 1,500 is one number
-        ("<<1500/12=124>> <<124-50=74>>", 0.0),  # a wrong result is no number to go on with
+        (SOLUTION, 1.0, 1.0),
+        ("<<6*12=72>>", 0.5, 0.5),  # leaving one out
+        ("<<6*12=72>> <<6*12=72>>", 0.5, 0.5),  # saying one twice
+        ("<<6*12=72>> <<6 * 12=72>>", 0.5, 0.5),  # also with other spaces
+        ("<<6*12=72>> <<6*12=72.0>>", 0.5, 0.5),  # or other digits
+        ("<<72=72>> <<22=22>>", 0.0, 0.0),  # calculating nothing
+        ("<<6*12=72>> <<72-50=23>>", 0.5, 1.0),
+        (SOLUTION + "<<12+50=62>>", 1.0, 1.0),  # more than the solution gain nothing
+        (SOLUTION + "<<12+50=63>>", 2 / 3, 1.0),
+        ("", 0.0, 0.0),
+        ("<<1+1=2>> <<2+1=3>>", 1.0, 0.0),  # numbers from nowhere
+        ("<<72-50=22>> <<6*12=72>>", 1.0, 1.0),  # 72 is what the solution calculates with
+        ("<<1500/12=125>> <<125-50=75>>", 1.0, 1.0),  # a detour; 1,500 is one number
+        ("<<1500/12=124>> <<124-50=74>>", 0.5, 1.0),  # wrong, and going on with it
+        ("<<99-50=49>> <<49-6=43>>", 1.0, 0.5),  # one number from nowhere
     ],
 )
-def test_consistency_is_not_earned_by_few_or_empty_annotations(text, expected):
-    assert consistency(text, PROBLEM, SOLUTION) == pytest.approx(expected)
+def test_annotations_are_not_earned_by_few_empty_or_foreign_ones(text, right, there):
+    assert consistency(text, SOLUTION) == pytest.approx(right)
+    assert grounded(text, PROBLEM, SOLUTION) == pytest.approx(there)
 
 
 def test_a_solution_without_annotations_still_judges_what_is_written():
-    assert consistency("<<1+1=2>>", "What is 1 and 1?", "#### 2") == 1.0
-    assert consistency("<<2+2=4>>", "What is 1 and 1?", "#### 2") == 0.0
-    assert consistency("", "What is 1 and 1?", "#### 2") == 0.0
+    problem, solution = "What is 1 and 1?", "#### 2"
+    for text, expected in (("<<1+1=2>>", (1, 1)), ("<<2+2=4>>", (1, 0)), ("", (0, 0))):
+        assert (consistency(text, solution), grounded(text, problem, solution)) == expected
