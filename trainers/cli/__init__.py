@@ -24,7 +24,7 @@ VERBS = {
     "sft": "the supervised stage alone, with the arguments of train",
     "eval": "held-out score with its interval, also against another model",
     "play": "talk to a model and see its reward",
-    "envs": "list, show or check environments",
+    "envs": "list, show or check environments, or start one of your own",
     "rewards": "try a reward on a few rows, before a model is trained on it",
     "data": "look at a data file before training on it",
     "export": "copy a run's model as a plain Hugging Face folder, verified",

@@ -1,7 +1,8 @@
-"""`llmgym envs list|show|check`: what there is, what one looks like, whether it keeps its word."""
+"""`llmgym envs list|show|check|new`: what there is, how one looks, its contract, a start."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import gymnasium
@@ -10,6 +11,7 @@ import tyro
 from llmgym import registry
 from llmgym.check import JUNK, check
 from llmgym.env import LLMEnv
+from trainers.cli.scaffold import files_of, id_of, scaffold
 from trainers.config_files import typed
 from trainers.errors import ConfigError
 
@@ -54,10 +56,21 @@ class Check:
     """A module that registers environments; repeat it."""
 
 
+@dataclass(frozen=True)
+class New:
+    """Write an installable package with an environment, its tasks, a test and a README."""
+
+    name: tyro.conf.Positional[str]
+    """Of the package: small letters, digits and underscores."""
+    dir: Path = Path()
+    """Where its folder is made."""
+
+
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[New, tyro.conf.subcommand("new")]
 )
 
 
@@ -130,9 +143,23 @@ def run_check(command: Check) -> int:
     return 1 if lines else 0
 
 
+def new(command: New) -> int:
+    """Write a package and print what to do with it."""
+    folder, env_id = scaffold(command.name, command.dir), id_of(command.name)
+    for path in files_of(command.name):
+        print(folder / path)
+    print(f"Next      pip install -e {folder}")
+    print(f"          pytest {folder}/tests")
+    print(f"          llmgym envs check {env_id}")
+    print(f"          llmgym train --envs.0.id {env_id} --model.path MODEL --name {command.name}")
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run list, show or check."""
+    """Run list, show, check or new."""
     command = tyro.cli(Command, args=argv, prog="llmgym envs")  # type: ignore[arg-type]
+    if isinstance(command, New):
+        return new(command)
     registry.load_plugins(command.plugins)
     if isinstance(command, List):
         return show_list(command)

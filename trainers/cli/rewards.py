@@ -33,7 +33,7 @@ class Options:
     action: tyro.conf.Positional[Literal["check"]]
     """What to do: check."""
     reward: tyro.conf.Positional[str]
-    """FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, or the name of a reward."""
+    """FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, a reward model's folder, or a reward's name."""
     data: Path | None = None
     """A file of prompts (JSONL, Parquet, CSV, TSV); a few sums without one."""
     prompt_column: str = "prompt"
@@ -61,6 +61,8 @@ class Options:
 def specification(options: Options) -> dict[str, Any]:
     """Return what the options mean as an entry of the setting `rewards`."""
     kwargs = arguments(options.kwargs)
+    if Path(options.reward).is_dir():
+        return {"model": options.reward, "kwargs": kwargs}
     if ":" not in options.reward:
         return {"name": options.reward, "kwargs": kwargs}
     return {
@@ -134,6 +136,8 @@ def following(options: Options) -> str:
         words += ["--envs.0.kwargs.prompt_column", options.prompt_column]
     if ":" in options.reward:
         return shlex.join([*words, "--reward", options.reward])
+    if Path(options.reward).is_dir():
+        return shlex.join([*words, "--rewards.0.model", options.reward])
     answer = ["--envs.0.kwargs.answer_column", options.answer_column or "answer"]
     return shlex.join([*words, *answer, "--rewards.0.name", options.reward])
 

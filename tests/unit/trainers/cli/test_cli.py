@@ -64,6 +64,7 @@ def test_the_options_of_each_verb_are_these():
     ]  # fmt: skip
     assert options(envs.List) == ["filter", "plugins"]
     assert options(envs.Show) == ["id", "seed", "kwargs", "plugins"]
+    assert options(envs.New) == ["name", "dir"]
     assert options(envs.Check) == ["id", "episodes", "kwargs", "plugins"]
 
 

@@ -13,12 +13,13 @@ from trainers.cli import schema as schema_verb
 from trainers.cli.arguments import OPTIONS as START
 
 VERBS_OPTIONS = (eval.Options, play.Options, export.Options, schema_verb.Options)
-VERBS_OPTIONS += (envs.List, envs.Show, envs.Check, rewards.Options, data.Options)
+VERBS_OPTIONS += (envs.List, envs.Show, envs.Check, envs.New, rewards.Options, data.Options)
 FREE = ("envs.0.kwargs.", "rewards.0.kwargs.", "eval.kwargs.")
 """Arguments of environments and rewards: their names are theirs."""
 OF_OTHERS = {"nproc_per_node", "local_rank"}
 """Options of launchers."""
-FILES = {"tokenizer.json", "run.lock"}
+FILES = {"tokenizer.json", "run.lock", "tokenizer.pad_token", "tokenizer.eos_token"}
+"""Names of files, and of attributes in a line of Python."""
 SECTIONS = ["run", "tokenizer", "sft", "ppo", "generation", "backend", "eval", "checkpoint"]
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*[\w])")
 SETTING = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})\.[a-z][a-z_]*)(?![\w(])")
