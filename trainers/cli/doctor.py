@@ -1,129 +1,240 @@
-"""`llmgym doctor`: what this machine has, one line each, with the fix for what it lacks."""
+"""`llmgym doctor`: what this machine has, a line each: ok, warn or fail, with the remedy."""
 
+import dataclasses
 import importlib.metadata
+import json
 import os
 import platform
+import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
-NEEDED = ("numpy", "gymnasium", "tyro", "pydantic", "PyYAML", "rich")
-TRAINING = (
-    "torch", "transformers", "safetensors", "tokenizers", "scipy", "matplotlib", "jaxtyping",
-    "wandb",
-)  # fmt: skip
+from trainers.loggers.credentials import has_credentials
+
+DISTRIBUTION = "llmgym-rl"
+OWN_INSTALLATION = ("deepspeed", "vllm")
+"""Libraries of no extra, used where they are."""
+OPTIONAL = ("data", "math")
 MIN_DISK_GB = 5.0
 MIN_MEMORY_GB = 2.0
+REQUIREMENT = re.compile(r"([\w.-]+)\s*([^;\[]*)(?:\[.*\])?(?:;.*extra\s*==\s*['\"]([\w-]+)['\"])?")
+BOUND = re.compile(r"(>=|<=|==|!=|<|>)\s*([\d.]+)")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Print what this machine has for training, and the fix for what it lacks."""
+    """Print what this machine has, a line each, with the remedy; exit code 1 if a line fails."""
+
+    json: bool = False
+    """Print one JSON list instead of lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do if that is not enough."""
+    """One line.
+
+    Attributes:
+        status: "ok"; "warn", something works less well; "fail", a run would not start.
+        remedy: what to do about it; empty where nothing is to be done.
+    """
 
     name: str
     found: str
-    fix: str = ""
+    status: Literal["ok", "warn", "fail"] = "ok"
+    remedy: str = ""
 
     def __str__(self) -> str:
-        fix = f"  -> {self.fix}" if self.fix else ""
-        return f"{'fix' if self.fix else 'ok':<4} {self.name:<10} {self.found}{fix}"
+        remedy = f"  -> {self.remedy}" if self.remedy else ""
+        return f"{self.status:<5}{self.name:<10} {self.found}{remedy}"
 
 
-def versions(names: Sequence[str]) -> dict[str, str | None]:
-    """Return the installed version of each distribution, None where it is missing."""
-    found: dict[str, str | None] = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers that a version starts with: "2.13.0+cpu" is (2, 13, 0)."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def fits(version: str, wanted: str) -> bool:
+    """Tell whether a version lies in a range such as ">=1.1,<2"."""
+    mine = numbers(version)
+    for sign, bound in BOUND.findall(wanted):
+        limit = numbers(bound)
+        width = max(len(mine), len(limit))
+        left, right = (one + (0,) * (width - len(one)) for one in (mine, limit))
+        order = (left > right) - (left < right)
+        allowed = {">=": (0, 1), "<=": (-1, 0), "==": (0,), "!=": (-1, 1), "<": (-1,), ">": (1,)}
+        if order not in allowed[sign]:
+            return False
+    return True
+
+
+def requirements() -> dict[str, list[tuple[str, str]]]:
+    """Return (name, range) of every requirement, by extra; "" is what is always needed."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in importlib.metadata.requires(DISTRIBUTION) or ():
+        match = REQUIREMENT.match(line)
+        assert match is not None, line
+        found.setdefault(match[3] or "", []).append((match[1], match[2].strip()))
     return found
+
+
+def version_of(name: str) -> str | None:
+    """Return the installed version of a distribution, None where it is missing."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def python() -> Iterator[Finding]:
     """Look at the interpreter."""
-    fix = "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer"
-    yield Finding(name="Python", found=f"{platform.python_version()} ({sys.executable})", fix=fix)
+    yield Finding(name="Python", found=f"{platform.python_version()} ({sys.executable})")
 
 
 def packages() -> Iterator[Finding]:
-    """Look at installed packages."""
-    for name, group, extra in (("packages", NEEDED, ""), ("training", TRAINING, "[train]")):
-        found = versions(group)
-        missing = [one for one, version in found.items() if version is None]
-        said = ", ".join(f"{one} {version or 'missing'}" for one, version in found.items())
-        fix = f'pip install "llmgym-rl{extra}"' if missing else ""
-        yield Finding(name=name, found=said, fix=fix)
-
-
-def torch() -> Iterator[Finding]:
-    """Look at threads and GPUs."""
-    if find_spec("torch") is None:
+    """Look at versions against the ranges of this distribution."""
+    try:
+        wanted = requirements()
+    except importlib.metadata.PackageNotFoundError:
+        found = f"{DISTRIBUTION} is not installed, so no versions are known to compare with"
+        yield Finding(name="packages", found=found, status="warn", remedy="pip install -e .")
         return
-    import torch as library
+    yield _group("packages", wanted.get("", []), "", missing="fail")
+    yield _group("training", wanted.get("train", []), "[train]", missing="warn")
+    for extra in OPTIONAL:
+        yield _group(f"[{extra}]", wanted.get(extra, []), f"[{extra}]", missing="ok")
+    for name in OWN_INSTALLATION:
+        yield Finding(name=name, found=version_of(name) or "not installed, optional")
 
-    cores, threads = os.cpu_count() or 1, library.get_num_threads()
-    fix = f"OMP_NUM_THREADS={cores}" if threads > cores else ""
-    yield Finding(name="CPU", found=f"{cores} cores, torch uses {threads} threads", fix=fix)
-    if library.cuda.is_available():
-        names = [library.cuda.get_device_name(i) for i in range(library.cuda.device_count())]
-        yield Finding(name="CUDA", found=f"{library.version.cuda}: {', '.join(names)}")
+
+def _group(
+    name: str,
+    wanted: Sequence[tuple[str, str]],
+    extra: str,
+    *,
+    missing: Literal["ok", "warn", "fail"],
+) -> Finding:
+    have = {one: version_of(one) for one, _ in wanted}
+    absent = [one for one, version in have.items() if version is None]
+    outside = [
+        f"{one} {have[one]} is not {limits}"
+        for one, limits in wanted
+        if not fits(have[one] or "", limits) and one not in absent
+    ]
+    said = ", ".join(outside or [f"{one} {version or 'missing'}" for one, version in have.items()])
+    if outside or absent:
+        status = "fail" if outside else missing
+        remedy = f'pip install "{DISTRIBUTION}{extra}"'
+        return Finding(name=name, found=said, status=status, remedy=remedy)
+    return Finding(name=name, found=said)
+
+
+def compute() -> Iterator[Finding]:
+    """Look at cores, threads and accelerators; torch is imported only where it is installed."""
+    cores = len(os.sched_getaffinity(0))
+    if find_spec("torch") is None:
+        yield Finding(name="CPU", found=f"{cores} cores")
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    remedy = f"OMP_NUM_THREADS={cores}" if threads > cores else ""
+    found = f"{cores} cores, torch uses {threads} threads"
+    yield Finding(name="CPU", found=found, status="warn" if remedy else "ok", remedy=remedy)
+    if torch.cuda.is_available():
+        cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        told = ", ".join(f"{card.name} {card.total_memory / 2**30:.0f} GiB" for card in cards)
+        yield Finding(name="GPU", found=f"CUDA {torch.version.cuda}: {told}")
+    elif shutil.which("nvidia-smi"):
+        found = f"there is a driver, but torch {torch.__version__} sees no GPU"
+        remedy = "install the build of torch for its CUDA version, and look at nvidia-smi"
+        yield Finding(name="GPU", found=found, status="warn", remedy=remedy)
     else:
-        yield Finding(name="CUDA", found="none, training runs on the CPU")
+        yield Finding(name="GPU", found="none, training runs on the CPU")
+
+
+def compilers() -> Iterator[Finding]:
+    """Look at what DeepSpeed's CPU offload and torch.compile build with."""
+    tools = {"g++": shutil.which("g++") or shutil.which("clang++"), "ninja": shutil.which("ninja")}
+    missing = [name for name, path in tools.items() if path is None]
+    if not missing:
+        yield Finding(name="compiler", found=", ".join(str(path) for path in tools.values()))
+        return
+    needed = find_spec("deepspeed") is not None
+    found = f"no {' and no '.join(missing)}, needed for CPU offload and torch.compile only"
+    remedy = f"install {' and '.join(missing)}"
+    yield Finding(
+        name="compiler", found=found, status="warn" if needed else "ok", remedy=remedy * needed
+    )
 
 
 def machine() -> Iterator[Finding]:
-    """Look at compiler, disk and memory."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    yield Finding(name="compiler", found=compiler or "none, needed for torch.compile only")
+    """Look at disk, memory, and whether runs can be written here."""
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    fix = "" if free > MIN_DISK_GB else "free some, or choose another disk: --run.dir DIR"
-    yield Finding(name="disk", found=f"{free:.1f} GiB free in {Path.cwd()}", fix=fix)
+    remedy = "" if free > MIN_DISK_GB else "free some, or choose another disk: --run.dir DIR"
+    found = f"{free:.1f} GiB free in {Path.cwd()}"
+    yield Finding(name="disk", found=found, status="warn" if remedy else "ok", remedy=remedy)
     file = Path("/proc/meminfo")
     if file.exists():
         rows = dict(line.split(":", 1) for line in file.read_text("ascii").splitlines())
         available = int(rows["MemAvailable"].split()[0]) / 2**20
-        fix = "" if available > MIN_MEMORY_GB else "close programs, or lower ppo.num_prompts"
-        yield Finding(name="memory", found=f"{available:.1f} GiB available", fix=fix)
+        remedy = "" if available > MIN_MEMORY_GB else "close programs, or lower ppo.num_prompts"
+        found = f"{available:.1f} GiB available"
+        yield Finding(name="memory", found=found, status="warn" if remedy else "ok", remedy=remedy)
+    folder = Path("runs") if Path("runs").is_dir() else Path.cwd()
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            yield Finding(name="runs", found=f"{Path.cwd() / 'runs'} can be written")
+    except OSError as error:
+        found = f"{folder.resolve()} cannot be written: {error.strerror}"
+        remedy = "give its owner's permission, or choose another folder: --run.dir DIR"
+        yield Finding(name="runs", found=found, status="fail", remedy=remedy)
 
 
 def services() -> Iterator[Finding]:
     """Look at W&B, the hub and the data folder; nothing is sent."""
-    from trainers.loggers.wandb import has_credentials
-
     state = "logged in" if has_credentials() else "not logged in: runs are kept offline"
     set_mode = os.environ.get("WANDB_MODE")
     said = f"{state}{f', WANDB_MODE={set_mode}' if set_mode else ''}"
     lacks = set_mode == "online" and not has_credentials()
-    yield Finding(name="W&B", found=said, fix="wandb login" if lacks else "")
+    remedy = "wandb login, or WANDB_MODE=offline" if lacks else ""
+    yield Finding(name="W&B", found=said, status="fail" if lacks else "ok", remedy=remedy)
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    count = len(list(cache.glob("models--*")))
     offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
-    said = "HF_HUB_OFFLINE is set: models come from folders and the cache" if offline else "online"
-    yield Finding(name="hub", found=said)
+    reach = "HF_HUB_OFFLINE is set: models come from folders and the cache" if offline else "online"
+    yield Finding(name="hub", found=f"{reach}, {count} models in {cache}")
     folder = os.environ.get("LLMGYM_DATA")
     if folder is None:
         yield Finding(name="data", found="LLMGYM_DATA is not set, needed for tests of real data")
+    elif Path(folder).is_dir():
+        yield Finding(name="data", found=f"LLMGYM_DATA={folder}")
     else:
-        fix = "" if Path(folder).is_dir() else "set LLMGYM_DATA to a folder that exists"
-        yield Finding(name="data", found=f"LLMGYM_DATA={folder}", fix=fix)
+        remedy = "set LLMGYM_DATA to a folder that exists"
+        found = f"LLMGYM_DATA={folder} is no folder"
+        yield Finding(name="data", found=found, status="warn", remedy=remedy)
 
 
-PARTS: tuple[Callable[[], Iterator[Finding]], ...] = (python, packages, torch, machine, services)
+PARTS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    python, packages, compute, compilers, machine, services,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print every finding; 1 if something has to be fixed."""
-    tyro.cli(Options, args=argv, prog="llmgym doctor")
+    """Print every finding; 1 if one fails."""
+    options = tyro.cli(Options, args=argv, prog="llmgym doctor")
     findings = [finding for part in PARTS for finding in part()]
-    for finding in findings:
-        print(finding)
-    return 1 if any(finding.fix for finding in findings) else 0
+    if options.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+    else:
+        print("\n".join(map(str, findings)))
+    return 1 if any(finding.status == "fail" for finding in findings) else 0

@@ -7,13 +7,11 @@ output, command line and machine facts stay. A failure warns once, and the run g
 import json
 import logging
 import math
-import netrc
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlparse
 
 from trainers.batch import Evaluation
 from trainers.config import SCHEMA, Config
@@ -27,6 +25,7 @@ from trainers.loggers.base import (
     evaluation_values,
     parts_of,
 )
+from trainers.loggers.credentials import has_credentials
 
 _log = logging.getLogger(__name__)
 
@@ -40,18 +39,6 @@ SECTIONS = (
     "objective", "policy", "value", "loss", "rewards", "env", "completions", "advantages", "perf",
     "timing_s", "train",
 )  # fmt: skip
-
-
-def has_credentials() -> bool:
-    """Tell whether a key is in the environment or in the netrc file; nothing is sent."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
-    file = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    try:
-        return netrc.netrc(file).authenticators(host or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def mode() -> str:

@@ -11,7 +11,8 @@ import wandb
 
 from trainers.errors import ConfigError
 from trainers.loggers import wandb as door
-from trainers.loggers.wandb import MOST_ROWS, WandbLogger, has_credentials, mode
+from trainers.loggers.credentials import has_credentials
+from trainers.loggers.wandb import MOST_ROWS, WandbLogger, mode
 
 CANARY = "canary0123456789canary0123456789canary01"
 ALWAYS = {
