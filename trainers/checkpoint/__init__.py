@@ -91,7 +91,8 @@ class Saver:
         self, folder: Path, identity: Mapping[str, Any], *, world: World, keep_last: int
     ) -> None:
         self.num_failed = 0
-        self._folder, self._identity = folder, identity
+        self.identity = dict(identity)
+        self._folder = folder
         self._world, self._keep_last = world, keep_last
 
     def save(
@@ -116,7 +117,7 @@ class Saver:
                 name,
                 shared=shared,
                 own=own,
-                identity=self._identity,
+                identity=self.identity,
                 world=self._world,
             )
         except CheckpointError as error:

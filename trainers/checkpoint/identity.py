@@ -45,12 +45,16 @@ def versions() -> dict[str, str]:
 
 
 def identity_of(config: Config, world: World) -> dict[str, Any]:
-    """Return what a checkpoint must fit to be continued; kept in its manifest."""
+    """Return what a checkpoint must fit to be continued; kept in its manifest.
+
+    Its `digests` are of what lies behind the settings; they come as it is read.
+    """
     return {
         "config": SCHEMA.dump_python(config, mode="json"),
         "digest": config.digest,
         "versions": versions(),
         "world_size": world.size,
+        "digests": {},
     }
 
 
@@ -102,6 +106,31 @@ def check_identity(saved: Mapping[str, Any], config: Config, run: Path) -> None:
     for name, was in saved["versions"].items():
         if now.get(name) != was:
             _log.warning("saved with %s %s, now %s: bits may differ", name, was, now.get(name))
+
+
+def check_digests(saved: Mapping[str, Any], digests: Mapping[str, str], run: Path) -> None:
+    """Refuse to continue where a file behind an unchanged setting holds something else now.
+
+    Args:
+        saved: the identity in the checkpoint; what it does not know is not compared.
+        digests: of what was read now, by what it is.
+        run: its folder, for the message.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    before = saved["digests"]
+    changed = [
+        f"{name} ({before[name]} -> {now})"
+        for name, now in digests.items()
+        if before.get(name, now) != now
+    ]
+    if changed:
+        raise ConfigError(
+            f"cannot resume {run}: the settings are the same, but not what they lead to: other "
+            f"{', other '.join(changed)}. Put back the files that were there, or start anew with "
+            "--run.name NAME."
+        )
 
 
 def same_everywhere(**named: str) -> None:

@@ -14,7 +14,12 @@ import torch
 
 from trainers.batch import Evaluation
 from trainers.checkpoint import Loaded, Saver, checkpoint_name, find, find_at, load
-from trainers.checkpoint.identity import check_identity, identity_of
+from trainers.checkpoint.identity import (
+    check_digests,
+    check_identity,
+    identity_of,
+    same_everywhere,
+)
 from trainers.checkpoint.state_files import random_state, restore_random_state, seed_random_state
 from trainers.config import Config
 from trainers.distributed import World, global_max
@@ -165,6 +170,18 @@ class Session:
         for logger in self._loggers:
             logger.evaluation(evaluations, step, self.held_out.figures())
 
+    def identify(self, **digests: str) -> None:
+        """Note what lies behind the settings: what is resumed, and every rank, must have the same.
+
+        Args:
+            digests: by what they are of.
+
+        Raises:
+            BackendError: on every rank, if ranks differ.
+        """
+        same_everywhere(**digests)
+        self._saver.identity["digests"] |= digests
+
     def save_is_due(self, step: int) -> bool:
         """Tell whether a checkpoint is due by count, by the clock or since the last one failed."""
         every = self.config.checkpoint.every
@@ -235,6 +252,7 @@ class Session:
             return None
         loaded = load(found.path, self.world.rank)
         check_identity(loaded.identity, self.config, self.folder.path)
+        check_digests(loaded.identity, self._saver.identity["digests"], self.folder.path)
         _log.info("continues from %s", found.path)
         return found.number, loaded
 

@@ -23,6 +23,7 @@ from trainers.models.loading import (
     longest_sequence,
 )
 from trainers.runner.assemble import Devices, card, check_prompts
+from trainers.runner.fingerprints import demonstrations_digest
 from trainers.runner.session import Session
 
 SAMPLED_TASKS = 1024
@@ -53,6 +54,7 @@ def base_model(
         tokenizer = load_tokenizer(config, _corpus(shown, envs))
         chat = load_chat(config, tokenizer, env=config.envs[0].id)
         check_prompts(config, chat, envs, held_out)
+        session.identify(demonstrations=demonstrations_digest(shown), tokenizer=chat.digest)
         examples = _examples(session, chat, shown) if shown else []
         model = load_policy_model(config, chat, needs_room=config.ppo.num_iterations > 0)
         policy = CausalPolicy(model, temperature=1.0, chunk=config.backend.logprob_chunk)

@@ -33,6 +33,7 @@ from trainers.runner.assemble import (
     text_envs,
     text_learner,
 )
+from trainers.runner.fingerprints import tasks_digest, weights_digest
 from trainers.runner.loop import improve
 from trainers.runner.session import Session
 from trainers.runner.supervised import base_model
@@ -140,6 +141,9 @@ class TextTraining:
         devices = Devices.of(config, world, self._policy)
         self._longest = longest_sequence(self._policy.model.config)
         reference = reference_of(config, self._policy, devices)
+        session.identify(tasks=tasks_digest(envs), tokenizer=self._chat.digest)
+        if reference is not None:
+            session.identify(reference=weights_digest(self._policy.model))
         self.learner = text_learner(config, self._policy, devices)
         self._generator = TransformersGenerator(
             self._policy,

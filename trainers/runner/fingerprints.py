@@ -1,0 +1,48 @@
+"""What a run is made of behind its settings: digests of tasks, demonstrations and weights."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmgym.vector import LLMVectorEnv
+from trainers.demonstrations import Demonstration
+
+ENDLESS = 1000
+"""Tasks looked at of a source that has no end."""
+MOST = 100_000
+"""Most tasks looked at; how many there are counts as well."""
+
+
+def tasks_digest(envs: LLMVectorEnv) -> str:
+    """Return the digest of an environment's tasks: prompts, answers and every other column."""
+    size = envs.num_tasks()
+    tasks = envs.tasks(range(min(ENDLESS if size is None else size, MOST)))
+    return _digest([size], ([one.id, one.answer, one.solution, dict(one.meta)] for one in tasks))
+
+
+def demonstrations_digest(shown: Iterable[Demonstration]) -> str:
+    """Return the digest of what the supervised stage learns, in order."""
+    return _digest(([dict(m) for m in one.messages], one.response) for one in shown)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return the digest of a module's weights by name, to the last bit."""
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()[:12]
+
+
+def _digest(*parts: Iterable[Any]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        for one in part:
+            # What is no plain value has an address in its text, which is new in every process.
+            text = json.dumps(one, sort_keys=True, default=lambda other: type(other).__name__)
+            found.update(text.encode() + b"\n")
+    return found.hexdigest()[:12]
