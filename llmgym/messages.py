@@ -178,6 +178,7 @@ class Score:
         status: "ok"; "abstain" where the reward does not apply; "error" where it failed.
         spans: (start, end, reward) over characters of `response`: step and process rewards.
         error: the first line of the failure, for status "error".
+        retries: calls that were repeated to get it; of a composed reward, those of its parts.
     """
 
     value: float
@@ -185,3 +186,4 @@ class Score:
     status: ScoreStatus = "ok"
     spans: tuple[tuple[int, int, float], ...] = ()
     error: str | None = None
+    retries: int = 0

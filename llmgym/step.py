@@ -115,6 +115,7 @@ class BatchStep:
         self.samples: dict[int, Sample] = {}
         self._score_ms = np.zeros(num_envs, dtype=np.float64)
         self._valid = np.ones(num_envs, dtype=np.bool_)
+        self._retries = np.zeros(num_envs, dtype=np.int64)
         self._reasons = objects([None] * num_envs)
         self._errors = objects([None] * num_envs)
         self._parts: dict[str, np.ndarray] = {}
@@ -132,6 +133,7 @@ class BatchStep:
         self._score_ms[slot] = milliseconds
         self._valid[slot] = is_valid(sample, score)
         self._errors[slot] = score.error
+        self._retries[slot] = score.retries
         self._reasons[slot] = None if sample.reason is None else sample.reason.value
         for name, value in score.parts.items():
             absent = np.full(len(self.rewards), np.nan, dtype=np.float32)
@@ -142,6 +144,7 @@ class BatchStep:
         return {
             "reward_valid": self._valid,
             "reward_error": self._errors,
+            "reward_retries": self._retries,
             "stop_reason": self._reasons,
             "env_ms": self.env_ms,
             "score_ms": self._score_ms,

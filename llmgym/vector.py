@@ -155,8 +155,8 @@ class LLMVectorEnv(VectorEnv):
             Observations (None for idle slots), rewards [num_envs] float64, always finite,
             terminated and truncated [num_envs] bool, infos: `reward_valid` (False where the reward
             means nothing), `reward/<part>` float32 (NaN where absent), `stop_reason`,
-            `reward_error`, `task_id`, `task` (objects, None where absent), `turn`, `env_ms` (of the
-            slot) and `score_ms` (of the call that scored it).
+            `reward_error`, `task_id`, `task` (objects, None where absent), `turn`,
+            `reward_retries`, `env_ms` (of the slot) and `score_ms` (of the call that scored it).
 
         Raises:
             EnvContractError: a wrong number of actions, or one that is no text.

@@ -12,7 +12,7 @@ import math
 import traceback
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from hashlib import sha256
@@ -100,13 +100,15 @@ def score_samples(reward: Reward, samples: Sequence[Sample], retries: int = 2) -
     """
     if not samples and not reward.collective:
         return []
-    verdicts, failure = _attempt(reward, samples, retries)
+    verdicts, failure, repeated = _attempt(reward, samples, retries)
     if verdicts is None and len(samples) > 1 and not reward.collective:
         alone = [_attempt(reward, [sample], retries=0) for sample in samples]
-        verdicts = [_failed(why) if one is None else one[0] for one, why in alone]
+        verdicts = [_failed(why) if one is None else one[0] for one, why, _ in alone]
+        repeated += 1
     elif verdicts is None:
         verdicts = [_failed(failure)] * len(samples)
     scores = [coerce(one, reward.name, row) for row, one in enumerate(verdicts)]
+    scores = [replace(score, retries=score.retries + repeated) for score in scores]
     errors = [score.error for score in scores if score.status == "error"]
     if errors:
         text = "%s() failed on %d of %d samples; first: %s"
@@ -127,10 +129,11 @@ def coerce(verdict: object, name: str, row: int) -> Score:
         RewardError: the verdict is no number, dict of numbers or `Score`, or of no known status.
     """
     where = f"{name}() returned", f"for row {row}"
-    status, spans, error = "ok", (), None
+    status, spans, error, retries = "ok", (), None, 0
     if isinstance(verdict, Score):
         parts = {part: _number(value, where) for part, value in verdict.parts.items()}
         status, error = _checked_status(verdict, where), verdict.error
+        retries = verdict.retries
         value = _number(verdict.value, where) if status == "ok" else 0.0
         if status == "ok":
             spans = tuple((start, end, _number(one, where)) for start, end, one in verdict.spans)
@@ -140,11 +143,11 @@ def coerce(verdict: object, name: str, row: int) -> Score:
     else:
         parts, value = {}, _number(verdict, where)
     if status == "error":
-        return _failed(error or f"{name}() gave no reason")
+        return replace(_failed(error or f"{name}() gave no reason"), retries=retries)
     if not all(map(math.isfinite, (value, *parts.values(), *(one for *_, one in spans)))):
         shown = ", ".join(f"{part} {one}" for part, one in parts.items()) or value
         return _failed(f"{name}() returned {shown}, which is not finite")
-    return Score(value, parts, status, spans, error)
+    return Score(value, parts, status, spans, error, retries)
 
 
 def _checked_status(verdict: Score, where: tuple[str, str]) -> ScoreStatus:
@@ -177,17 +180,18 @@ def _float(value: float | np.number) -> float:
 
 def _attempt(
     reward: Reward, samples: Sequence[Sample], retries: int
-) -> tuple[Sequence[object] | None, str]:
+) -> tuple[Sequence[object] | None, str, int]:
+    """Return the verdicts, or None with the failure; and how many calls were repeated."""
     failure = ""
-    for _ in range(retries + 1):
+    for repeated in range(retries + 1):
         try:
-            return _checked(reward.score(samples), reward.name, len(samples)), ""
+            return _checked(reward.score(samples), reward.name, len(samples)), "", repeated
         except LLMGymError:  # not a failed sample: a broken reward, a missing file or library
             raise
         except Exception as error:
             failure = describe(error)
             logger.debug("%s() raised", reward.name, exc_info=True)
-    return None, failure
+    return None, failure, retries
 
 
 def _checked(verdicts: object, name: str, count: int) -> Sequence[object]:

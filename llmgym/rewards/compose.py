@@ -98,10 +98,11 @@ class Composite(Reward, ABC):
         failed = [
             f"{name}: {score.error}" for name, score in row.items() if score.status == "error"
         ]
+        retries = sum(score.retries for score in row.values())
         if failed and self._on_error == "raise":
             raise RewardError(f"a part of {self.name} failed. {failed[0]}")
         if failed:
-            return Score(0.0, status="error", error=failed[0])
+            return Score(0.0, status="error", error=failed[0], retries=retries)
         spoke = {
             name: replace(score, status="ok")
             for name, score in row.items()
@@ -115,7 +116,7 @@ class Composite(Reward, ABC):
             if self.weight(name) != 1.0:
                 parts[f"{name}.weighted"] = self.weight(name) * score.value
         value = self.combine({name: score.value for name, score in spoke.items()})
-        return Score(value, parts, spans=self._spans(spoke))
+        return Score(value, parts, spans=self._spans(spoke), retries=retries)
 
     def _spans(self, spoke: Mapping[str, Score]) -> tuple[tuple[int, int, float], ...]:
         return tuple(
@@ -224,10 +225,11 @@ class Gate(Reward):
             return gate
         parts = named_parts(self.when.name, gate)
         if worth is None:
-            return Score(self.floor, parts)
+            return Score(self.floor, parts, retries=gate.retries)
+        worth = replace(worth, retries=gate.retries + worth.retries)
         if worth.status != "ok":
             return worth
-        return Score(worth.value, parts | named_parts(self.then.name, worth), spans=worth.spans)
+        return replace(worth, parts=parts | named_parts(self.then.name, worth))
 
 
 @final
@@ -305,7 +307,8 @@ class GroupRank(Reward):
             values = [scores[i].value for i in ranked]
             for i in ranked:
                 parts = named_parts(self.reward.name, scores[i])
-                scores[i] = Score(_rank(scores[i].value, values), parts)
+                rank = _rank(scores[i].value, values)
+                scores[i] = replace(scores[i], value=rank, parts=parts, spans=())
         return scores
 
 

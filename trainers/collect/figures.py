@@ -247,12 +247,13 @@ def _environments(outcome: Outcome) -> Metrics:
 
 
 def _counts(outcome: Outcome) -> dict[str, float]:
-    """Return failed rewards and dropped prompts, summed over all ranks; a collective."""
-    counts: dict[str, float] = {"rewards/errors": 0.0}
+    """Return failed and repeated rewards, dropped prompts, over all ranks; a collective."""
+    counts: dict[str, float] = {"rewards/errors": 0.0, "rewards/retries": 0.0}
     for env, slot in zip(outcome.env_ids, outcome.episodes.slots, strict=True):
         name = f"env/{env}/truncated_prompts"
         counts[name] = counts.get(name, 0.0) + bool(slot.too_long)
         counts["rewards/errors"] += not (slot.valid or slot.too_long)
+        counts["rewards/retries"] += slot.retries
     total: dict[str, float] = {}
     for part in gather(counts):
         for name, count in part.items():

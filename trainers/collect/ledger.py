@@ -86,6 +86,7 @@ class Slot:
     task_id: str | None = None
     error: str | None = None
     score_ms: float = 0.0
+    retries: int = 0
     too_long: int = 0
 
     @property
@@ -313,3 +314,4 @@ def _note(slot: Slot, info: Mapping[str, Any]) -> None:
     slot.error = slot.error or info.get("reward_error")
     slot.stop_reason = info.get("stop_reason")
     slot.score_ms += float(info.get("score_ms", 0.0))
+    slot.retries += int(info.get("reward_retries", 0))

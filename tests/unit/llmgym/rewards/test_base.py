@@ -190,7 +190,8 @@ def test_a_call_that_raises_is_repeated_twice_and_may_recover():
         return answer
 
     reward = Returns(flaky)
-    assert [one.value for one in score_samples(reward, [sample("a")] * 2)] == [1.0, 2.0]
+    scores = score_samples(reward, [sample("a")] * 2)
+    assert [(one.value, one.retries) for one in scores] == [(1.0, 2), (2.0, 2)]
     assert reward.calls == [2, 2, 2]
 
 
@@ -204,6 +205,7 @@ def test_one_poisonous_sample_does_not_take_the_others_with_it():
     scores = score_samples(reward, [sample("a"), sample("poison"), sample("b")])
     assert [one.status for one in scores] == ["ok", "error", "ok"]
     assert reward.calls == [3, 3, 3, 1, 1, 1]
+    assert [one.retries for one in scores] == [3, 3, 3]
     assert scores[1].error.startswith("ZeroDivisionError: no at ")
     assert "test_base.py" in scores[1].error
 

@@ -50,6 +50,27 @@ def test_a_sum_weighs_its_parts_and_logs_them_weighted_and_not():
     }
 
 
+def flaky():
+    """Return a reward whose first call raises; the second is worth 1."""
+    answers = iter([ValueError("once")])
+
+    def score(one):
+        for error in answers:
+            raise error
+        return 1.0
+
+    return per_sample(score, "flaky")
+
+
+def test_repeated_calls_of_parts_are_counted():
+    assert one(LENGTH).retries == one(Sum(length=(LENGTH, 1.0))).retries == 0
+    assert one(Sum(flaky=(flaky(), 1.0), length=(LENGTH, 1.0))).retries == 1
+    assert one(Sum(deep=(Sum(flaky=(flaky(), 1.0)), 1.0), other=(flaky(), 1.0))).retries == 2
+    assert one(Gate(when=flaky(), then=flaky(), threshold=0.5)).retries == 2
+    assert one(Gate(when=flaky(), then=LENGTH, threshold=2.0)).retries == 1
+    assert one(Sum(flaky=(flaky(), 1.0), fails=(FAILS, 1.0))).retries == 3, "1, and 2 of the other"
+
+
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1, max_size=4))
 def test_a_sum_of_sums_keeps_every_weight(pairs):
     inner = {f"p{i}": (Constant(value=value), weight) for i, (value, weight) in enumerate(pairs)}

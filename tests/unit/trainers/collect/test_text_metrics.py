@@ -106,6 +106,24 @@ def test_the_peak_memory_of_a_gpu_is_reported_where_there_is_one(monkeypatch):
     assert performance({"rollout": 1.0}, {}, world=World()).values()["perf/gpu_gb"] == 3.0
 
 
+def test_calls_of_a_reward_that_were_repeated_are_counted(chat):
+    end = chat.eos_token_ids[0]
+    failures = iter([OSError("busy"), OSError("busy")])
+
+    def busy_at_first(sample):
+        for failure in failures:
+            raise failure
+        return 1.0
+
+    script = {i: [[40, 41, end], [40, 41, end]] for i in range(4)}
+    collector = collector_of(chat, single_turn(busy_at_first), scripted(chat, script), config())
+    seen = []
+    for iteration in (0, 1):
+        collector.collect(Actor(policy(chat)), iteration)
+        seen.append(collector.metrics().values()["rewards/retries"])
+    assert seen == [8.0, 0.0], "two calls, of four responses each"
+
+
 def test_the_kl_to_an_identical_reference_is_exactly_zero_at_any_temperature(chat):
     model = llama(chat)
     actor = Actor(CausalPolicy(model, temperature=0.6, chunk=3))
