@@ -17,6 +17,7 @@ from tests.unit.trainers.collect.tiny import (
     tasks,
     written_by,
 )
+from trainers.distributed import World
 
 
 class Lengths(Reward):
@@ -33,13 +34,13 @@ class Lengths(Reward):
                 for value, one in zip(self.scale.apply(raw), raw, strict=True)]  # fmt: skip
 
 
-def collector():
+def collector(world=World()):  # noqa: B008 - alone, and frozen
     chat, reward = chat_format(), Lengths()
     actor = Actor(policy(chat))
-    envs = LLMVectorEnv([lambda: SingleTurnEnv(tasks(), reward)] * 8)
+    envs = LLMVectorEnv([lambda: SingleTurnEnv(tasks(), reward)] * (8 // world.size))
     settings = config(ppo={"num_prompts": 4, "samples_per_prompt": 2})
     generator = written_by(actor.policy_module, chat)
-    return collector_of(chat, envs, generator, settings), actor, reward
+    return collector_of(chat, envs, generator, settings, world=world), actor, reward
 
 
 def raw(collector):
