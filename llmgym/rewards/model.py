@@ -33,7 +33,7 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 Side = Literal["right", "left"]
 Messages = Sequence[Mapping[str, Any]]
 
-PROBES = ("a", "a longer text, beside which the short one is scored again")
+PROBES = ("a", "a longer text beside it")
 # How far a score may move when a longer text is scored beside it, in units of max(1, |score|).
 TOLERANCE = 1e-3
 LOW_PRECISION_TOLERANCE = 0.1
