@@ -41,6 +41,7 @@ def answers(run: Path) -> list[list[Row]]:
 FIGURES = {
     "share of annotations that are right": lambda row: share_right(row["completion"]),
     "consistency (right / max(written, reference))": lambda row: row["consistency"],
+    "grounded (with numbers of the problem / the same)": lambda row: row["grounded"],
     "annotations written": lambda row: float(len(annotations(row["completion"]))),
     "different annotations written": lambda row: float(row["annotations"]),
     "exact answer": lambda row: float(row["answer"]),
