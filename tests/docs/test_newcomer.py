@@ -1,0 +1,85 @@
+"""The first pages as a newcomer follows them: files written, commands typed, one after the other."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.pages import ROOT, blocks
+from tests.tiny import save_model
+
+FILE = re.compile(r"# (\w+\.(?:py|yaml))\n")
+ANY = ["--ppo.num-iterations", "1", "--eval.num-tasks", "2", "--log.wandb.enabled", "false"]
+TEXT = ["--ppo.num-prompts", "4", "--ppo.num-minibatches", "2", "--ppo.num-epochs", "1"]
+TEXT += ["--generation.max-new-tokens", "4", "--generation.max-prompt-tokens", "40"]
+ROWS = (
+    'import json\nfor n in range(40): print(json.dumps({"prompt": f"Say {n}.", "answer": str(n)}))'
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with prompts, and a model in place of what the pages call MODEL."""
+    save_model(tmp_path / "model")
+    rows = subprocess.run([sys.executable, "-c", ROWS], stdout=subprocess.PIPE, check=True).stdout
+    (tmp_path / "my.jsonl").write_bytes(rows)
+    return tmp_path
+
+
+def lines(page):
+    """The commands of a page's bash blocks, as words."""
+    for text in blocks(page, "bash"):
+        for line in text.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield ["model" if word == "MODEL" else word for word in words]
+
+
+def typed(words, folder):
+    """Run a command of a page, short of its length; its output."""
+    match words:
+        case ["export", *_]:  # it is in `env` below
+            return ""
+        case ["pip", "install", "-e", package]:
+            offline = ["--no-deps", "--no-build-isolation", "--no-index", "--target", "site"]
+            words = [sys.executable, "-m", "pip", "install", "-q", *offline, f"./{package}"]
+        case ["llmgym", "train", "cartpole", *_]:
+            words = [sys.executable, "-m", "trainers.cli", *words[1:], *ANY]
+        case ["llmgym", "train" | "sft", *_]:
+            words = [sys.executable, "-m", "trainers.cli", *words[1:], *ANY, *TEXT]
+        case ["llmgym", *_]:
+            words = [sys.executable, "-m", "trainers.cli", *words[1:]]
+    paths = os.pathsep.join([".", "site", str(ROOT)])
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", ["your-prompts", "your-reward", "your-env"])
+def test_every_command_of_the_page_works(page, folder):
+    path = ROOT / "docs" / "start" / f"{page}.md"
+    for text in blocks(path, "python", "yaml"):
+        if file := FILE.match(text):
+            (folder / file[1]).write_text(text, "utf-8")
+    if page == "your-prompts":  # the reward is the next page's
+        for text in blocks(path.with_name("your-reward.md"), "python"):
+            if FILE.match(text):
+                (folder / "my_reward.py").write_text(text, "utf-8")
+    shown = [typed(words, folder) for words in lines(path)]
+    assert sum("Next" in one for one in shown) >= 2, "nothing was trained"
+
+
+@pytest.mark.parametrize(
+    ("page", "language", "most"), [("your-prompts", "json", 5), ("your-reward", "python", 5)]
+)
+def test_the_first_of_its_kind_is_five_lines_at_most(page, language, most):
+    first = blocks(ROOT / "docs" / "start" / f"{page}.md", language)[0]
+    assert len(first.strip().splitlines()) <= most
