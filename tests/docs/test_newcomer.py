@@ -1,4 +1,4 @@
-"""The first pages as a newcomer follows them: files written, commands typed, one after the other."""
+"""The first pages as a newcomer follows them: files written, and every command typed in turn."""
 
 import os
 import re
