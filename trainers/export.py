@@ -16,11 +16,12 @@ from gymnasium.spaces import Box, Discrete
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from trainers.checkpoint.manifest import fsync
 from trainers.errors import CheckpointError
 from trainers.models.chat import ChatFormat
+from trainers.models.classifier import Judge
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
 
@@ -31,13 +32,13 @@ def render_card(card: Mapping[str, Any]) -> str:
     """Return a model card in Markdown.
 
     Args:
-        card: `title`; and where there are any `base_model` (hub id or folder), `metrics`
-            (name -> figure), `text` and `library`.
+        card: `title`; and where there are any `base_model` (hub id or folder), `stage` (a tag; ppo
+            if not given), `metrics` (name -> figure), `text` and `library`.
     """
     title = card.get("title", "A policy trained with llmgym")
     front: dict[str, Any] = {
         "library_name": card.get("library", "transformers"),
-        "tags": ["llmgym", "ppo"],
+        "tags": ["llmgym", card.get("stage", "ppo")],
     }
     if card.get("base_model"):
         front["base_model"] = str(card["base_model"])
@@ -112,6 +113,23 @@ def export_policy(
         model.save_pretrained(aside)
         chat.tokenizer.save_pretrained(aside)
         generation.save_pretrained(aside)
+        (aside / "README.md").write_text(render_card(card), encoding="utf-8")
+
+
+def export_judge(
+    folder: Path,
+    judge: Judge,
+    tokenizer: PreTrainedTokenizerFast,
+    card: Mapping[str, Any],
+) -> None:
+    """Write a folder that `AutoModelForSequenceClassification` and `AutoTokenizer` load.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    with replacing(folder) as aside:
+        judge.model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
         (aside / "README.md").write_text(render_card(card), encoding="utf-8")
 
 

@@ -23,11 +23,9 @@ from trainers.batch import Metrics, TextInputs
 from trainers.config import Config
 from trainers.demonstrations import Example
 from trainers.distributed import World, global_max, global_sum
+from trainers.epochs import num_steps, rate, rows_of_step
 from trainers.errors import NonFiniteError
-from trainers.functional.schedules import rate_factor
 from trainers.learner import packed
-
-RATE_FLOOR = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +44,6 @@ def split(
     num_held_out = min(int(len(examples) * holdout), len(examples) - 1)
     picked = [examples[i] for i in order]
     return picked[num_held_out:], picked[:num_held_out]
-
-
-def num_steps(num_examples: int, config: Config) -> int:
-    """Return the optimizer steps of the whole stage; an epoch's last one may be smaller."""
-    return config.sft.num_epochs * math.ceil(num_examples / config.sft.batch_size)
-
-
-def rows_of_step(step: int, num_examples: int, config: Config) -> list[int]:
-    """Return the row numbers of an optimizer step, over all ranks."""
-    epoch, position = divmod(step, math.ceil(num_examples / config.sft.batch_size))
-    order = np.random.default_rng((config.run.seed, epoch)).permutation(num_examples)
-    start = position * config.sft.batch_size
-    return order[start : start + config.sft.batch_size].tolist()
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -161,23 +146,19 @@ def train(
     Yields:
         The metrics of each step.
     """
-    total = num_steps(len(examples), config)
+    total = num_steps(len(examples), config.sft)
     each_epoch = total // max(config.sft.num_epochs, 1)
     limit = -math.inf if config.sft.stop_loss is None else config.sft.stop_loss
     measured = math.isfinite(limit) and start > 0 and start % each_epoch == 0 and bool(held_out)
     if measured and mean_loss(engine, held_out, config, world) <= limit:
         return  # the stage had ended there
     for step in range(start, total):
-        factor = rate_factor(
-            (step + 1) / total,
-            "cosine",
-            warmup=config.sft.warmup_fraction,
-            floor=RATE_FLOOR,
-        )
-        engine.set_learning_rate(factor * config.sft.learning_rate)
-        rows = rows_of_step(step, len(examples), config)[world.rank :: world.size]
+        now = rate(step, total, config.sft)
+        engine.set_learning_rate(now)
+        picked = rows_of_step(step, len(examples), config.sft, config.run.seed)
+        rows = picked[world.rank :: world.size]
         metrics = update(engine, [examples[row] for row in rows], config)
-        figures = {"sft/step": step + 1, "sft/lr": factor * config.sft.learning_rate}
+        figures = {"sft/step": step + 1, "sft/lr": now}
         if held_out and (step + 1) % each_epoch == 0:
             figures["sft/holdout_loss"] = mean_loss(engine, held_out, config, world)
         yield metrics | Metrics.scalars(figures)

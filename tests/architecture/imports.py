@@ -20,13 +20,14 @@ from tests.architecture.source import (
 
 FLOORS = (
     "llmgym trainers",  # two rooms; "trainers" alone is its __init__, which imports nothing
-    "trainers.errors trainers.config trainers.config_ppo trainers.config_schema "
-    "trainers.config_files trainers.batch",
+    "trainers.errors trainers.config trainers.config_ppo trainers.config_reward_model "
+    "trainers.config_schema trainers.config_files trainers.batch",
     "trainers.functional trainers.distributed",
     "trainers.models",
     "trainers.backends trainers.generation",
     "trainers.learner trainers.collect",
     "trainers.ppo trainers.ppo_metrics trainers.sft trainers.demonstrations trainers.reward_model "
+    "trainers.epochs trainers.judgements "
     "trainers.compress trainers.checkpoint",  # a folder, read by the next floor
     "trainers.run_folder trainers.evaluate trainers.export "
     "trainers.loggers trainers.report trainers.serve",
@@ -54,6 +55,7 @@ NO_TORCH = (
     "trainers/errors.py",
     "trainers/config.py",
     "trainers/config_ppo.py",
+    "trainers/config_reward_model.py",
     "trainers/config_schema.py",
     "trainers/config_files.py",
     "trainers/config_schema.py",

@@ -11,6 +11,7 @@ from trainers.config import Config
 FROZEN_VERBS = [
     "train",
     "sft",
+    "reward-model",
     "eval",
     "play",
     "envs",

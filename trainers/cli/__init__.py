@@ -22,6 +22,7 @@ from trainers.errors import (
 VERBS = {
     "train": "train by the settings of a preset or of your files",
     "sft": "the supervised stage alone, with the arguments of train",
+    "reward-model": "learn to judge: classes, or which of two responses is better",
     "eval": "held-out score with its interval, also against another model",
     "play": "talk to a model and see its reward",
     "envs": "list, show or check environments, or start one of your own",
@@ -36,7 +37,7 @@ VERBS = {
 def help_text() -> str:
     """Return what `llmgym --help` prints."""
     lines = ["Usage: llmgym VERB [ARGUMENTS]    llmgym VERB --help says more", ""]
-    lines += [f"  {verb:<8} {what}" for verb, what in VERBS.items()]
+    lines += [f"  {verb:<12} {what}" for verb, what in VERBS.items()]
     lines += ["", "Start with: llmgym train quickstart", "--debug shows the traceback of an error."]
     return "\n".join(lines)
 
@@ -44,7 +45,7 @@ def help_text() -> str:
 def _run(verb: str, argv: Sequence[str]) -> int:
     """Import the file of a verb and run it."""
     match verb:
-        case "train" | "sft":
+        case "train" | "sft" | "reward-model":
             from trainers.cli import train
 
             return train.main(argv, verb=verb)

@@ -1,4 +1,4 @@
-"""The arguments of `train` and `sft`: a preset, options of this start, and settings by name.
+"""The arguments of `train`, `sft` and `reward-model`: preset, options of this start, settings.
 
 One mechanism for every setting: `--PATH VALUE` is looked up in the schema, read with its type and
 laid over the files, so that a flag and a line of YAML mean the same and fail with the same words.
@@ -101,7 +101,7 @@ def _setting(name: str, words: Sequence[str]) -> tuple[str, Any, int]:
 
 
 def read_arguments(argv: Sequence[str], verb: str = "train") -> Launch:
-    """Return what the words after `train` or `sft` mean.
+    """Return what the words after `train` or the verb of one stage mean.
 
     Raises:
         ConfigError: a word belongs to no option, the preset is not first, a value is missing.

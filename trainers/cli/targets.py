@@ -64,6 +64,16 @@ def newest_run(folder: Path = RUNS) -> Path:
     return found[-1].parent
 
 
+def _answering(target: Target) -> Target:
+    """Refuse a reward model, whose folder would load as a language model with a random head."""
+    if target.config.reward_model.num_epochs:
+        raise ConfigError(
+            f"{target.name} is a reward model: it judges and does not answer. Its figures are in "
+            f"{target.model}/README.md, and that folder is a plain Hugging Face one already."
+        )
+    return target
+
+
 def target_of(word: str | None, which: str = "model") -> Target:
     """Return what a run folder, a model folder inside or outside of one, or a hub id names.
 
@@ -72,7 +82,8 @@ def target_of(word: str | None, which: str = "model") -> Target:
         which: the folder of a run that is meant: model, best or base.
 
     Raises:
-        ConfigError: the run has no such model yet, or the settings do not load.
+        ConfigError: the run has no such model yet, it is a reward model, or the settings do not
+            load.
     """
     path = newest_run() if word is None else Path(word)
     if (path / "config.yaml").is_file():
@@ -91,10 +102,13 @@ def target_of(word: str | None, which: str = "model") -> Target:
                 f"llmgym train -c {path}/config.yaml --resume"
             )
         name = f"{path}/{which}"
-        return Target(name=name, model=name, config=config, run_dir=path)
+        return _answering(Target(name=name, model=name, config=config, run_dir=path))
     inside = path.parent / "config.yaml"
     if path.is_dir() and inside.is_file():
-        return Target(name=str(path), model=str(path), config=read([inside]), run_dir=path.parent)
+        found = read([inside])
+        return _answering(
+            Target(name=str(path), model=str(path), config=found, run_dir=path.parent)
+        )
     looks_local = word is not None and word.startswith((".", "/", "runs/"))
     if looks_local and not path.is_dir():
         raise ConfigError(f"{path} is neither a run folder nor a model folder.")

@@ -1,8 +1,8 @@
-"""`llmgym train` and `llmgym sft`: from what was typed to a run."""
+"""`llmgym train`, `llmgym sft` and `llmgym reward-model`: from what was typed to a run."""
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from trainers.config import SCHEMA, Config
 from trainers.config_files import difference, preset, presets, purpose, read
 
 WIDTH = 80
-SFT_EPOCHS = 3
-SFT_FRESH_RATE = 1.0e-3
+FRESH_EPOCHS = 3
+FRESH_RATE = 1.0e-3
 
 
 def config_of(launch: Launch, verb: str = "train") -> Config:
@@ -24,26 +24,48 @@ def config_of(launch: Launch, verb: str = "train") -> Config:
         ConfigError: with every mistake at once.
     """
     files = [preset(launch.preset or "default"), *launch.files]
-    config = read(files, launch.overrides)
-    if verb == "sft":
-        config = read(files, {**_sft_alone(config), **launch.overrides})
-    return config
+    if verb == "train":
+        return read(files, launch.overrides)
+    others, alone = ALONE[verb]
+    config = read(files, {**others, **launch.overrides})
+    return read(files, {**others, **alone(config), **launch.overrides})
 
 
 def _sft_alone(config: Config) -> dict[str, Any]:
     """Return what makes the supervised stage run alone, where nothing else was asked for."""
-    layer: dict[str, Any] = {"ppo.num_iterations": 0}
+    layer: dict[str, Any] = {}
     default = Config()
     if config.run.name == default.run.name:
         layer["run.name"] = "sft"
     if not config.sft.num_epochs:
-        layer["sft.num_epochs"] = SFT_EPOCHS
+        layer["sft.num_epochs"] = FRESH_EPOCHS
     is_default_rate = config.sft.learning_rate == default.sft.learning_rate
     if config.model.path is None and is_default_rate:
-        layer["sft.learning_rate"] = SFT_FRESH_RATE
+        layer["sft.learning_rate"] = FRESH_RATE
     if config.data.path is not None and config.envs == default.envs:
         layer["eval.num_tasks"] = 0  # the default environment has nothing to do with the file
     return layer
+
+
+def _reward_model_alone(config: Config) -> dict[str, Any]:
+    """Return what makes the reward model stage run, where nothing else was asked for."""
+    layer: dict[str, Any] = {}
+    default, is_fresh = Config(), config.model.path is None
+    if config.run.name == default.run.name:
+        layer["run.name"] = "reward-model"
+    if not config.reward_model.num_epochs:
+        layer["reward_model.num_epochs"] = FRESH_EPOCHS if is_fresh else 1
+    is_default_rate = config.reward_model.learning_rate == default.reward_model.learning_rate
+    if is_fresh and is_default_rate:
+        layer["reward_model.learning_rate"] = FRESH_RATE
+    return layer
+
+
+ALONE: Mapping[str, tuple[Mapping[str, Any], Callable[[Config], dict[str, Any]]]] = {
+    "sft": ({"ppo.num_iterations": 0, "reward_model.num_epochs": 0}, _sft_alone),
+    "reward-model": ({"ppo.num_iterations": 0, "sft.num_epochs": 0}, _reward_model_alone),
+}
+"""What a verb for one stage leaves out, and what it sets where nothing else was asked for."""
 
 
 def help_text(verb: str, config: Config) -> str:

@@ -8,11 +8,15 @@ from typing import Any, Literal
 from trainers.batch import Evaluation
 from trainers.config import Config
 
-Stage = Literal["sft", "ppo"]
+Stage = Literal["sft", "reward_model", "ppo"]
 Status = Literal["finished", "converged", "failed", "interrupted"]
 Evaluations = Sequence[tuple[int, Sequence[Evaluation]]]
 # The x axis of each stage; it stands in every record.
-STEP_KEYS: Mapping[Stage, str] = {"sft": "sft/step", "ppo": "train/global_step"}
+STEP_KEYS: Mapping[Stage, str] = {
+    "sft": "sft/step",
+    "reward_model": "reward_model/step",
+    "ppo": "train/global_step",
+}
 
 # What a row of samples says besides the parts of its reward, each under its own name.
 ROW_KEYS = frozenset({
@@ -49,7 +53,7 @@ class Logger(ABC):
 
     @abstractmethod
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
-        """Take the figures of one iteration of PPO, or of one optimizer step of SFT."""
+        """Take the figures of one iteration of PPO, or of one optimizer step before it."""
 
     @abstractmethod
     def samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:

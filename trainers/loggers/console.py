@@ -21,10 +21,15 @@ from trainers.loggers.base import Evaluations, Logger, Stage, Status
 from trainers.loggers.lines import WIDTH, cut, duration, figure, interval, sample, sparkline
 from trainers.loggers.wandb import mode
 
-SFT_STEPS_A_LINE = 20
+STEPS_A_LINE: Mapping[Stage, int] = {"sft": 20, "reward_model": 100, "ppo": 1}
 # A short name on the line, and the metric it shows.
 SHOWN: Mapping[Stage, Mapping[str, str]] = {
     "sft": {"loss": "sft/loss"},
+    "reward_model": {
+        "loss": "reward_model/loss",
+        "accuracy": "reward_model/accuracy",
+        "held_out": "reward_model/holdout/accuracy",
+    },
     "ppo": {
         "reward": "objective/scores",
         "kl": "objective/kl",
@@ -136,7 +141,7 @@ class ConsoleLogger(Logger):
             self._rewards += [values["objective/scores"]] if "objective/scores" in values else []
             self._alarm(values, step)
             self._explain(values, step)
-        every = self._config.log.every * (SFT_STEPS_A_LINE if section == "sft" else 1)
+        every = self._config.log.every * STEPS_A_LINE[section]
         named = {name: values[key] for name, key in SHOWN[section].items() if key in values}
         left = self._left(step) if section == "ppo" else ""
         if self._live is not None:
@@ -244,7 +249,9 @@ class ConsoleLogger(Logger):
             self._print(f"Picture  {run}/reward.png")
         if (run / "wandb").is_dir():
             self._print(f"W&B      wandb sync {run}/wandb/latest-run")
-        if (run / "model").is_dir() and not self._config.is_control:
+        if self._config.reward_model.num_epochs:
+            self._print(f"Card     {run}/model/README.md")
+        elif (run / "model").is_dir() and not self._config.is_control:
             beside = " --base" if self._config.ppo.num_iterations else ""  # else it is the model
             self._print(f"Next     llmgym play {run}{beside}")
         if status == "converged":

@@ -122,7 +122,8 @@ class WandbLogger(Logger):
             self._id = self._run.id
             for step_key in STEP_KEYS.values():
                 self._run.define_metric(step_key)
-            self._run.define_metric("sft/*", step_metric=STEP_KEYS["sft"])
+            for stage in ("sft", "reward_model"):
+                self._run.define_metric(f"{stage}/*", step_metric=STEP_KEYS[stage])
             for section in SECTIONS:
                 self._run.define_metric(f"{section}/*", step_metric=STEP_KEYS["ppo"])
             self._run.define_metric("eval/*", step_metric=STEP_KEYS["ppo"], summary="max")

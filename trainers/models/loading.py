@@ -57,6 +57,10 @@ def load_tokenizer(config: Config, texts: Iterable[str] = ()) -> PreTrainedToken
         if not file.is_file():
             raise ConfigError(f"tokenizer.chat_template {file} does not exist or is no file.")
         tokenizer.chat_template = file.read_text(encoding="utf-8")
+    if (pad := config.tokenizer.pad_token) is not None:
+        if pad not in tokenizer.get_vocab():
+            raise ConfigError(f'tokenizer.pad_token "{pad}" is no token of the vocabulary.')
+        tokenizer.pad_token = pad
     return tokenizer
 
 
@@ -99,7 +103,7 @@ def load_chat(config: Config, tokenizer: PreTrainedTokenizerFast, *, env: str) -
         )
     model_config = None if source is None else load_config(source)
     if model_config is not None:
-        _check_vocabulary(tokenizer, model_config, name)
+        check_vocabulary(tokenizer, model_config, name)
     given = config.generation.eos_token_ids
     ends = _named_ends(tokenizer, model_config, source) if given is None else list(given)
     largest = max(tokenizer.get_vocab().values())
@@ -116,9 +120,14 @@ def load_chat(config: Config, tokenizer: PreTrainedTokenizerFast, *, env: str) -
     return ChatFormat(tokenizer, eos_token_ids=ends)
 
 
-def _check_vocabulary(
+def check_vocabulary(
     tokenizer: PreTrainedTokenizerFast, model_config: PretrainedConfig, name: str
 ) -> None:
+    """Refuse a tokenizer with ids that the model does not embed.
+
+    Raises:
+        ConfigError: it has some.
+    """
     largest = max(tokenizer.get_vocab().values())
     embedded = model_config.get_text_config().vocab_size
     if largest >= embedded:
@@ -170,7 +179,8 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
     return config
 
 
-def _dropout_off(model: nn.Module) -> None:
+def dropout_off(model: nn.Module) -> None:
+    """Set every dropout of a model to 0."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -199,19 +209,20 @@ def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(explained(source, error)) from error
-    _dropout_off(model)
+    dropout_off(model)
     return model.train()
 
 
-def fresh_llama(preset: str, vocab_size: int, context: int, seed: int) -> LlamaForCausalLM:
-    """Build a Llama with random weights and tied embeddings; the global generator is untouched.
+def llama_config(preset: str, vocab_size: int, context: int) -> LlamaConfig:
+    """Return the configuration of a fresh Llama with tied embeddings.
 
     Args:
         preset: tiny (about 1 M parameters at 512 tokens), small (5 M) or base (16 M at 4096).
+        vocab_size: tokens.
         context: longest sequence, in tokens.
     """
     hidden, layers, heads, intermediate = PRESETS[preset]
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -224,6 +235,11 @@ def fresh_llama(preset: str, vocab_size: int, context: int, seed: int) -> LlamaF
         eos_token_id=None,
         pad_token_id=None,
     )
+
+
+def fresh_llama(preset: str, vocab_size: int, context: int, seed: int) -> LlamaForCausalLM:
+    """Build a `llama_config` with random weights; the global generator is untouched."""
+    config = llama_config(preset, vocab_size, context)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return LlamaForCausalLM(config).train()
@@ -295,7 +311,7 @@ def build_critic(
         ConfigError: the folder does not load, or there is no token classifier of this kind.
     """
     model = token_classifier(policy_model) if init == "policy" else _load_classifier(init)
-    _dropout_off(model)
+    dropout_off(model)
     if gradient_checkpointing:
         enable_checkpointing(model)
     return Critic(model.train())

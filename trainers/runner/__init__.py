@@ -1,6 +1,7 @@
 """The outer loop: stages, evaluation, checkpoints, exports. The algorithm is `ppo.py`.
 
     run(config)  ->  sft (where sft.num_epochs > 0)  ->  base/  ->  ppo  ->  model/, critic/, best/
+                 ->  reward_model (where reward_model.num_epochs > 0, alone)  ->  model/
 
 PPO always starts from a folder: base/, or `model.path` where nothing was learned before. So a
 resumed run, which loads that folder again, has the same reference to the last bit.
@@ -16,6 +17,7 @@ from trainers.batch import Evaluation
 from trainers.checkpoint import check_at
 from trainers.config import Config
 from trainers.distributed import World, shutdown, start
+from trainers.errors import ConfigError
 from trainers.loggers.base import Logger
 from trainers.loggers.usual import usual_loggers
 from trainers.report.pictures import draw
@@ -23,6 +25,7 @@ from trainers.run_folder import open_run
 from trainers.runner.assemble import EnvFactory, check_shares
 from trainers.runner.control import train_control
 from trainers.runner.idle import without_effect
+from trainers.runner.judging import train_reward_model
 from trainers.runner.session import Session
 from trainers.runner.text import train_text
 
@@ -70,6 +73,8 @@ def run(
         ConfigError: a setting is not allowed.
         CheckpointError: the run folder is in use, or no checkpoint is whole.
     """
+    if config.reward_model.num_epochs and (env is not None or reward is not None):
+        raise ConfigError("a reward model learns from rows: env and reward would have no effect.")
     world = World.from_launcher()
     check_shares(config, world)
     if isinstance(resume, Path):
@@ -83,7 +88,10 @@ def run(
         with Session(
             config, world, folder, loggers=heard if world.is_main else (), resume=resume
         ) as session:
-            metrics = (train_control if config.is_control else train_text)(session, env, reward)
+            if config.reward_model.num_epochs:
+                metrics = train_reward_model(session)
+            else:
+                metrics = (train_control if config.is_control else train_text)(session, env, reward)
             if world.is_main:
                 _draw(folder.path)
         return Result(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, final, get_args
 
 import torch
 
@@ -244,8 +244,8 @@ class Session:
         if self._resume is False:
             return None
         if isinstance(self._resume, Path):
-            other: Stage = "ppo" if stage == "sft" else "sft"
-            found = None if self.resumes_at(other) else find_at(self._resume)
+            is_other = any(self.resumes_at(one) for one in get_args(Stage) if one != stage)
+            found = None if is_other else find_at(self._resume)
         else:
             found = find(self.folder.checkpoints, stage)
         if found is None:

@@ -9,6 +9,7 @@ from trainers.backends.torch import OptimizerSettings
 from trainers.config import Config, TokenizerConfig
 from trainers.demonstrations import Demonstration, Example, demonstrations, tokenize
 from trainers.distributed import from_main
+from trainers.epochs import num_steps
 from trainers.errors import ConfigError
 from trainers.export import export_policy
 from trainers.models.causal_lm import CausalPolicy
@@ -121,7 +122,7 @@ def _learn(session: Session, policy: CausalPolicy, examples: Sequence[Example]) 
         "policy",
     )
     train, held_out = sft.split(examples, config.sft.holdout, config.run.seed)
-    total, begin = sft.num_steps(len(train), config), 0
+    total, begin = num_steps(len(train), config.sft), 0
     session.note("sft", f"{len(train)} learned, {len(held_out)} kept back, {total} steps")
     if found := session.resumed("sft"):
         begin, loaded = found

@@ -12,6 +12,7 @@ from trainers.backends.torch import OptimizerSettings, TorchEngine
 from trainers.config import BackendConfig, Config, RunConfig, SFTConfig
 from trainers.demonstrations import Example
 from trainers.distributed import World
+from trainers.epochs import num_steps, rows_of_step
 from trainers.errors import NonFiniteError
 from trainers.models.causal_lm import CausalPolicy
 
@@ -162,10 +163,10 @@ def test_collate_pads_prompts_left_and_responses_right():
 @pytest.mark.parametrize("number", [8, 10])
 def test_each_epoch_visits_every_row_once_in_another_order(number):
     settings = config()
-    each = sft.num_steps(number, settings) // 2
+    each = num_steps(number, settings.sft) // 2
     epochs = [
         [row for step in range(e * each, (e + 1) * each)
-         for row in sft.rows_of_step(step, number, settings)]
+         for row in rows_of_step(step, number, settings.sft, settings.run.seed)]
         for e in range(2)
     ]  # fmt: skip
     assert [sorted(epoch) for epoch in epochs] == [list(range(number))] * 2
