@@ -28,7 +28,6 @@ SHOWN: Mapping[Stage, Mapping[str, str]] = {
     "reward_model": {
         "loss": "reward_model/loss",
         "accuracy": "reward_model/accuracy",
-        "held_out": "reward_model/holdout/accuracy",
     },
     "ppo": {
         "reward": "objective/scores",

@@ -36,6 +36,7 @@ def test_the_verbs_are_these():
     assert list(cli.VERBS) == [
         "train",
         "sft",
+        "reward-model",
         "eval",
         "play",
         "envs",
