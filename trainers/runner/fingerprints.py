@@ -10,6 +10,7 @@ from torch import nn
 
 from llmgym.vector import LLMVectorEnv
 from trainers.demonstrations import Demonstration
+from trainers.judgements import Example
 
 ENDLESS = 1000
 """Tasks looked at of a source that has no end."""
@@ -27,6 +28,11 @@ def tasks_digest(envs: LLMVectorEnv) -> str:
 def demonstrations_digest(shown: Iterable[Demonstration]) -> str:
     """Return the digest of what the supervised stage learns, in order."""
     return _digest(([dict(m) for m in one.messages], one.response) for one in shown)
+
+
+def judgements_digest(examples: Iterable[Example]) -> str:
+    """Return the digest of what a reward model learns, in its tokens and in order."""
+    return _digest([one.texts, one.label, one.margin] for one in examples)
 
 
 def weights_digest(module: nn.Module) -> str:

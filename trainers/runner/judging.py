@@ -27,6 +27,7 @@ from trainers.models.classifier import judge_context, judge_tokenizer, load_judg
 from trainers.models.loading import count_parameters, enable_checkpointing
 from trainers.reward_model import Judging, Verdict, class_weights, judge, train
 from trainers.runner.assemble import Devices
+from trainers.runner.fingerprints import judgements_digest
 from trainers.runner.session import Session
 
 RULE = "A row belongs to a class if all its labels do; every other row is left out."
@@ -70,6 +71,7 @@ def train_reward_model(session: Session) -> dict[str, float]:
     )
     tokenizer = judge_tokenizer(config, texts, has_prompts=config.data.has_prompts)
     learned, parts = _examples(session, rows, tokenizer)
+    session.identify(rows=judgements_digest(learned))
     model, has_head = load_judge(config, tokenizer, rows.names)
     if config.backend.gradient_checkpointing:
         enable_checkpointing(model.model)

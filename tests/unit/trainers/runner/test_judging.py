@@ -173,6 +173,10 @@ def test_a_run_that_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
     assert bits(rest.run_dir) == bits(whole.run_dir)
     once_more = run(part, loggers=[], resume=True)
     assert bits(once_more.run_dir) == bits(whole.run_dir)
+    rows = tmp_path / "train.tsv"
+    rows.write_text(rows.read_text().replace("lovely", "dear"))
+    with pytest.raises(ConfigError, match=r"cannot resume .*rows"):
+        run(part, loggers=[], resume=True)
 
 
 def test_a_tokenizer_without_padding_is_refused_with_the_setting_that_names_one(tmp_path):
