@@ -6,7 +6,7 @@ Run: python scripts/env_pages.py          (--check says which pages are not curr
 import inspect
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import dedent
 
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from llmgym import registry
 from llmgym.check import JUNK
-from llmgym.env import core_env
+from llmgym.env import LLMEnv, core_env
 from llmgym.envs import BUILT_IN
 from llmgym.tasks import num_tasks
 
@@ -48,15 +48,27 @@ def page(env_id: str, target: str, tags: Sequence[str]) -> str:
     lines = [f"# {env_id}", "", about, "", "| what | value |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "## One task", "", "Prompt", "", "```text", prompt, "```", ""]
-    for word, response in (("Good", env.solve()), ("Bad", JUNK["prose"])):
-        if response is not None:
-            env.reset(seed=SEED)
-            _, reward, *_ = env.step(response)
-            lines += [f"{word}: earns {reward:g}", "", "```text", response, "```", ""]
+    for word, answer in (("Good", env.solve), ("Bad", lambda: JUNK["prose"])):
+        if answer() is not None:
+            said, reward = _episode(env, answer)
+            lines += [f"{word}: earns {reward:g}", "", "```text", *said, "```", ""]
     lines += ["## Settings", "", f"Set by `--envs.0.kwargs.NAME VALUE`, or `gym.make(\"{env_id}\", "
               "NAME=VALUE)`.", ""]  # fmt: skip
     lines += ["| name | default | meaning |", "| --- | --- | --- |", *_settings(factory)]
     return "\n".join(lines) + "\n"
+
+
+def _episode(env: LLMEnv, answer: Callable[[], str | None]) -> tuple[list[str], float]:
+    """Return what is said in an episode, one line a message, and what it earns."""
+    env.reset(seed=SEED)
+    said, total, over = [], 0.0, False
+    while not over:
+        before = answer() or ""
+        obs, reward, terminated, truncated, _ = env.step(before)
+        total, over = total + reward, terminated or truncated
+        said.append(before)
+        said += [f"    {obs[-1]['content']}"] if obs[-1]["role"] != "assistant" else []
+    return said, total
 
 
 def _count(env: object) -> str:

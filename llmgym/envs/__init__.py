@@ -3,6 +3,11 @@
 BUILT_IN = (
     ("llmgym/Arithmetic-v0", "llmgym.envs.arithmetic:make", ("math", "procedural")),
     ("llmgym/GSM8K-v0", "llmgym.envs.gsm8k:make", ("math",)),
+    (
+        "llmgym/GuessNumber-v0",
+        "llmgym.envs.games:make_guess_number",
+        ("games", "turns", "procedural"),
+    ),
     ("llmgym/Preference-v0", "llmgym.envs.feedback:make_preference", ("feedback",)),
     ("llmgym/Prompts-v0", "llmgym.envs.prompts:make", ("prompts",)),
     ("llmgym/ReverseTokens-v0", "llmgym.envs.probes:make_reverse_tokens", ("probe", "procedural")),

@@ -1,0 +1,195 @@
+"""`llmgym/GuessNumber-v0`: find a hidden number; each guess is answered "Higher." or "Lower.".
+
+An episode takes several turns. A task is a range, such as 211 to 225, and a number in it, and a
+hash of both decides the split it belongs to: all ranges are seen in training, but no held-out
+number of one. Bisection finds every number, so that it earns 1.0; one that is not found earns 0.0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+from zlib import crc32
+
+import numpy as np
+
+from llmgym.env import LLMEnv, RewardSpec
+from llmgym.errors import TaskSourceError
+from llmgym.messages import Completion, Reply, Sample, Task
+from llmgym.rewards.base import Reward
+from llmgym.rows import task_id
+from llmgym.splits import Split, check_split
+from llmgym.tasks import TaskSource, procedural
+
+HIGHEST = 999
+STEP = 10
+"""A range begins one above a multiple of it."""
+LEVELS = range(2, 7)
+TEST_ONE_IN = 5
+"""One game in this many is held out."""
+
+
+def split_of(low: int, high: int, number: int) -> Split:
+    """Return the split that a game belongs to."""
+    return "test" if crc32(f"{low},{high},{number}".encode()) % TEST_ONE_IN == 0 else "train"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MakeGame:
+    """Draws a game of 2^level - 1 numbers, which `level` guesses halve down to one."""
+
+    split: Split
+    spare: int
+
+    def __call__(self, rng: np.random.Generator, level: int) -> Task:
+        """Draw games until one is of this split: five times on average for the test one."""
+        if level not in LEVELS:
+            raise TaskSourceError(f"level must be in [{LEVELS[0]}, {LEVELS[-1]}], got {level}")
+        width = 2**level - 1
+        while True:
+            low = 1 + STEP * int(rng.integers((HIGHEST - width) // STEP + 1))
+            number = low + int(rng.integers(width))
+            if self.split in ("all", split_of(low, low + width - 1, number)):
+                break
+        high, guesses = low + width - 1, level + self.spare
+        return Task(
+            id=task_id(f"{low} {high} {number}"),
+            prompt=f"Find my number from {low} to {high} in {guesses} guesses.",
+            answer=number,
+            source="llmgym/GuessNumber-v0",
+            level=level,
+            meta={"low": low, "high": high, "guesses": guesses},
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How a game stands: what its reward looks at."""
+
+    found: bool
+    guesses: int
+
+
+@final
+class Found(Reward):
+    """1.0 for a number found with as few guesses as bisection may need, less for each further one.
+
+    Args:
+        spare: guesses beyond those; each one used costs 1 / (spare + 1).
+    """
+
+    name, per_turn, collective = "found", False, False
+
+    def __init__(self, spare: int = 0) -> None:
+        self.spare = spare
+
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Score the last sample of each game."""
+        return [self._one(sample) for sample in samples]
+
+    def _one(self, sample: Sample) -> float:
+        progress = sample.state
+        assert isinstance(progress, Progress)
+        extra = max(0, progress.guesses - sample.task.level)
+        return 1.0 - extra / (self.spare + 1) if progress.found else 0.0
+
+
+@final
+class GuessNumber(LLMEnv):
+    """A game of higher and lower.
+
+    Args:
+        tasks: games.
+        reward: as in `LLMEnv`; it sees a `Progress` as `Sample.state`.
+        skill: the share of turns in which `solve` bisects; it draws a number of the range in the
+            others, always the same one for the same game and turn.
+        **kwargs: for `LLMEnv`.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskSource | Sequence[Task],
+        reward: RewardSpec = None,
+        *,
+        skill: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(tasks, reward, **kwargs)
+        self.skill = skill
+        self._low = self._high = self._guesses = 0
+        self._found = False
+
+    def prompt(self, task: Task) -> str:
+        """Begin a game: every number of the range is still possible."""
+        self._low, self._high = int(task.meta["low"]), int(task.meta["high"])
+        self._guesses, self._found = 0, False
+        return str(task.prompt)
+
+    def reply(self, response: Completion) -> Reply:
+        """Compare a guess with the number; what is no number of the range costs a guess as well."""
+        low, high = self.task.meta["low"], self.task.meta["high"]
+        number, said = int(self.task.answer), response.strip()
+        self._guesses += 1
+        guess = int(said) if said.isascii() and said.isdigit() and len(said) < 4 else -1
+        self._found = guess == number
+        if self._found:
+            return Reply(done=True)
+        if self._guesses >= self.task.meta["guesses"]:
+            return Reply(f"It was {number}.", done=True)
+        if not low <= guess <= high:
+            return Reply(f"A number from {low} to {high}, please.")
+        if guess < number:
+            self._low = max(self._low, guess + 1)
+            return Reply("Higher.")
+        self._high = min(self._high, guess - 1)
+        return Reply("Lower.")
+
+    def state(self) -> Progress:
+        """Return what the reward sees of the game."""
+        return Progress(self._found, self._guesses)
+
+    def solve(self) -> str:
+        """Return the middle of what is still possible or, beyond `skill`, any number."""
+        rng = np.random.default_rng((int(self.task.id, 16), self._guesses))
+        if rng.random() < self.skill:
+            return str((self._low + self._high) // 2)
+        return str(rng.integers(self.task.meta["low"], self.task.meta["high"] + 1))
+
+
+def make_guess_number(
+    *,
+    level: int = 4,
+    spare: int = 0,
+    skill: float = 1.0,
+    split: Split = "train",
+    seed: int = 0,
+    size: int | None = None,
+    **kwargs: Any,
+) -> GuessNumber:
+    """Build the environment.
+
+    Args:
+        level: guesses that bisection may need, in [2, 6]; a range has 2^level - 1 numbers.
+        spare: guesses beyond those; each one used costs 1 / (spare + 1).
+        skill: how good `solve`, and so every demonstration, is: the share of turns in which it
+            bisects, in [0, 1]; it draws any number of the range in the others.
+        split: "train", "test" for the held-out games, or "all".
+        seed: another seed is another order of games.
+        size: the number of games; None for no end.
+        **kwargs: for `LLMEnv`; a `reward` replaces the one above.
+
+    Raises:
+        TaskSourceError: a setting out of its range.
+    """
+    check_split(split)
+    if level not in LEVELS or spare < 0 or not 0 <= skill <= 1:
+        raise TaskSourceError(
+            f"level must be in [{LEVELS[0]}, {LEVELS[-1]}], spare 0 or more and skill in [0, 1]; "
+            f"got {level}, {spare} and {skill}"
+        )
+    tasks = procedural(MakeGame(split, spare), seed, level=level, size=size)
+    reward = kwargs.pop("reward", None) or Found(spare)
+    # A game ends by its own rule; this limit is only above that of every level.
+    kwargs.setdefault("max_turns", LEVELS[-1] + spare)
+    return GuessNumber(tasks, reward, skill=skill, **kwargs)
