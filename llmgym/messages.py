@@ -175,8 +175,10 @@ class Score:
     Attributes:
         value: the weighted total, finite.
         parts: named figures, logged apart.
-        status: "ok"; "abstain" where the reward does not apply; "error" where it failed.
-        spans: (start, end, reward) over characters of `response`: step and process rewards.
+        status: "ok"; "abstain" where the reward does not apply; "error" where it failed. An episode
+            whose last response nobody scored is dropped like a failed one.
+        spans: (start, end, reward) over characters of `response`: which parts of `value` belong to
+            which steps. A trainer pays each on the last token of its span, the rest at the end.
         error: the first line of the failure, for status "error".
         retries: calls that were repeated to get it; of a composed reward, those of its parts.
     """

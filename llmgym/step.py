@@ -7,7 +7,7 @@ from typing import Any, Self, final
 
 import numpy as np
 
-from llmgym.errors import EnvContractError
+from llmgym.errors import EnvContractError, RewardError
 from llmgym.executors import Outcome
 from llmgym.messages import Completion, Sample, Score
 
@@ -56,9 +56,10 @@ def is_over(sample: Sample) -> bool:
 
 
 def is_valid(sample: Sample, score: Score) -> bool:
-    """Return False where the reward means nothing: the scorer, a wrapper or the episode failed."""
+    """Return False where the reward means nothing: it failed, or nobody scored the episode."""
     failed = sample.reason is not None and sample.reason.invalidates
-    return score.status != "error" and not failed and isfinite(score.value)
+    unscored = score.status == "abstain" and is_over(sample)
+    return score.status != "error" and not (failed or unscored) and isfinite(score.value)
 
 
 def reward_of(sample: Sample, score: Score) -> float:
@@ -83,14 +84,27 @@ def step_info(sample: Sample, score: Score) -> dict[str, Any]:
 
 
 def total(sample: Sample, score: Score) -> Score:
-    """Add what the environment paid; a failure of either makes the whole an error of value 0.0."""
+    """Add what the environment paid; a failure of either makes the whole an error of value 0.0.
+
+    Raises:
+        RewardError: a span is empty, or not within the response.
+    """
+    for start, end, _ in score.spans:
+        if not 0 <= start < end <= len(sample.response):
+            raise RewardError(
+                f"a span of a score is (start, end, reward) with start < end, over the characters "
+                f"0 to {len(sample.response)} of the response; got ({start}, {end}) for task "
+                f"{sample.task.id}.\nCount in Sample.response, not in Sample.text"
+            )
     if sample.reason is not None and sample.reason.invalidates and score.status != "error":
         error = f"the episode ended by {sample.reason.value}"
         return Score(0.0, status="error", error=error)
     if score.status == "error":
         return replace(score, value=0.0)
-    value = 0.0 if score.status == "abstain" else score.value
-    return replace(score, value=value + sample.env_reward)
+    if score.status == "abstain":
+        error = "the reward abstained from the last response of the episode"
+        score = replace(score, value=0.0, error=error if is_over(sample) else score.error)
+    return replace(score, value=score.value + sample.env_reward)
 
 
 def objects(values: Sequence[object]) -> np.ndarray:
@@ -118,6 +132,8 @@ class BatchStep:
         self._retries = np.zeros(num_envs, dtype=np.int64)
         self._reasons = objects([None] * num_envs)
         self._errors = objects([None] * num_envs)
+        self._spans = objects([None] * num_envs)
+        self._env_rewards = np.zeros(num_envs, dtype=np.float64)
         self._parts: dict[str, np.ndarray] = {}
 
     def fail(self, slot: int, outcome: Outcome) -> None:
@@ -134,6 +150,9 @@ class BatchStep:
         self._valid[slot] = is_valid(sample, score)
         self._errors[slot] = score.error
         self._retries[slot] = score.retries
+        if self._valid[slot]:
+            self._spans[slot] = score.spans
+            self._env_rewards[slot] = sample.env_reward
         self._reasons[slot] = None if sample.reason is None else sample.reason.value
         for name, value in score.parts.items():
             absent = np.full(len(self.rewards), np.nan, dtype=np.float32)
@@ -145,6 +164,8 @@ class BatchStep:
             "reward_valid": self._valid,
             "reward_error": self._errors,
             "reward_retries": self._retries,
+            "reward_spans": self._spans,
+            "env_reward": self._env_rewards,
             "stop_reason": self._reasons,
             "env_ms": self.env_ms,
             "score_ms": self._score_ms,

@@ -154,9 +154,11 @@ class LLMVectorEnv(VectorEnv):
         Returns:
             Observations (None for idle slots), rewards [num_envs] float64, always finite,
             terminated and truncated [num_envs] bool, infos: `reward_valid` (False where the reward
-            means nothing), `reward/<part>` float32 (NaN where absent), `stop_reason`,
-            `reward_error`, `task_id`, `task` (objects, None where absent), `turn`,
-            `reward_retries`, `env_ms` (of the slot) and `score_ms` (of the call that scored it).
+            means nothing), `reward/<part>` float32 (NaN where absent), `env_reward` (the part of
+            the reward that the environment paid by itself), `reward_spans` (the parts of it that
+            belong to spans of the response), `stop_reason`, `reward_error`, `reward_retries`,
+            `task_id`, `task` (objects, None where absent), `turn`, `env_ms` (of the slot) and
+            `score_ms` (of the call that scored it).
 
         Raises:
             EnvContractError: a wrong number of actions, or one that is no text.

@@ -142,7 +142,8 @@ class Rollout:
         next_values: [B, T] critic at the state after it.
         terminated: [B, T] True where the task ended.
         boundary: [B, T] True at the last action of an episode, or of the rollout.
-        index: [B] sequence index, counted over all ranks.
+        index: [B] sequence index, counted over all ranks; neighbouring rows that share one are an
+            episode, in its order.
     """
 
     inputs: Inputs
@@ -159,6 +160,59 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ActionOrder:
+    """Where the actions of a rollout lie once those of each of E episodes stand side by side.
+
+        episode 0, row 0   a b . . c        episode 0   a b c d e
+        episode 0, row 1   . d e . .   <->  episode 1   f
+        episode 1, row 2   f . . . .
+
+    Attributes:
+        rows: [N] row of each action.
+        columns: [N] column of each action.
+        episodes: [N] episode of each action, counted from 0.
+        places: [N] how many actions of the episode come before it.
+        shape: E and the most actions of an episode.
+    """
+
+    rows: Int[Tensor, " N"]
+    columns: Int[Tensor, " N"]
+    episodes: Int[Tensor, " N"]
+    places: Int[Tensor, " N"]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, rollout: Rollout) -> "ActionOrder":
+        """Order the actions that `response_mask` shows; nothing else has a place."""
+        owner = rollout.index.unique(return_inverse=True)[1]
+        rows, columns = rollout.response_mask.nonzero(as_tuple=True)
+        order = torch.argsort(owner[rows], stable=True)
+        rows, columns = rows[order], columns[order]
+        episodes = owner[rows]
+        counts = episodes.bincount(minlength=1)
+        before = (counts.cumsum(0) - counts)[episodes]
+        return cls(
+            rows=rows,
+            columns=columns,
+            episodes=episodes,
+            places=torch.arange(len(rows), device=rows.device) - before,
+            shape=(len(counts), int(counts.max())),
+        )
+
+    def compact(self, tensor: Tensor, filler: int) -> Tensor:
+        """Return [E, A] the figures of the actions in `tensor` [B, T], then `filler`."""
+        compacted = tensor.new_full(self.shape, filler)
+        compacted[self.episodes, self.places] = tensor[self.rows, self.columns]
+        return compacted
+
+    def spread(self, compacted: Tensor, shape: torch.Size) -> Tensor:
+        """Return [B, T] the figures of `compacted` [E, A] where their actions lie, 0 elsewhere."""
+        tensor = compacted.new_zeros(shape)
+        tensor[self.rows, self.columns] = compacted[self.episodes, self.places]
+        return tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
     """What is learned from: fixed for all epochs of an iteration.
 
@@ -171,7 +225,7 @@ class Experience:
         advantages: [B, T] whitened where configured.
         returns: [B, T] targets of the critic, never whitened.
         weights: [B, T] share of each action in the loss, or None before an update.
-        index: [B] sequence index, counted over all ranks.
+        index: [B] sequence index, counted over all ranks; rows of an episode share it.
     """
 
     inputs: Inputs

@@ -296,7 +296,13 @@ class Config:
     """Logging."""
 
     def __post_init__(self) -> None:
-        """Refuse a reward model in the run of a policy: both would be `model`."""
+        """Refuse what numeric environments cannot do, and two models in one run."""
+        if self.is_control and self.ppo.on_truncation == "mask":
+            raise ConfigError(
+                "ppo.on_truncation mask leaves out whole episodes, and one of model.preset mlp "
+                "lasts longer than a rollout: its first steps were learned from already. Choose "
+                "bootstrap, score or penalty."
+            )
         if self.reward_model.num_epochs and (self.sft.num_epochs or self.ppo.num_iterations):
             raise ConfigError(
                 "a reward model is learned in a run of its own, so reward_model.num_epochs "

@@ -93,10 +93,10 @@ class PPOConfig:
     missing_eos_penalty: NonNegative | None = None
     """Taken from the score of a one-turn answer that was cut at the limit; null: off."""
     on_truncation: Literal["auto", "score", "bootstrap", "penalty", "mask"] = "auto"
-    """A cut answer is scored as final, bootstraps, is paid `truncation_penalty`, or is left out;
-    auto: score for one turn, bootstrap for several."""
+    """A cut episode is scored as final, bootstraps, is paid `truncation_penalty` for its last turn,
+    or is left out (not with `mlp`); auto: score for one turn, bootstrap for several and `mlp`."""
     truncation_penalty: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    """Score of a cut answer under `on_truncation: penalty`."""
+    """Reward of the last turn of a cut episode under `on_truncation: penalty`."""
     critic: Literal["separate", "shared"] = "separate"
     """A second model with its own optimizer, or a value head on the policy's trunk."""
     critic_init: str = "policy"

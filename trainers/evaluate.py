@@ -20,7 +20,7 @@ from llmgym.tasks import TaskSource, disjoint
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
 from trainers.checkpoint.state_files import random_state, restore_random_state
-from trainers.collect.ledger import Slot
+from trainers.collect.episodes import Slot
 from trainers.collect.play import PlayOptions, play
 from trainers.collect.text import check_error_rate
 from trainers.config import Config

@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trainers.batch import ControlInputs, Experience, Metrics, Rollout
+from trainers.batch import ActionOrder, ControlInputs, Experience, Metrics, Rollout
 from trainers.collect.base import Collector
 from trainers.config import Config
 from trainers.config_ppo import PPOConfig
-from trainers.distributed import global_metrics, global_moments, global_sum
+from trainers.distributed import global_max, global_metrics, global_moments, global_sum
 from trainers.functional.kl import kl_estimate, ratio_of
 from trainers.functional.logprobs import EntropyMode
 from trainers.learner import Learner
@@ -122,25 +122,18 @@ def whiten(
 
 def _compacted_gae(rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor]:
     """Run `gae` on actions alone: what stands between two turns neither decays nor carries."""
-    mask = rollout.response_mask
-    order = torch.argsort((~mask).long(), dim=1, stable=True)  # actions first, in their order
-    real = torch.gather(mask, 1, order)
-
-    def compact(tensor: Tensor, filler: int) -> Tensor:
-        moved = torch.gather(tensor, 1, order)
-        return torch.where(real, moved, torch.full_like(moved, filler))
-
+    actions = ActionOrder.of(rollout)
     advantages, returns = gae(
-        compact(rollout.rewards, 0),
-        compact(rollout.values, 0),
-        compact(rollout.next_values, 0),
-        compact(rollout.terminated, 1),
-        compact(rollout.boundary, 1),
+        actions.compact(rollout.rewards, 0),
+        actions.compact(rollout.values, 0),
+        actions.compact(rollout.next_values, 0),
+        actions.compact(rollout.terminated, 1),
+        actions.compact(rollout.boundary, 1),
         config.gamma,
         config.gae_lambda,
     )
-    empty = torch.zeros_like(rollout.rewards)
-    return empty.scatter(1, order, advantages * real), empty.scatter(1, order, returns * real)
+    shape = rollout.rewards.shape
+    return actions.spread(advantages, shape), actions.spread(returns, shape)
 
 
 @overload
@@ -184,9 +177,9 @@ def minibatches(
     """Yield this rank's row numbers [n] of each minibatch of an epoch.
 
     Membership is a function of (seed, iteration, epoch, global sequence index) alone, so it does
-    not depend on how rows lie on ranks; n may be 0.
+    not depend on how rows lie on ranks, and rows of an episode stay together; n may be 0.
     """
-    total = int(global_sum(torch.tensor(len(experience))))
+    total = 1 + int(global_max(experience.index.max() if len(experience) else torch.tensor(-1)))
     rng = np.random.default_rng((config.run.seed, iteration, epoch))
     place = torch.empty(total, dtype=torch.long)
     place[torch.as_tensor(rng.permutation(total))] = torch.arange(total)
@@ -194,7 +187,7 @@ def minibatches(
     size = math.ceil(total / config.ppo.num_minibatches)
     for number in range(config.ppo.num_minibatches):
         members = ((mine // size) == number).nonzero().flatten()
-        yield members[torch.argsort(mine[members])].to(experience.index.device)
+        yield members[torch.argsort(mine[members], stable=True)].to(experience.index.device)
 
 
 def policy_loss(

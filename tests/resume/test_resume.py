@@ -15,7 +15,7 @@ from tests.resume.trainee import differences, left_behind, train
 from trainers.checkpoint import find
 from trainers.run_folder import read_status
 
-KINDS = ("text", "control")
+KINDS = ("text", "turns", "control")
 ITERATIONS = 4
 
 

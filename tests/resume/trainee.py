@@ -26,6 +26,13 @@ TEXT = {
     "ppo.reward_normalize": "running",
     "generation.max_new_tokens": 4,
 }
+TURNS = TEXT | {
+    "envs.0.id": "llmgym/GuessNumber-v0",
+    "envs.0.kwargs": {"level": 2},
+    "data.num_examples": 12,
+    "ppo.kl_placement": "none",
+    "ppo.kl_controller": "fixed",
+}
 CONTROL = {
     "model.preset": "mlp",
     "model.hidden_sizes": [8],
@@ -51,7 +58,7 @@ EVERY = {
 
 def settings(kind, folder, iterations, **changes):
     """The settings of a run."""
-    own = {"text": TEXT, "control": CONTROL}[kind]
+    own = {"text": TEXT, "turns": TURNS, "control": CONTROL}[kind]
     given = {"run.dir": str(folder), "ppo.num_iterations": iterations}
     return read([], {**own, **EVERY, **given, **changes})
 
@@ -96,7 +103,7 @@ def train(kind, folder, iterations, *, resume=False, stop=None, changes=None):
     """Run; `stop` is (signal, stage, step)."""
     loggers = [JsonlLogger(), *([Stop(*stop)] if stop else [])]
     config = settings(kind, folder, iterations, **(changes or {}))
-    reward = letters if kind == "text" else None
+    reward = None if kind == "control" else letters
     run(config, reward=reward, resume=resume, loggers=loggers)
 
 

@@ -7,7 +7,7 @@ from typing import final
 import torch
 
 from trainers.cli.targets import Speaker, Target, load_speaker
-from trainers.collect.ledger import Slot
+from trainers.collect.episodes import Slot
 from trainers.collect.play import PlayOptions, play
 from trainers.config import Config
 from trainers.distributed import World

@@ -155,6 +155,9 @@ class ControlCollector(Collector):
         boundary = terminated | truncated
         boundary[:, -1] = True
         rewards = torch.tensor([[step.reward for step in row] for row in steps]).double()
+        mode, cut = self._config.ppo.on_truncation, truncated & ~terminated
+        if mode == "penalty":
+            rewards = torch.where(cut, self._config.ppo.truncation_penalty, rewards)
         self._note(phases, ended, logprobs, steps)
         return Rollout(
             inputs=inputs,
@@ -163,7 +166,7 @@ class ControlCollector(Collector):
             rewards=self._shaped(rewards),
             values=values,
             next_values=next_values,
-            terminated=terminated,
+            terminated=terminated | (cut & (mode in ("score", "penalty"))),
             boundary=boundary,
             index=torch.tensor(list(self._numbers)),
         )

@@ -1,6 +1,6 @@
 """What a rollout looked like: metrics, pooled over all ranks, and rows for samples.jsonl.
 
-Every mean is a sum divided once, by a count over all ranks. B rows, T actions.
+Every mean is a sum divided once, by a count over all ranks. E episodes, B rows, T actions.
 """
 
 import resource
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainers.batch import Metrics
-from trainers.collect.ledger import Episodes, Slot
+from trainers.collect.episodes import Episodes, Slot
 from trainers.collect.shaping import Shaped
 from trainers.config_ppo import PPOConfig
 from trainers.distributed import World, gather, global_metrics, global_moments
@@ -52,8 +52,8 @@ class Outcome:
         mask: [B, T] actions that stay in the loss.
         logprobs: [B, T] by the trainer's forward.
         ref_logprobs: [B, T], or None without a reference.
-        env_ids: [B] name of each row's environment.
-        best: [B] the most an episode can earn, infinite where there is no such figure.
+        env_ids: [E] name of each episode's environment.
+        best: [E] the most an episode can earn, infinite where there is no such figure.
         kl_coef: weight of the KL penalty in this rollout.
     """
 
@@ -68,10 +68,15 @@ class Outcome:
 
     @property
     def kl(self) -> Tensor:
-        """[B] k1 to the reference in nats an episode; 0 without a reference."""
+        """[E] k1 to the reference in nats an episode; 0 without a reference."""
         if self.ref_logprobs is None:
-            return torch.zeros(len(self.mask))
-        return ((self.logprobs - self.ref_logprobs) * self.mask).sum(1)
+            return torch.zeros(len(self.episodes.slots))
+        return self.episodes.per_episode((self.logprobs - self.ref_logprobs) * self.mask)
+
+    @property
+    def learned(self) -> Tensor:
+        """[E] True where an episode has actions that stay in the loss."""
+        return self.episodes.per_episode(self.mask) > 0
 
 
 def text_metrics(
@@ -90,7 +95,7 @@ def text_metrics(
         | _environments(outcome)
         | performance(
             seconds,
-            {"perf/tokens_per_s": tokens, "perf/samples_per_s": len(outcome.mask)},
+            {"perf/tokens_per_s": tokens, "perf/samples_per_s": len(outcome.episodes.slots)},
             world=world,
         )
         | _padding(outcome)
@@ -142,7 +147,7 @@ def sample_rows(outcome: Outcome) -> list[dict[str, Any]]:
             "reward": sum(slot.rewards),
             **slot.parts,
             "kl": kl[row],
-            "length": slot.num_sampled,
+            "length": len(slot.actions),
             "finish_reason": slot.finish_reason,
             "stop_reason": slot.stop_reason,
             "score_ms": slot.score_ms,
@@ -163,7 +168,7 @@ def _dialogue(slot: Slot) -> str:
 def _objective(outcome: Outcome, ppo: PPOConfig) -> Metrics:
     """Return scores, KL and entropy; episodes whose reward failed are left out."""
     valid, mask = outcome.episodes.valid, outcome.mask
-    rows, actions = float(mask.any(1).sum()), float(mask.sum())
+    rows, actions = float(outcome.learned.sum()), float(mask.sum())
     scores = float(outcome.episodes.scores[valid].sum())
     entropy = -float((outcome.logprobs.double() * mask).sum())
     means = {
@@ -175,7 +180,7 @@ def _objective(outcome: Outcome, ppo: PPOConfig) -> Metrics:
         means["objective/kl"] = (kl, rows)
         means["objective/kl_per_token"] = (kl, actions)
         if ppo.kl_placement == "reward":
-            counted = float(outcome.episodes.scores[mask.any(1)].sum())
+            counted = float(outcome.episodes.scores[outcome.learned].sum())
             taken = kl_estimate(outcome.logprobs, outcome.ref_logprobs, ppo.kl_estimator)
             paid = -outcome.kl_coef * float(taken.double()[mask].sum())
             means["objective/non_score_reward"] = (paid, rows)
@@ -194,7 +199,7 @@ def _agreement(outcome: Outcome) -> Metrics:
 
 def _completions(slots: Sequence[Slot]) -> Metrics:
     played = [slot for slot in slots if not slot.too_long]
-    lengths = [slot.num_sampled for slot in played]
+    lengths = [len(slot.actions) for slot in played]
     cut = sum(slot.finish_reason == "length" for slot in played)
     ended = sum(slot.finish_reason == "stop" for slot in played)
     pairs = [_distinct(slot, 2) for slot in played]
@@ -218,7 +223,7 @@ def _completions(slots: Sequence[Slot]) -> Metrics:
 
 def _distinct(slot: Slot, n: int) -> tuple[int, int]:
     """Return (different, all) runs of n sampled tokens of an episode."""
-    tokens = [token for token, own in zip(slot.tokens, slot.sampled, strict=True) if own]
+    tokens = slot.actions
     runs = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return len(set(runs)), len(runs)
 

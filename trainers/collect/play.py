@@ -15,8 +15,9 @@ import torch
 from llmgym.errors import RewardError, TaskSourceError
 from llmgym.messages import Completion
 from llmgym.vector import LLMVectorEnv
+from trainers.collect.episodes import Episodes
 from trainers.collect.figures import Phases
-from trainers.collect.ledger import Episodes, Limits, TokenLedger
+from trainers.collect.ledger import Limits, TokenLedger
 from trainers.config import Config
 from trainers.distributed import World, gather, global_max, global_sum
 from trainers.errors import GenerationError

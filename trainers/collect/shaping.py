@@ -3,7 +3,7 @@
     sum of weighted parts -> on_truncation -> clip -> scale, normalize -> missing end token
         -> placed on the last action of the turn -> - kl_coef * KL(policy || reference)
 
-The sum is the environment's work. B rows, T actions.
+The sum is the environment's work. E episodes, B rows (those of an episode side by side), T actions.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from trainers.collect.episodes import summed_by
 from trainers.config_ppo import PPOConfig
 from trainers.distributed import global_sum
 from trainers.functional.kl import KLController
@@ -26,24 +27,30 @@ class Unshaped:
     """Episodes, as far as their rewards are concerned.
 
     Attributes:
-        turn_rewards: [B, T] what each turn earned, on its last action.
+        rewards: [B, T] what each action earned.
+        env_rewards: [B, T] the part of it that the environment itself paid.
         turn_ends: [B, T] True on the last action of every turn.
-        valid: [B] rows whose reward means something.
-        terminated: [B] the task ended.
-        truncated: [B] the episode was cut.
-        out_of_tokens: [B] the last response was cut at its limit.
-        single_turn: [B] the environment takes one response.
-        scored_at_end: [B] a score is due at the end of the episode, and only there.
+        owner: [B] number of the episode that a row belongs to.
+        valid: [E] episodes whose reward means something.
+        terminated: [E] the task ended.
+        truncated: [E] the episode was cut.
+        out_of_tokens: [E] the last response was cut at its limit.
+        single_turn: [E] the environment takes one response.
+        scored_at_end: [E] a score is due at the end of the episode, and only there.
+        unscored: [E] it was cut where no score was asked for.
     """
 
-    turn_rewards: Tensor
+    rewards: Tensor
+    env_rewards: Tensor
     turn_ends: Tensor
+    owner: Tensor
     valid: Tensor
     terminated: Tensor
     truncated: Tensor
     out_of_tokens: Tensor
     single_turn: Tensor
     scored_at_end: Tensor
+    unscored: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +60,9 @@ class Shaped:
     Attributes:
         rewards: [B, T] float32 reward after each action, without the KL penalty.
         terminated: [B, T] True where the task ended, or counts as ended.
-        boundary: [B, T] True on the last action of a row.
+        boundary: [B, T] True on the last action of an episode.
         keep: [B] rows that stay in the loss.
-        clipped: share of the turns that were clipped, as (count, turns).
+        clipped: share of the turns, and of the spans that earned, that was clipped: (count, all).
     """
 
     rewards: Tensor
@@ -159,23 +166,25 @@ class RewardShaper:
         Statistics are of whole episodes, over valid rows of all ranks. A shift by the mean falls
         on the last turn, so that the turns of an episode add up to its normalized score.
         """
-        mode = self._modes(episodes)
+        owner, mode = episodes.owner, self._modes(episodes)
         cut = episodes.truncated & ~episodes.terminated
-        last = last_true(episodes.turn_ends)
-        paid = self._cut_rewards(episodes, mode, last & cut[:, None])
+        last = last_of_episodes(episodes.turn_ends, owner)
+        paid = self._cut_rewards(episodes, mode, cut)
         clipped = self.scale.clip(paid)
-        shift, factor = self.scale.affine(clipped.sum(1)[episodes.valid])
+        scores = summed_by(owner, clipped, len(episodes.valid))
+        shift, factor = self.scale.affine(scores[episodes.valid])
         rewards = (clipped - shift * last) * factor
         penalty = self._config.missing_eos_penalty or 0.0
         missing = episodes.out_of_tokens & episodes.single_turn
-        rewards = rewards - penalty * (last & missing[:, None])
+        rewards = rewards - penalty * (last & missing[owner, None])
         ended = episodes.terminated | _is(mode, "score", "penalty")
-        counted = episodes.turn_ends & episodes.valid[:, None]
+        left_out = cut & (_is(mode, "mask") | (_is(mode, "score") & episodes.unscored))
+        counted = (episodes.turn_ends | (paid != 0)) & episodes.valid[owner, None]
         return Shaped(
             rewards=rewards.float(),
-            terminated=last & ended[:, None],
+            terminated=last & ended[owner, None],
             boundary=last,
-            keep=episodes.valid & ~(cut & _is(mode, "mask")),
+            keep=(episodes.valid & ~left_out)[owner],
             clipped=(float((counted & (clipped != paid)).sum()), float(counted.sum())),
         )
 
@@ -198,22 +207,36 @@ class RewardShaper:
         single = episodes.single_turn.tolist()
         return [("score" if one else "bootstrap") if given == "auto" else given for one in single]
 
-    def _cut_rewards(self, episodes: Unshaped, mode: Sequence[str], ends: Tensor) -> Tensor:
-        """Return turn rewards [B, T], those of cut episodes changed on their last turn `ends`.
+    def _cut_rewards(self, episodes: Unshaped, mode: Sequence[str], cut: Tensor) -> Tensor:
+        """Return rewards [B, T], those of the last turn of cut episodes changed.
 
-        A state that bootstraps is worth its value: a final score on top would count it twice.
+        A state that bootstraps is worth its value: a final score on top would count it twice. What
+        the environment itself paid for the turn stays.
         """
-        rewards = episodes.turn_rewards
-        fixed = torch.full_like(rewards, self._config.truncation_penalty)
-        rewards = torch.where(ends & _is(mode, "penalty")[:, None], fixed, rewards)
-        twice = _is(mode, "bootstrap") & episodes.scored_at_end
-        return torch.where(ends & twice[:, None], torch.zeros_like(rewards), rewards)
+        owner, ends = episodes.owner, episodes.turn_ends
+        last = last_of_episodes(ends, owner)
+        # Spans of the last turn lie between the end of the turn before it and its own.
+        turn = ends.cumsum(1) - ends.long()
+        inside = last.any(1, keepdim=True) & (turn == ends.sum(1, keepdim=True) - 1)
+        penalized = (cut & _is(mode, "penalty"))[owner, None]
+        fixed = self._config.truncation_penalty * last.to(episodes.rewards.dtype)
+        rewards = torch.where(inside & penalized, fixed, episodes.rewards)
+        twice = (cut & _is(mode, "bootstrap") & episodes.scored_at_end)[owner, None]
+        return torch.where(inside & twice, episodes.env_rewards, rewards)
 
 
 def last_true(mask: Tensor) -> Tensor:
     """Return [B, T] True only on the last True of each row of `mask` [B, T]."""
     behind = mask.flip(1).cumsum(1).flip(1)
     return mask & (behind == 1)
+
+
+def last_of_episodes(turn_ends: Tensor, owner: Tensor) -> Tensor:
+    """Return [B, T] True on the last action of each episode, whichever of its rows that is in."""
+    rows = torch.arange(len(owner))
+    acting = torch.where(turn_ends.any(1), rows, -1)
+    final = torch.full_like(rows, -1).scatter_reduce(0, owner, acting, "amax")
+    return last_true(turn_ends) & (rows == final[owner])[:, None]
 
 
 def _is(modes: Sequence[str], *wanted: str) -> Tensor:

@@ -1,6 +1,6 @@
 """Text rollouts: environments times the policy, one turn of every slot at a time.
 
-B rows (episodes), T actions, L = P + T.
+E episodes, B rows (those of an episode side by side), T actions, L = P + T.
 """
 
 import logging
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from llmgym.env import SingleTurnEnv, inner_env
 from llmgym.errors import RewardError
+from llmgym.messages import StopReason
 from llmgym.vector import LLMVectorEnv
-from trainers.batch import Experience, Metrics, Rollout, TextInputs
+from trainers.batch import Experience, Metrics, Rollout
 from trainers.collect.base import Actor, Collector, Reference
+from trainers.collect.episodes import Episodes, summed_by
 from trainers.collect.figures import Outcome, Phases, sample_rows, text_metrics
-from trainers.collect.ledger import Episodes
 from trainers.collect.play import PlayOptions, play
 from trainers.collect.scales import RewardScales
-from trainers.collect.shaping import RewardShaper, Unshaped
+from trainers.collect.shaping import RewardShaper, Unshaped, last_true
 from trainers.config import Config
 from trainers.distributed import World, gather, global_sum
 from trainers.functional.kl import kl_estimate
@@ -125,9 +126,11 @@ class TextCollector(Collector):
         return rollout
 
     def record(self, experience: Experience) -> None:
-        """Take note of each row's mean advantage, for the samples shown."""
-        mask = experience.response_mask
-        means = (experience.advantages * mask).sum(1) / mask.sum(1).clamp(min=1)
+        """Take note of each episode's mean advantage, for the samples shown."""
+        mask, count = experience.response_mask, len(self._samples)
+        owner = experience.index.unique(return_inverse=True)[1]
+        totals = summed_by(owner, experience.advantages * mask, count)
+        means = totals / summed_by(owner, mask, count).clamp(min=1)
         for row, mean in zip(self._samples, means.tolist(), strict=True):
             row["advantage"] = mean
 
@@ -192,16 +195,20 @@ class TextCollector(Collector):
     def _unshaped(self, episodes: Episodes) -> Unshaped:
         envs = [env.unwrapped for env in self._parts.envs.envs]
         pairs = list(zip(episodes.slots, envs, strict=True))
-        final_scores = [slot.truncated and _scores_at_end(env) for slot, env in pairs]
+        at_end = torch.tensor([_scores_at_end(env) for env in envs])
+        stopped = [slot.stop_reason == StopReason.CONTEXT for slot in episodes.slots]
         return Unshaped(
-            turn_rewards=episodes.turn_rewards,
+            rewards=episodes.rewards,
+            env_rewards=episodes.env_rewards,
             turn_ends=episodes.turn_ends,
+            owner=episodes.owner,
             valid=episodes.valid,
             terminated=episodes.terminated,
             truncated=episodes.truncated,
             out_of_tokens=torch.tensor([slot.finish_reason == "length" for slot, _ in pairs]),
             single_turn=torch.tensor([isinstance(env, SingleTurnEnv) for env in envs]),
-            scored_at_end=torch.tensor(final_scores),
+            scored_at_end=at_end,
+            unscored=at_end & torch.tensor(stopped),
         )
 
     def _logprobs(self, actor: Actor, episodes: Episodes, mask: Tensor) -> Tensor:
@@ -218,7 +225,7 @@ class TextCollector(Collector):
         if ref is not None and self._config.ppo.kl_placement == "reward":
             kl = kl_estimate(outcome.logprobs, ref, self._config.ppo.kl_estimator)
             rewards = self._shaper.penalize(rewards, kl * mask)
-            total = global_sum(torch.stack([outcome.kl.sum().double(), mask.any(1).sum().double()]))
+            total = global_sum(torch.stack([outcome.kl.sum().double(), outcome.learned.sum()]))
             count = int(total[1])
             self._shaper.controller.update(float(total[0]) / max(count, 1), count)
         return Rollout(
@@ -229,7 +236,7 @@ class TextCollector(Collector):
             ref_logprobs=ref,
             rewards=rewards * mask,
             values=values[:, :-1],
-            next_values=next_values(values, episodes.sampled, episodes.inputs),
+            next_values=next_values(values, episodes),
             terminated=outcome.shaped.terminated,
             boundary=outcome.shaped.boundary,
             index=episodes.index,
@@ -264,22 +271,25 @@ class TextCollector(Collector):
             )
 
 
-def next_values(values: Tensor, sampled: Tensor, inputs: TextInputs) -> Tensor:
-    """Return [B, T] the value of the state in which the next action of the row is taken.
+def next_values(values: Tensor, episodes: Episodes) -> Tensor:
+    """Return [B, T] the value of the state in which the next action of the episode is taken.
 
         sampled  1 1 0 0 1 .        values [B, T + 1] stand *before* tokens:
         values   0 1 2 3 4 5        next of token 0: 1, of token 1: 4 (the turn's observation is
-        next     1 4 . . 5 .        read first), of token 4, the last one: 5, behind the row's end
+        next     1 4 . . 5 .        read first), of token 4, the last one: 5, behind the row's end,
+                                    or the first value of the next row, where the episode has one
 
     Args:
         values: [B, T + 1] the critic at every position.
-        sampled: [B, T] True on actions.
-        inputs: how long each row is.
+        episodes: which tokens are actions, and which row goes on with which.
     """
-    end = inputs.sizes[:, 1:]
+    sampled, owner = episodes.sampled, episodes.owner
+    end = episodes.inputs.sizes[:, 1:]
     here = torch.where(sampled, torch.arange(sampled.shape[1]), end)
     ahead = torch.cat([here[:, 1:], end], 1).flip(1).cummin(1).values.flip(1)
-    return values.gather(1, ahead)
+    goes_on = torch.cat([owner[1:] == owner[:-1], torch.tensor([False])])
+    leaves = last_true(sampled) & goes_on[:, None]
+    return torch.where(leaves, values.roll(-1, 0)[:, :1], values.gather(1, ahead))
 
 
 def check_error_rate(episodes: Episodes, max_error_rate: float) -> None:

@@ -6,6 +6,7 @@ letter by letter. Ids that were sampled are never made again from text.
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, final
@@ -28,6 +29,12 @@ TEMPLATE = (
 STAND_IN = "\ue000{}\ue001"
 
 Messages = Sequence[Mapping[str, Any]]
+
+# Dialogues that new messages are rendered behind, where their own is rendered anew each time.
+BASES = (
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    [{"role": "user", "content": "a"}],
+)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -68,6 +75,10 @@ def end_every_text(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {END}", special_tokens=ids
     )
+
+
+def _rest(text: str, start: str) -> str | None:
+    return text[len(start) :] if text.startswith(start) else None
 
 
 def _replaced(value: Any, pattern: re.Pattern[str], tokens: Sequence[str]) -> Any:  # noqa: ANN401 - any JSON
@@ -152,29 +163,68 @@ class ChatFormat:
         """Return the ids of a demonstrated response, its end token included."""
         return [*self._plain(text), self.end_token_id]
 
-    def suffix_ids(self, old_messages: Messages, new_messages: Messages) -> list[int]:
+    def suffix_ids(self, old_messages: Messages, new_messages: Messages) -> list[int] | None:
         """Return what follows a sampled response (its end token included) in the next prompt.
+
+        A template that renders earlier turns anew (Qwen3's strips their thinking) shows what it
+        makes of the new messages behind a fixed dialogue instead. The policy then goes on seeing
+        its earlier turns as it wrote them.
 
         Args:
             old_messages: the dialogue so far, the assistant's response last.
             new_messages: what the environment said since.
 
+        Returns:
+            Ids, or None where the template appends to no dialogue.
+
         Raises:
-            ConfigError: the template renders earlier turns anew, so nothing can be appended.
+            ConfigError: the template refuses the roles of the new messages.
         """
         guarded = self._guarded([*old_messages, *new_messages])
-        before = self._rendered(guarded[: len(old_messages)], generate=False)
-        after = self._rendered(guarded, generate=True)
-        if not after.startswith(before):
-            raise ConfigError(
-                "this chat template changes earlier turns when a new one is added, so a dialogue "
-                "of several turns cannot go on from the sampled tokens. Give a template that only "
-                "appends: --tokenizer.chat-template FILE."
-            )
+        closed = self._rendered(guarded[: len(old_messages)], generate=False)
+        suffix = _rest(self._rendered(guarded, generate=True), closed)
+        for base in BASES:
+            suffix = self._behind(base, guarded[len(old_messages) :]) if suffix is None else suffix
+        if suffix is None:
+            return None
         end = str(self.tokenizer.convert_ids_to_tokens(self.end_token_id))
-        return self._encoded(before.rpartition(end)[2] if end in before else "") + self._encoded(
-            after[len(before) :]
+        return self._encoded((closed.rpartition(end)[2] if end in closed else "") + suffix)
+
+    def _behind(self, base: Messages, messages: Messages) -> str | None:
+        """Return what the template puts behind `base`; None where it rewrites or refuses it."""
+        try:
+            before = self._rendered(base, generate=False)
+            return _rest(self._rendered([*base, *messages], generate=True), before)
+        except ConfigError:
+            return None
+
+    def way_on(self, opening: Messages) -> str:
+        """Return how a dialogue of several turns goes on, tried on one with thinking in it.
+
+        Raises:
+            ConfigError: the template refuses the roles of the messages.
+        """
+        thought = {"role": "assistant", "content": "<think>\na\n</think>\n\nb"}
+        old, new = [*opening, thought], [{"role": "user", "content": "c"}]
+        if self.suffix_ids(old, new) is None:
+            return "each turn is a row of its own: the chat template rewrites earlier turns"
+        before, after = (
+            self._rendered(self._guarded(one), generate=len(one) > len(old))
+            for one in (old, [*old, *new])
         )
+        kept = "" if after.startswith(before) else ", also what the chat template would rewrite"
+        return f"new messages are appended to the sampled tokens{kept}"
+
+    def token_of(self, ids: Sequence[int], end: int) -> int:
+        """Return the place in `ids` [N] of the token that spells the `end`-th character."""
+        text = self.decode(ids)
+
+        def spelled(count: int) -> int:
+            # A character of several tokens is there with the last of them, and until then "\ufffd".
+            return len(self.decode(ids[:count]).rstrip("\ufffd"))
+
+        place = bisect_left(range(1, len(ids) + 1), min(end, len(text)), key=spelled)
+        return min(place, len(ids) - 1)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of a response up to its first end token, without control tokens."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import final
 
-from llmgym.env import core_env
+from llmgym.env import SingleTurnEnv, core_env
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
 from trainers.collect.text import TextCollector, TextParts
@@ -135,6 +135,10 @@ class TextTraining:
         config, world = session.config, session.world
         self._session, self._held_out = session, held_out
         self._chat = load_chat(started, load_tokenizer(started), env=config.envs[0].id)
+        first = envs.envs[0]
+        if not isinstance(first.unwrapped, SingleTurnEnv):
+            opening, _ = first.reset(options={"index": 0})
+            session.note("turns", self._chat.way_on(opening))
         if started is config:  # else they were looked at before anything was learned
             check_prompts(config, self._chat, envs, held_out)
         self._policy = load_policy(started, self._chat)

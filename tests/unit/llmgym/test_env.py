@@ -22,7 +22,7 @@ from llmgym.errors import (
     RewardNotFound,
     TaskSourceError,
 )
-from llmgym.messages import Completion, Message, Sample, StopReason, Task
+from llmgym.messages import Completion, Message, Sample, Score, StopReason, Task
 from llmgym.registry import load
 from llmgym.rewards.base import per_sample
 
@@ -154,9 +154,17 @@ def test_a_reward_that_is_not_finite_is_not_valid(value):
     assert not info["reward_valid"]
 
 
-def test_an_abstaining_reward_adds_nothing_and_is_valid():
+def test_an_episode_that_its_reward_abstained_from_is_not_a_valid_zero():
     _, reward, *_, info = played(say(Poison()), "pass")
-    assert (reward, info["reward_valid"]) == (0.0, True)
+    assert (reward, info["reward_valid"]) == (0.0, False)
+    assert info["reward_error"] == "the reward abstained from the last response of the episode"
+
+
+@pytest.mark.parametrize("span", [(-1, 2), (1, 1), (2, 1), (0, 4)])
+def test_a_span_outside_of_the_response_is_a_broken_reward(span):
+    reward = per_sample(lambda sample: Score(1.0, spans=((*span, 0.5),)))
+    with pytest.raises(RewardError, match=r"characters 0 to 3 of the response; got \("):
+        played(say(reward), "red")
 
 
 def test_a_reward_that_returns_none_is_broken():

@@ -198,9 +198,10 @@ def test_infos_have_one_type_each():
     envs.reset(options={"indices": [0, 1, 2, 3]})
     *_, infos = envs.step(["boom", "pass", "red", None])
     assert infos["reward_valid"].dtype == np.bool_
-    assert infos["reward_valid"].tolist() == [False, True, True, True]
+    assert infos["reward_valid"].tolist() == [False, False, True, True]
     assert infos["reward_error"][0].startswith("ValueError: the grader broke")
-    assert infos["reward_error"][1:].tolist() == [None] * 3
+    assert infos["reward_error"][1].startswith("the reward abstained")
+    assert infos["reward_error"][2:].tolist() == [None] * 2
     assert infos["stop_reason"].tolist() == ["answered", "answered", "answered", None]
     assert infos["task_id"].dtype == infos["task"].dtype == np.dtype(object)
     assert infos["turn"].tolist() == [1, 1, 1, 0]

@@ -105,6 +105,70 @@ def test_what_is_said_between_turns_neither_decays_nor_carries():
     assert not experience.returns[~made.response_mask].any()
 
 
+def by_definition(made, gamma, gae_lambda):
+    """Advantages by action, episode by episode: a loop in float64 over the paper's sums.
+
+    A_t = sum_l (gamma lambda)^l delta_{t+l}, delta_t = r_t + gamma V(s_{t+1}) - V(s_t), over the
+    actions of an episode, whichever rows they lie in; V = 0 after the task's end.
+    """
+    found = {}
+    for episode in sorted(set(made.index.tolist())):
+        rows = [row for row, index in enumerate(made.index.tolist()) if index == episode]
+        steps = [(row, int(t)) for row in rows for t in made.response_mask[row].nonzero()]
+        for start, first in enumerate(steps):
+            total = 0.0
+            for far, at in enumerate(steps[start:]):
+                after = 0.0 if made.terminated[at] else float(made.next_values[at])
+                delta = float(made.rewards[at]) + gamma * after - float(made.values[at])
+                total += (gamma * gae_lambda) ** far * delta
+                if made.boundary[at]:
+                    break
+            found[first] = total
+    return found
+
+
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(0.97, 0.9), (1.0, 1.0), (0.9, 0.0)])
+@pytest.mark.parametrize("rows", [(0, 1, 2), (0, 0, 1), (0, 1, 1), (7, 7, 7), (5, 2, 2)])
+def test_an_experience_equals_the_definition_whatever_rows_an_episode_lies_in(
+    gamma, gae_lambda, rows
+):
+    made = replace(with_observations(), index=torch.tensor(rows))
+    ends = made.boundary.clone()
+    for row in range(2):  # an episode that goes on in the next row does not end here
+        ends[row] &= rows[row] != rows[row + 1]
+    made = replace(made, boundary=ends, terminated=made.terminated & ends)
+
+    config = replace(PLAIN, gamma=gamma, gae_lambda=gae_lambda)
+    experience = make_experience(made, config)
+
+    expected = by_definition(made, gamma, gae_lambda)
+    assert len(expected) == int(made.response_mask.sum())
+    for at, value in expected.items():
+        assert float(experience.advantages[at]) == pytest.approx(value, abs=1e-5), at
+        assert float(experience.returns[at]) == pytest.approx(
+            value + float(made.values[at]), abs=1e-5
+        )
+    assert not experience.advantages[~made.response_mask].any()
+    # In another order of episodes, or with more padding, they are the same.
+    order = torch.argsort(torch.tensor(rows), stable=True, descending=True)
+    wide = {
+        name: torch.nn.functional.pad(getattr(made, name)[order], (0, 3))
+        for name in (*COLUMNS, "response_mask", "terminated", "boundary")
+    }
+    again = make_experience(
+        replace(made, inputs=made.inputs.rows(order), index=made.index[order], **wide), config
+    )
+    torch.testing.assert_close(again.advantages[:, :-3], experience.advantages[order])
+
+
+def test_rows_of_an_episode_are_in_one_minibatch():
+    made = replace(tiny.experience(), index=torch.tensor([0, 0, 1, 2, 2, 2, 3, 4]))
+    parts = members(made, number=3)
+
+    assert sorted(chain(*parts)) == [0, 0, 1, 2, 2, 2, 3, 4]
+    assert sum(len(set(part)) for part in parts) == 5
+
+
 @pytest.mark.parametrize("poison", [1e6, -math.inf, math.nan])
 @pytest.mark.parametrize("rows", ["ragged", "turns"])
 @pytest.mark.parametrize("white", [True, False])
@@ -242,7 +306,7 @@ def test_membership_depends_on_nothing_else():
 def test_membership_does_not_depend_on_how_rows_lie_on_ranks(monkeypatch, split):
     made = tiny.experience()
     whole = members(made)
-    monkeypatch.setattr("trainers.ppo.global_sum", lambda _: torch.tensor(8))
+    monkeypatch.setattr("trainers.ppo.global_max", lambda _: torch.tensor(7))
 
     parts = [members(made.rows(torch.tensor(rows))) for rows in split]
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -9,8 +10,11 @@ from gymnasium.spaces import Box, Discrete
 from tests.unit.trainers.collect.tiny import config
 from trainers.batch import ControlInputs
 from trainers.collect.control import ControlCollector, make_envs
+from trainers.config_files import read
 from trainers.distributed import World
+from trainers.errors import ConfigError
 from trainers.models.mlp import PolicyMLP, ValueMLP
+from trainers.ppo import make_experience
 
 STEPS = 40
 
@@ -128,6 +132,31 @@ def test_the_last_observation_is_the_episodes_own_and_not_the_next_ones(cut):
     assert rollout.terminated[0].tolist() == ([False] * 12 if cut else ends)
     assert rollout.boundary[0].tolist() == [*ends[:-1], True]
     assert rollout.rewards.sum(1).tolist() == [2 * 15 + 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "ends", "paid"),
+    [("auto", 0, 5.0), ("bootstrap", 0, 5.0), ("score", 1, 5.0), ("penalty", 1, -2.0)],
+)
+def test_on_truncation_decides_what_a_cut_episode_of_steps_is(mode, ends, paid):
+    # An episode of 5 steps pays 1 to 5; the one that begins at step 5 is cut by the rollout alone.
+    made = settings(1, 8, "Count", on_truncation=mode, truncation_penalty=-2.0, gamma=1.0)
+    for cut, (end, last) in ((True, (ends, paid)), (False, (1, 5.0))):
+        env = Count(cut=cut)
+        rollout = collector_of(lambda cut=cut: Count(cut=cut), made).collect(Actor(env), 0)
+        assert rollout.rewards.tolist() == [[1, 2, 3, 4, last, 1, 2, 3]]
+        assert rollout.terminated.int().tolist() == [[0, 0, 0, 0, end, 0, 0, 0]]
+        assert rollout.boundary.int().tolist() == [[0, 0, 0, 0, 1, 0, 0, 1]]
+        # The law: the return of the last step counts the state after it, or nothing.
+        plain = replace(made.ppo, whiten_advantages=False)
+        returns = make_experience(rollout, plain).returns[:, 0]
+        assert float(returns[4]) == pytest.approx(last + (0 if end else 1005))
+        assert float(returns[7]) == pytest.approx(3 + 1003)
+
+
+def test_whole_episodes_of_steps_cannot_be_left_out():
+    with pytest.raises(ConfigError, match="its first steps were learned from already"):
+        read([], {"model.preset": "mlp", "ppo.on_truncation": "mask"})
 
 
 def test_actions_are_clipped_for_the_environment_but_kept_as_drawn():

@@ -4,7 +4,6 @@ import torch
 
 from tests.unit.trainers.collect.tiny import chat_format
 from trainers.collect.ledger import Limits, TokenLedger
-from trainers.errors import ConfigError
 from trainers.generation.base import Response
 
 LIMITS = Limits(max_prompt_tokens=40, max_new_tokens=8)
@@ -71,7 +70,7 @@ def test_a_turn_is_its_sampled_ids_and_an_end_token_is_one_of_them(chat):
         assert inputs.attention_mask[row, inputs.num_prompt - len(prompt) :][: len(prompt)].all()
     assert torch.equal(inputs.attention_mask[:, inputs.num_prompt :], episodes.sampled)
     assert episodes.generator_logprobs.tolist() == [[-0.5, -1.0, -1.5], [-0.5, 0.0, 0.0]]
-    assert episodes.turn_rewards.tolist() == [[0, 0, 1.0], [0.5, 0, 0]]
+    assert episodes.rewards.tolist() == [[0, 0, 1.0], [0.5, 0, 0]]
     assert episodes.terminated.tolist() == [True, False]
     assert episodes.truncated.tolist() == [False, True]
 
@@ -89,7 +88,7 @@ def test_the_reward_of_a_turn_is_on_its_last_sampled_token(chat, length, ends):
 
     wanted = [0.0] * 8
     wanted[length - 1] = 2.0
-    assert episodes.turn_rewards[0].tolist() == wanted
+    assert episodes.rewards[0].tolist() == wanted
 
 
 def test_pad_equal_to_the_end_token_leaves_the_first_end_token_in_and_nothing_after(chat):
@@ -148,8 +147,8 @@ def test_what_the_environment_says_is_appended_and_masked(chat):
     assert episodes.sampled[0].tolist() == wanted
     assert episodes.inputs.attention_mask.all()
     assert episodes.generator_logprobs[0][~episodes.sampled[0]].tolist() == [0.0] * len(said)
-    assert episodes.turn_rewards[0].nonzero().flatten().tolist() == [2, len(wanted) - 1]
-    assert episodes.turn_rewards[0, [2, -1]].tolist() == [1.0, 4.0]
+    assert episodes.rewards[0].nonzero().flatten().tolist() == [2, len(wanted) - 1]
+    assert episodes.rewards[0, [2, -1]].tolist() == [1.0, 4.0]
     assert episodes.turn_ends[0].nonzero().flatten().tolist() == [2, len(wanted) - 1]
     assert float(episodes.scores) == 5.0
 
@@ -194,14 +193,6 @@ def test_an_episode_that_fills_the_model_is_cut(chat):
     episodes = ledger.finish()
     assert episodes.truncated.tolist() == [True]
     assert episodes.slots[0].stop_reason == "context"
-
-
-def test_a_rewritten_history_is_refused(chat):
-    ledger = ledger_of(chat, "abc")
-    ledger.commit([response([50, chat.eos_token_ids[0]])])
-
-    with pytest.raises(ConfigError, match="rewrote the dialogue"):
-        ledger.observe([(user("else"), user("b"))], np.zeros(1), flags(0), flags(0), infos(1))
 
 
 def test_a_prompt_over_the_limit_is_never_cut_but_left_out(chat):

@@ -7,19 +7,30 @@ from trainers.collect.shaping import RewardShaper, RunningMoments, Unshaped, las
 from trainers.config_ppo import PPOConfig
 
 
-def episodes(rewards, ends, *, cut=None, single=None, valid=None, scored=None):
-    """Rows of turn rewards [B, T]; `cut` rows were truncated at their token limit."""
-    count = len(rewards)
-    cut = torch.tensor([bool(x) for x in (cut or [0] * count)])
+def episodes(rewards, ends, *, own=None, owner=None, **flags):
+    """Rows of rewards [B, T]; `cut` episodes were truncated at their token limit.
+
+    `flags` are one a episode: `cut`, `single` (default 1), `valid` (1), `scored`, `unscored`.
+    """
+    count = len(rewards) if owner is None else max(owner) + 1
+    default = {"cut": 0, "single": 1, "valid": 1, "scored": 0, "unscored": 0}
+    assert flags.keys() <= default.keys()
+    given = {
+        name: torch.tensor(flags.get(name) or [value] * count).bool()
+        for name, value in default.items()
+    }
     return Unshaped(
-        turn_rewards=torch.tensor(rewards, dtype=torch.float64),
+        rewards=torch.tensor(rewards, dtype=torch.float64),
+        env_rewards=torch.tensor(own or [[0.0] * len(row) for row in rewards]).double(),
+        owner=torch.arange(count) if owner is None else torch.tensor(owner),
         turn_ends=torch.tensor(ends, dtype=torch.bool),
-        valid=torch.tensor([bool(x) for x in (valid or [1] * count)]),
-        terminated=~cut,
-        truncated=cut,
-        out_of_tokens=cut,
-        single_turn=torch.tensor([bool(x) for x in (single or [1] * count)]),
-        scored_at_end=torch.tensor([bool(x) for x in (scored or [0] * count)]),
+        valid=given["valid"],
+        terminated=~given["cut"],
+        truncated=given["cut"],
+        out_of_tokens=given["cut"],
+        single_turn=given["single"],
+        scored_at_end=given["scored"],
+        unscored=given["unscored"],
     )
 
 
@@ -148,6 +159,46 @@ def test_a_final_score_and_a_bootstrap_are_not_paid_both(mode, left):
     result = shaped({"on_truncation": mode}, [[3.0, 7.0]], [[1, 1]], cut=[1], scored=[1])
 
     assert result.rewards.tolist() == [[3.0, left]]
+
+
+@pytest.mark.parametrize(
+    ("mode", "left"),
+    [("bootstrap", [1.0, 0.0, 0.5]), ("penalty", [1.0, 0.0, -3.0]), ("score", [1.0, 4.0, 2.0])],
+)
+def test_of_the_last_turn_of_a_cut_episode_only_what_the_world_paid_is_beside_its_value(mode, left):
+    # Turn 0 ends on action 0; turn 1 has a span of the final score on action 1 and ends on 2.
+    result = shaped(
+        {"on_truncation": mode, "truncation_penalty": -3.0},
+        [[1.0, 4.0, 2.0]],
+        [[1, 0, 1]],
+        cut=[1],
+        scored=[1],
+        own=[[1.0, 0.0, 0.5]],
+    )
+
+    assert result.rewards.tolist() == [left]
+
+
+def test_a_cut_episode_that_nobody_scored_is_no_zero():
+    for mode, keep in (("score", False), ("bootstrap", True), ("penalty", True), ("mask", False)):
+        result = shaped({"on_truncation": mode}, [[1.0]], [[1]], cut=[1], scored=[1], unscored=[1])
+        assert result.keep.tolist() == [keep], mode
+
+
+def test_an_episode_of_several_rows_ends_once_and_is_normalized_as_a_whole():
+    rewards = [[1.0, 0.0], [0.0, 2.0], [7.0, 0.0], [0.0, 0.0]]
+    ends = [[1, 0], [0, 1], [1, 0], [0, 0]]  # the last row is a state without actions
+    result = shaped({"reward_normalize": "batch"}, rewards, ends, owner=[0, 0, 1, 1], cut=[0, 1])
+
+    assert result.boundary.tolist() == [[0, 0], [0, 1], [1, 0], [0, 0]]
+    assert result.terminated.tolist() == result.boundary.tolist()
+    # Scores 3 and 7: mean 5, deviation 2; the shift falls on the episode's end.
+    wanted = torch.tensor([[0.5, 0.0], [0.0, -1.5], [1.0, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(result.rewards, wanted)
+    masked = shaped({"on_truncation": "mask"}, rewards, ends, owner=[0, 0, 1, 1], cut=[1, 0])
+    assert masked.keep.tolist() == [False, False, True, True]
+    invalid = shaped({}, rewards, ends, owner=[0, 0, 1, 1], valid=[0, 1])
+    assert invalid.keep.tolist() == [False, False, True, True]
 
 
 def test_termination_wins_over_truncation():

@@ -4,18 +4,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from tests.unit.trainers.models.templates import CHATML, FORGETS, QWEN, TEXTS, chatml
 from trainers.errors import ConfigError
 from trainers.models.chat import SPECIAL_TOKENS, ChatFormat, train_tokenizer
 
-TEXTS = ["What is 12 + 34? The sum is 46.", "Reverse the three tokens: a b c."] * 4
 TOKENIZER = train_tokenizer(TEXTS, 400)
 CHAT = ChatFormat(TOKENIZER, eos_token_ids=[TOKENIZER.eos_token_id])
-CHATML = (
-    "{{ bos_token }}{% for m in messages %}"
-    "{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
-    "<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def user(text):
@@ -24,21 +18,6 @@ def user(text):
 
 def assistant(text):
     return {"role": "assistant", "content": text}
-
-
-def chatml(template=CHATML, eos="<|endoftext|>", **special):
-    """A tokenizer as others make them: a BOS it adds by itself, and a turn that ends otherwise."""
-    tokenizer = train_tokenizer(TEXTS, 400).backend_tokenizer
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token=eos,
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-        chat_template=template,
-        **special,
-    )
-    ids = fast.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
-    return ChatFormat(fast, eos_token_ids=ids), fast
 
 
 def tokens(chat, ids):
@@ -181,11 +160,53 @@ def test_a_sampled_response_and_its_suffix_make_the_next_prompt(make):
     assert appended == chat.prompt_ids([*old, *said])
 
 
-def test_a_template_that_changes_earlier_turns_is_refused_for_several():
-    forgets = "{% for m in messages[-1:] %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
-    chat, _ = chatml(forgets)
-    with pytest.raises(ConfigError, match="changes earlier turns when a new one is added"):
-        chat.suffix_ids([user("1"), assistant("2")], [user("3")])
+def test_new_messages_are_appended_as_rendered_where_earlier_thinking_is_stripped():
+    chat, _ = chatml(QWEN)
+    old = [user("1?"), assistant("<think>\nhm\n</think>\n\none")]
+    plain = chat.tokenizer.decode(chat.prompt_ids([*old, user("2?")]))
+    assert "hm" not in plain  # so nothing of the real dialogue can be appended to
+
+    suffix = chat.suffix_ids(old, [user("2?")])
+
+    said = "\n<|im_start|>user\n2?<|im_end|>\n<|im_start|>assistant\n"
+    assert chat.tokenizer.decode(suffix) == said
+    assert plain.endswith(said)
+
+
+def test_nothing_is_appended_where_even_a_fixed_dialogue_is_rendered_anew():
+    chat, _ = chatml(FORGETS)
+    assert chat.suffix_ids([user("1"), assistant("2")], [user("3")]) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (CHATML, "new messages are appended to the sampled tokens"),
+        (QWEN, "appended to the sampled tokens, also what the chat template would rewrite"),
+        (FORGETS, "each turn is a row of its own: the chat template rewrites earlier turns"),
+    ],
+)
+def test_a_probe_finds_how_a_dialogue_goes_on(template, said):
+    chat, _ = chatml(template)
+    assert chat.way_on([user("1")]).endswith(said)
+
+
+@given(st.text(min_size=1), st.data())
+def test_a_character_belongs_to_the_token_that_completes_it(text, data):
+    ids = CHAT.response_ids(text)
+    end = data.draw(st.integers(1, len(text)))
+
+    place = CHAT.token_of(ids, end)
+
+    assert CHAT.decode(ids[: place + 1]).startswith(text[:end])
+    # A replacement character that was said is taken for an unfinished one.
+    assert "\ufffd" in text or not CHAT.decode(ids[:place]).startswith(text[:end])
+
+
+def test_a_character_past_the_text_belongs_to_its_last_token():
+    ids = CHAT.response_ids("12")
+    assert [CHAT.token_of(ids, end) for end in (1, 2, 3)] == [0, 1, 1]
+    assert CHAT.token_of(CHAT.response_ids(""), 1) == 0
 
 
 def test_a_template_that_refuses_a_role_says_so():
