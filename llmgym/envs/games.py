@@ -102,8 +102,8 @@ class GuessNumber(LLMEnv):
     Args:
         tasks: games.
         reward: as in `LLMEnv`; it sees a `Progress` as `Sample.state`.
-        skill: the share of turns in which `solve` bisects; it draws a number of the range in the
-            others, always the same one for the same game and turn.
+        skill: the share of turns in which `solve` bisects; in the others it draws a number that is
+            still possible, always the same one for the same game and turn.
         **kwargs: for `LLMEnv`.
     """
 
@@ -150,11 +150,11 @@ class GuessNumber(LLMEnv):
         return Progress(self._found, self._guesses)
 
     def solve(self) -> str:
-        """Return the middle of what is still possible or, beyond `skill`, any number."""
+        """Return the middle of what is still possible or, beyond `skill`, any number of it."""
         rng = np.random.default_rng((int(self.task.id, 16), self._guesses))
         if rng.random() < self.skill:
             return str((self._low + self._high) // 2)
-        return str(rng.integers(self.task.meta["low"], self.task.meta["high"] + 1))
+        return str(rng.integers(self._low, self._high + 1))
 
 
 def make_guess_number(
@@ -173,7 +173,7 @@ def make_guess_number(
         level: guesses that bisection may need, in [2, 6]; a range has 2^level - 1 numbers.
         spare: guesses beyond those; each one used costs 1 / (spare + 1).
         skill: how good `solve`, and so every demonstration, is: the share of turns in which it
-            bisects, in [0, 1]; it draws any number of the range in the others.
+            bisects, in [0, 1]; in the others it draws a number that is still possible.
         split: "train", "test" for the held-out games, or "all".
         seed: another seed is another order of games.
         size: the number of games; None for no end.

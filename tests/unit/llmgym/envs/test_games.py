@@ -111,6 +111,9 @@ def test_a_mediocre_player_is_as_often_mediocre_as_it_says_and_always_the_same()
     assert first[1.0][7] == 1.0
     assert first[0.5][7] == pytest.approx(0.5 + 0.5 / 15, abs=0.08)
     np.testing.assert_allclose(first[0.0], 1 / 15, atol=0.05)
+    env.reset(options={"task": game(number=225, level=4)})
+    play(env, ["218", "222"])
+    assert 223 <= int(env.solve()) <= 225, "it heeds what it was told"
 
 
 def test_another_level_can_be_asked_for_at_reset():
