@@ -184,10 +184,9 @@ class ActionOrder:
     @classmethod
     def of(cls, rollout: Rollout) -> "ActionOrder":
         """Order the actions that `response_mask` shows; nothing else has a place."""
-        owner = rollout.index.unique(return_inverse=True)[1]
-        rows, columns = rollout.response_mask.nonzero(as_tuple=True)
-        order = torch.argsort(owner[rows], stable=True)
-        rows, columns = rows[order], columns[order]
+        index = rollout.index
+        owner = torch.diff(index, prepend=index[:1]).ne(0).cumsum(0)
+        rows, columns = rollout.response_mask.nonzero().unbind(1)
         episodes = owner[rows]
         counts = episodes.bincount(minlength=1)
         before = (counts.cumsum(0) - counts)[episodes]
