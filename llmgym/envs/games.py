@@ -1,8 +1,8 @@
 """`llmgym/GuessNumber-v0`: find a hidden number; each guess is answered "Higher." or "Lower.".
 
 An episode takes several turns. A task is a range, such as 211 to 225, and a number in it, and a
-hash of both decides the split it belongs to: all ranges are seen in training, but no held-out
-number of one. Bisection finds every number, so that it earns 1.0; one that is not found earns 0.0.
+hash of the range decides the split it belongs to, with all of its numbers: holding out single ones
+would teach never to guess them. Bisection finds every number, so that it earns 1.0; one that is not found earns 0.0.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ STEP = 10
 """A range begins one above a multiple of it."""
 LEVELS = range(2, 7)
 TEST_ONE_IN = 5
-"""One game in this many is held out."""
+"""One range in this many is held out."""
 
 
-def split_of(low: int, high: int, number: int) -> Split:
-    """Return the split that a game belongs to."""
-    return "test" if crc32(f"{low},{high},{number}".encode()) % TEST_ONE_IN == 0 else "train"
+def split_of(low: int, high: int) -> Split:
+    """Return the split that the games of a range belong to."""
+    return "test" if crc32(f"{low},{high}".encode()) % TEST_ONE_IN == 0 else "train"
 
 
 @final
@@ -48,10 +48,10 @@ class MakeGame:
         width = 2**level - 1
         while True:
             low = 1 + STEP * int(rng.integers((HIGHEST - width) // STEP + 1))
-            number = low + int(rng.integers(width))
-            if self.split in ("all", split_of(low, low + width - 1, number)):
+            high = low + width - 1
+            if self.split in ("all", split_of(low, high)):
                 break
-        high, guesses = low + width - 1, level + self.spare
+        number, guesses = int(rng.integers(low, high + 1)), level + self.spare
         return Task(
             id=task_id(f"{low} {high} {number}"),
             prompt=f"Find my number from {low} to {high} in {guesses} guesses.",
