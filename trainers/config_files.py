@@ -305,9 +305,14 @@ def _flat(tree: Any, path: schema.Path = ()) -> dict[str, Any]:  # noqa: ANN401
     return {dotted(path): tree}
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Return every setting by its dotted name."""
+    return _flat(SCHEMA.dump_python(config, mode="json"))
+
+
 def difference(config: Config, base: Config) -> list[str]:
     """Return what `config` changes of `base`, one `ppo.gamma 1.0 -> 0.99` each."""
-    new, old = (_flat(SCHEMA.dump_python(one, mode="json")) for one in (config, base))
+    new, old = flat(config), flat(base)
     return [
         f"{key} {json.dumps(old.get(key))} -> {json.dumps(new.get(key))}"
         for key in dict.fromkeys([*old, *new])

@@ -23,6 +23,7 @@ from trainers.config import Config
 from trainers.config_files import dump, read
 from trainers.distributed import World, from_main
 from trainers.errors import CheckpointError, ConfigError
+from trainers.run_record import is_alive, read_status
 
 Status = Literal["running", "finished", "converged", "failed", "interrupted"]
 
@@ -126,14 +127,6 @@ def open_run(
             "place with --run.dir DIR."
         ) from error
     return RunFolder(path, attempt, world)
-
-
-def read_status(path: Path) -> dict[str, Any]:
-    """Return the contents of a run's status.json, empty where there is none that can be read."""
-    try:
-        return json.loads((path / "status.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def redact(text: str) -> str:
@@ -241,7 +234,7 @@ def _refuse_if_running(path: Path) -> None:
     except (ValueError, KeyError, TypeError):
         host, pid = "an unknown host", 0
     # Our own number was another's: in a container every start is process 1.
-    if host == socket.gethostname() and (pid == os.getpid() or not _is_alive(pid)):
+    if host == socket.gethostname() and (pid == os.getpid() or not is_alive(pid)):
         _log.warning("%s is stale: process %d is gone; taken over", lock, pid)
         lock.unlink()
         return
@@ -249,16 +242,6 @@ def _refuse_if_running(path: Path) -> None:
         f"{path} is in use by process {pid} on {host}. Wait for it or stop it; if it is gone, "
         f"remove {lock}."
     )
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _lock(path: Path) -> None:

@@ -28,9 +28,9 @@ FLOORS = (
     "trainers.learner trainers.collect",
     "trainers.ppo trainers.ppo_metrics trainers.sft trainers.demonstrations trainers.reward_model "
     "trainers.epochs trainers.judgements "
-    "trainers.compress trainers.checkpoint",  # a folder, read by the next floor
-    "trainers.run_folder trainers.evaluate trainers.export "
-    "trainers.loggers trainers.report trainers.serve",
+    "trainers.compress trainers.run_record trainers.checkpoint",  # a folder, read by the next floor
+    "trainers.run_folder trainers.evaluate trainers.export trainers.loggers trainers.serve",
+    "trainers.report",  # it shows what the loggers wrote
     "trainers.runner",
     "trainers.cli",
 )
@@ -58,8 +58,7 @@ NO_TORCH = (
     "trainers/config_reward_model.py",
     "trainers/config_schema.py",
     "trainers/config_files.py",
-    "trainers/config_schema.py",
-    "trainers/config_files.py",
+    "trainers/run_record.py",
     "trainers/backends/__init__.py",
     "trainers/backends/zero_config.py",
 )

@@ -18,6 +18,8 @@ FROZEN_VERBS = [
     "rewards",
     "data",
     "export",
+    "report",
+    "runs",
     "schema",
     "doctor",
 ]

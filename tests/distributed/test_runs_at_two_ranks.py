@@ -19,8 +19,8 @@ from tests.distributed.ranks import free_port, run_ranks
 from tests.resume.trainee import differences, left_behind
 from trainers.checkpoint import find, load
 from trainers.collect.text import TextCollector
-from trainers.loggers.jsonl import JsonlLogger, lines
-from trainers.run_folder import read_status
+from trainers.loggers.jsonl import JsonlLogger
+from trainers.run_record import lines, read_status
 from trainers.runner import run
 
 ROOT = Path(__file__).parents[2]

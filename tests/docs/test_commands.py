@@ -6,7 +6,7 @@ import pytest
 import tyro
 
 from tests.docs.pages import PAGES, ROOT, commands, name
-from trainers.cli import VERBS, data, envs, export, play, rewards, schema
+from trainers.cli import VERBS, data, envs, export, play, report, rewards, runs, schema
 from trainers.cli import eval as evaluation
 from trainers.cli.arguments import read_arguments
 from trainers.cli.doctor import Options as Doctor
@@ -19,6 +19,8 @@ OPTIONS = {
     "rewards": rewards.Options,
     "data": data.Options,
     "export": export.Options,
+    "report": report.Options,
+    "runs": runs.Command,
     "schema": schema.Options,
     "doctor": Doctor,
 }

@@ -9,8 +9,7 @@ import pytest
 from tests.faults.conftest import SMALL
 from tests.faults.savers import train_with_file_limit
 from trainers.config_files import read
-from trainers.loggers.jsonl import lines
-from trainers.run_folder import read_status
+from trainers.run_record import lines, read_status
 
 THREE = {"--ppo.num-iterations": 3, "--checkpoint.every": 1}
 

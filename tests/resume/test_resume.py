@@ -13,7 +13,7 @@ import pytest
 
 from tests.resume.trainee import differences, left_behind, train
 from trainers.checkpoint import find
-from trainers.run_folder import read_status
+from trainers.run_record import read_status
 
 KINDS = ("text", "turns", "control")
 ITERATIONS = 4

@@ -8,7 +8,8 @@ import torch
 from trainers.checkpoint import find, load
 from trainers.config_files import read
 from trainers.loggers.base import Logger
-from trainers.loggers.jsonl import JsonlLogger, lines
+from trainers.loggers.jsonl import JsonlLogger
+from trainers.run_record import lines
 from trainers.runner import run
 
 TEXT = {

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from types import ModuleType
 
 from trainers.errors import (
     BackendError,
@@ -29,6 +30,8 @@ VERBS = {
     "rewards": "try a reward on a few rows, before a model is trained on it",
     "data": "look at a data file before training on it",
     "export": "copy a run's model as a plain Hugging Face folder, verified",
+    "report": "one page of a run that opens from disk, or several runs compared",
+    "runs": "list the runs of a folder, or show what differs between two",
     "schema": "every setting: its meaning, type, range and default",
     "doctor": "what this machine has, and the fix for what it lacks",
 }
@@ -42,33 +45,53 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def _run(verb: str, argv: Sequence[str]) -> int:
-    """Import the file of a verb and run it."""
+def _of_runs(verb: str) -> ModuleType | None:
+    """Import the file of a verb that looks at runs and models; None if it is none."""
     match verb:
-        case "train" | "sft" | "reward-model":
-            from trainers.cli import train
-
-            return train.main(argv, verb=verb)
         case "eval":
             from trainers.cli import eval as module
         case "play":
             from trainers.cli import play as module
+        case "export":
+            from trainers.cli import export as module
+        case "report":
+            from trainers.cli import report as module
+        case "runs":
+            from trainers.cli import runs as module
+        case _:
+            return None
+    return module
+
+
+def _of_parts(verb: str) -> ModuleType | None:
+    """Import the file of a verb that looks at what runs are made of; None if it is none."""
+    match verb:
         case "envs":
             from trainers.cli import envs as module
         case "rewards":
             from trainers.cli import rewards as module
         case "data":
             from trainers.cli import data as module
-        case "export":
-            from trainers.cli import export as module
         case "schema":
             from trainers.cli import schema as module
         case "doctor":
             from trainers.cli import doctor as module
         case _:
-            close = difflib.get_close_matches(verb, VERBS, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ConfigError(f'no verb "{verb}".{hint}\nVerbs: {", ".join(VERBS)}')
+            return None
+    return module
+
+
+def _run(verb: str, argv: Sequence[str]) -> int:
+    """Import the file of a verb and run it."""
+    if verb in ("train", "sft", "reward-model"):
+        from trainers.cli import train
+
+        return train.main(argv, verb=verb)
+    module = _of_runs(verb) or _of_parts(verb)
+    if module is None:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ConfigError(f'no verb "{verb}".{hint}\nVerbs: {", ".join(VERBS)}')
     return module.main(argv)
 
 
@@ -139,7 +162,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        if is_debug or error.name not in ("torch", "transformers", "safetensors", "scipy"):
+        if is_debug or error.name not in (
+            "torch",
+            "transformers",
+            "safetensors",
+            "scipy",
+            "jinja2",
+            "matplotlib",
+        ):
             raise
         print(f"{words[0]} needs {error.name}, which is not installed.", file=sys.stderr)
         print('pip install "llmgym-rl[train]"', file=sys.stderr)

@@ -246,6 +246,7 @@ class ConsoleLogger(Logger):
             self._print(f"Best     {run}/best  {figure(score)} at iteration {step}")
         if (run / "reward.png").is_file():
             self._print(f"Picture  {run}/reward.png")
+        self._print(f"Report   {run}/report.html")
         if (run / "wandb").is_dir():
             self._print(f"W&B      wandb sync {run}/wandb/latest-run")
         if self._config.reward_model.num_epochs:

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,6 @@ from trainers.loggers.base import (
 )
 
 _log = logging.getLogger(__name__)
-
-
-def lines(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; a line that a kill cut in two is left out."""
-    if not file.exists():
-        return
-    with file.open(encoding="utf-8") as stream:
-        for line in stream:
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401

@@ -1,64 +1,58 @@
-"""reward.png: reward, held-out score, KL and length of a run in one picture."""
+"""Charts by matplotlib: reward.png of a run, and inline SVG in colors that the page decides."""
 
-import json
-from collections.abc import Mapping
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-# Title of a panel -> the metrics in it, each with its name in the legend.
-PANELS: Mapping[str, Mapping[str, str]] = {
-    "Reward": {"objective/scores": "mean of the batch"},
-    "Held-out score": {"eval/score": "mean"},
-    "KL to the reference (nats)": {"objective/kl": "per episode"},
-    "Length": {"completions/mean_length": "tokens"},
-}
-BLUE, GREY = "#1f5fa8", "#5f6368"
+from trainers.report.panels import HELD_OUT, OVERVIEW, TOTAL, Panel
+from trainers.run_record import Curves, RunRecord, curves, interval, lines
 
+Curve = Mapping[int, float]
 
-def curves(run_dir: Path) -> dict[str, dict[int, float]]:
-    """Return the figures of metrics.jsonl: metric -> iteration -> value, the last attempt's."""
-    found: dict[str, dict[int, float]] = {}
-    file = run_dir / "metrics.jsonl"
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # cut in two by a kill
-            continue
-        figures = {name: one for name, one in record.items() if isinstance(one, int | float)}
-        if "train/global_step" in figures:
-            step = int(figures["train/global_step"])
-            for name, value in figures.items():
-                found.setdefault(name, {})[step] = value
-    return found
+MOST_POINTS = 1000  # of a curve; of more, neighbors are averaged
+SMOOTHED = 60  # from this many points on, a running mean is drawn over a pale curve
+WIDTH, HEIGHT = 360, 208  # of a chart in the page, in pixels
 
 
-def _panel(axes: Axes, title: str, drawn: Mapping[str, dict[int, float]]) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
-    for name, curve in drawn.items():
-        steps = sorted(curve)
-        few = "o" if len(steps) < 30 else ""
-        values = [curve[step] for step in steps]
-        axes.plot(steps, values, color=BLUE, linewidth=1.6, marker=few, markersize=3, label=name)
-    axes.set_xlabel("iteration", color=GREY, fontsize=9)
-    axes.tick_params(colors=GREY, labelsize=9)
-    axes.grid(axis="y", color="#e4e6e8", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#c4c7ca")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Palette:
+    """Colors as matplotlib wants them."""
+
+    series: Sequence[str]
+    text: str
+    line: str
+    grid: str
+
+
+PAPER = Palette(
+    series=("#2c5f8d", "#b4552d", "#4b7f52", "#8a5a94", "#a88420", "#3c8f96"),
+    text="#5f6368",
+    line="#c4c7ca",
+    grid="#e4e6e8",
+)
+# In the page a color is a variable: light and dark decide. Each stands here for one of them.
+NAMES = (*(f"series-{i}" for i in range(8)), "muted", "edge", "grid")
+STAND_INS = {f"#{place:06x}": f"var(--{name})" for place, name in enumerate(NAMES, start=1)}
+TEXT, LINE, GRID = tuple(STAND_INS)[8:]
+PAGE = Palette(series=tuple(STAND_INS)[:8], text=TEXT, line=LINE, grid=GRID)
 
 
 def draw(run_dir: Path) -> Path | None:
-    """Draw reward.png from metrics.jsonl and return its path; None where nothing was logged.
+    """Draw reward.png from metrics.jsonl and return its path; None where PPO logged nothing.
 
     A panel is drawn where its metric was logged. The interval of the held-out score is a band.
     """
-    found = curves(run_dir)
-    shown = {
-        title: drawn
-        for title, metrics in PANELS.items()
-        if (drawn := {name: found[key] for key, name in metrics.items() if key in found})
-    }
+    found = curves(lines(run_dir / "metrics.jsonl"))
+    shown = [(panel, drawn) for panel in OVERVIEW if (drawn := panel.found(found))]
     if not shown:
         return None
     rows, columns = -(-len(shown) // 2), min(len(shown), 2)
@@ -66,20 +60,189 @@ def draw(run_dir: Path) -> Path | None:
     places = figure.subplots(rows, columns, squeeze=False).flatten()
     for place in places[len(shown) :]:
         place.set_visible(False)
-    for place, (title, drawn) in zip(places, shown.items(), strict=False):
-        _panel(place, title, drawn)
-        if title == "Held-out score":
-            _band(place, found)
+    for place, (panel, drawn) in zip(places, shown, strict=False):
+        place.set_title(panel.title, loc="left", fontsize=11)
+        place.set_xlabel("iteration", color=PAPER.text, fontsize=9)
+        plot(place, panel, drawn, PAPER)
+        if panel is HELD_OUT:
+            band(place, found, PAPER.series[0])
     figure.suptitle(run_dir.name, x=0.01, ha="left", fontsize=12, fontweight="bold")
     path = run_dir / "reward.png"
-    figure.savefig(path, dpi=150)
+    draft = path.with_name(".reward.png.draft")
+    figure.savefig(draft, dpi=150, format="png")
+    draft.replace(path)
     return path
 
 
-def _band(axes: Axes, found: Mapping[str, dict[int, float]]) -> None:
-    lows = [curve for name, curve in found.items() if name.endswith("/ci_low")]
-    highs = [curve for name, curve in found.items() if name.endswith("/ci_high")]
-    if len(lows) == len(highs) == 1:
-        steps = sorted(lows[0].keys() & highs[0].keys())
-        low, high = [lows[0][one] for one in steps], [highs[0][one] for one in steps]
-        axes.fill_between(steps, low, high, color=BLUE, alpha=0.15, linewidth=0)
+def plot(axes: Axes, panel: Panel, drawn: Mapping[str, Curve], palette: Palette) -> None:
+    """Draw the curves of a panel, in the order of the palette."""
+    axes.tick_params(colors=palette.text, labelcolor=palette.text, labelsize=10, length=0)
+    axes.grid(axis="y", color=palette.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(palette.line)
+    if panel.kind == "scatter":
+        _scatter(axes, drawn, palette)
+        return
+    values = [value for curve in drawn.values() for value in curve.values()]
+    is_log = panel.is_log and min(values) > 0 and max(values) > 20 * min(values)
+    if panel.kind == "stack":
+        _stack(axes, drawn, palette)
+    else:
+        for place, curve in enumerate(drawn.values()):
+            color = palette.series[place % len(palette.series)]
+            line(axes, curve, color, is_log=is_log, is_noisy=panel.is_noisy)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.get_offset_text().set_color(palette.text)
+    if is_log:
+        _log_scale(axes, is_wide=max(values) > 200 * min(values))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        _span(axes, panel, min(values), max(values))
+
+
+def _log_scale(axes: Axes, *, is_wide: bool) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 3.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _span(axes: Axes, panel: Panel, low: float, high: float) -> None:
+    """Show no less than the panel wants."""
+    if panel.spans is not None:
+        least, most = panel.spans
+        spare = 0.04 * (max(most, high) - least)
+        axes.set_ylim(min(least, low) - spare * (low < least), max(most, high) + spare)
+
+
+def line(
+    axes: Axes, curve: Curve, color: str, *, is_log: bool = False, is_noisy: bool = True
+) -> None:
+    """Draw a curve; a long and noisy one pale, with its running mean over it.
+
+    On a logarithmic axis the mean is geometric: one spike would lift the other for its whole reach.
+    """
+    steps, values = thinned(curve)
+    is_long = is_noisy and len(steps) >= SMOOTHED
+    shape = {"marker": "o" if len(steps) < 30 else "", "markersize": 3.5, "clip_on": False}
+    axes.plot(steps, values, color=color, linewidth=1.0 if is_long else 1.7,
+              alpha=0.3 if is_long else 1.0, **shape)  # fmt: skip
+    if is_long:
+        reach = len(steps) // 20
+        mean = running_mean(np.log(values) if is_log else values, reach)
+        axes.plot(
+            steps, np.exp(mean) if is_log else mean, color=color, linewidth=1.9, clip_on=False
+        )
+
+
+def band(axes: Axes, found: Curves, color: str) -> None:
+    """Shade the interval of the held-out score, where there is one environment."""
+    ends = {step: one for step in found["eval/score"] if (one := interval(found, step))}
+    if ends:
+        steps = sorted(ends)
+        low, high = zip(*(ends[step] for step in steps), strict=True)
+        axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def thinned(curve: Curve, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Return (steps, values) in order, neighbors averaged so that at most `most` are left."""
+    steps = np.array(sorted(curve), np.float64)
+    values = np.array([curve[int(one)] for one in steps], np.float64)
+    each = -(-len(steps) // most)
+    if each > 1:
+        starts = np.arange(0, len(steps), each)
+        sizes = np.diff(np.append(starts, len(steps)))
+        steps, values = (np.add.reduceat(one, starts) / sizes for one in (steps, values))
+    return steps, values
+
+
+def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
+    """Return the mean of each value and `reach` neighbors on either side, fewer at the ends."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    low, high = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def _scatter(axes: Axes, drawn: Mapping[str, Curve], palette: Palette) -> None:
+    (x_name, x), (y_name, y) = drawn.items()
+    steps = sorted(x.keys() & y.keys())
+    steps = steps[:: -(-len(steps) // 300) or 1]
+    colors = to_rgba_array([palette.series[0]] * len(steps), np.linspace(0.15, 1.0, len(steps)))
+    axes.scatter([x[s] for s in steps], [y[s] for s in steps], s=14, color=colors, linewidths=0)
+    axes.set_xlabel(x_name, color=palette.text, fontsize=10, loc="right", labelpad=-26)
+    axes.set_ylabel(y_name, color=palette.text, fontsize=10, loc="top", labelpad=-16)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+
+
+def _stack(axes: Axes, drawn: Mapping[str, Curve], palette: Palette) -> None:
+    steps = sorted(set().union(*drawn.values()))
+    layers = [
+        thinned({step: curve.get(step, 0.0) for step in steps}, 200) for curve in drawn.values()
+    ]
+    chosen = [palette.series[place % len(palette.series)] for place in range(len(layers))]
+    values = [values for _, values in layers]
+    axes.stackplot(layers[0][0], values, colors=chosen, alpha=0.8, linewidth=0)
+    axes.margins(x=0)
+
+
+def phases(panel: Panel, record: RunRecord) -> dict[str, Curve]:
+    """Return the curves of a panel, of a stack the six largest: what is less cannot be seen."""
+    drawn = panel.found(record.curves)
+    if panel.kind != "stack":
+        return drawn
+    drawn.pop(TOTAL.partition("/")[2], None)
+    by_size = sorted(drawn, key=lambda name: -sum(drawn[name].values()))
+    return {name: drawn[name] for name in by_size[:6]}
+
+
+def svg(
+    panel: Panel,
+    drawn: Mapping[str, Curve],
+    *,
+    banded: Sequence[Curves] = (),
+    places: Sequence[int] | None = None,
+) -> str:
+    """Return a chart as inline SVG without a size, its colors variables of the page.
+
+    Args:
+        panel: says how.
+        drawn: name -> curve.
+        banded: for each curve, the figures with the interval that is shaded; none by itself.
+        places: of each curve's color in the palette; None takes them in order.
+    """
+    label = f"{panel.title}: {', '.join(f'{name} {course(one)}' for name, one in drawn.items())}"
+    chosen = PAGE if places is None else replace(PAGE, series=[PAGE.series[i % 8] for i in places])
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        axes = figure.add_axes((0.125, 0.1, 0.865, 0.87))  # alike, so that charts line up
+        plot(axes, panel, drawn, chosen)
+        for found, color in zip(banded, chosen.series, strict=False):
+            band(axes, found, color)
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", metadata=nothing, transparent=True)
+    return _inlined(stream.getvalue(), label)
+
+
+def course(curve: Curve) -> str:
+    """Return in words where a curve began and where it ended."""
+    first, last = min(curve), max(curve)
+    return (
+        f"{curve[first]:.3g}" if first == last else f"from {curve[first]:.3g} to {curve[last]:.3g}"
+    )
+
+
+def _inlined(text: str, label: str) -> str:
+    """Return the SVG without prologue, names of groups, and digits that nobody sees."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), text)
+    for stand_in, variable in STAND_INS.items():
+        text = text.replace(stand_in, variable)
+    said = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    opening = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">'
+    return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)

@@ -20,6 +20,7 @@ from trainers.distributed import World, shutdown, start
 from trainers.errors import ConfigError
 from trainers.loggers.base import Logger
 from trainers.loggers.usual import usual_loggers
+from trainers.report.page import write_report
 from trainers.report.pictures import draw
 from trainers.run_folder import open_run
 from trainers.runner.assemble import EnvFactory, check_shares
@@ -94,11 +95,20 @@ def run(
                 metrics = (train_control if config.is_control else train_text)(session, env, reward)
             if world.is_main:
                 _draw(folder.path)
+        if world.is_main:
+            _report(folder.path)
         return Result(
             run_dir=folder.path, evaluations=session.held_out.evaluations, metrics=metrics
         )
     finally:
         shutdown()
+
+
+def _report(run_dir: Path) -> None:
+    try:
+        write_report([run_dir])
+    except (ConfigError, OSError) as error:  # the work is saved; the page can be made again
+        _log.warning("could not write %s/report.html: %s", run_dir, error)
 
 
 def _draw(run_dir: Path) -> None:

@@ -10,8 +10,8 @@ import warnings
 import pytest
 
 from trainers import cli
-from trainers.cli import data, doctor, envs, eval, export, play, rewards, schema
-from trainers.cli.eval import report
+from trainers.cli import data, doctor, envs, eval, export, play, report, rewards, runs, schema
+from trainers.cli.eval import report as told
 from trainers.errors import CheckpointError
 from trainers.evaluate import summary
 
@@ -43,6 +43,8 @@ def test_the_verbs_are_these():
         "rewards",
         "data",
         "export",
+        "report",
+        "runs",
         "schema",
         "doctor",
     ]
@@ -63,6 +65,9 @@ def test_the_options_of_each_verb_are_these():
     assert options(data.Options) == [
         "action", "file", "prompt_column", "answer_column", "columns", "model", "json",
     ]  # fmt: skip
+    assert options(report.Options) == ["runs", "out"]
+    assert options(runs.List) == ["folder", "sort", "json"]
+    assert options(runs.Diff) == ["a", "b", "json"]
     assert options(envs.List) == ["filter", "plugins"]
     assert options(envs.Show) == ["id", "seed", "kwargs", "plugins"]
     assert options(envs.New) == ["name", "dir"]
@@ -78,7 +83,20 @@ def test_help_lists_every_verb(argv, capsys):
 
 
 @pytest.mark.parametrize(
-    "verb", ["eval", "play", "envs", "rewards", "data", "export", "schema", "doctor", "train"]
+    "verb",
+    [
+        "eval",
+        "play",
+        "envs",
+        "rewards",
+        "data",
+        "export",
+        "report",
+        "runs",
+        "schema",
+        "doctor",
+        "train",
+    ],
 )
 def test_each_verb_explains_itself(verb, capsys):
     assert cli.main([verb, "--help"]) == 0
@@ -187,7 +205,7 @@ def test_a_report_pairs_the_same_tasks():
 
     ours = summary("a/B-v0", [1.0, 1.0], [row("p", 1.0), row("q", 1.0)])
     theirs = summary("a/B-v0", [0.0, 1.0], [row("p", 0.0), row("q", 1.0)])
-    lines = report([("runs/a/model", ours), ("base", theirs)], "greedy")
+    lines = told([("runs/a/model", ours), ("base", theirs)], "greedy")
     assert lines[0] == "Held-out a/B-v0: 2 tasks, greedy, 95 % interval"
     assert lines[1].startswith("  runs/a/model  1 [")
     assert lines[3].startswith("  paired difference +0.5 [")

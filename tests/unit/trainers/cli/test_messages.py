@@ -8,12 +8,13 @@ import pytest
 
 from tests.architecture.source import PACKAGES, ROOT, found, name, nodes
 from trainers import config_schema as schema
-from trainers.cli import VERBS, data, envs, eval, export, play, rewards
+from trainers.cli import VERBS, data, envs, eval, export, play, report, rewards, runs
 from trainers.cli import schema as schema_verb
 from trainers.cli.arguments import OPTIONS as START
 
 VERBS_OPTIONS = (eval.Options, play.Options, export.Options, schema_verb.Options)
 VERBS_OPTIONS += (envs.List, envs.Show, envs.Check, envs.New, rewards.Options, data.Options)
+VERBS_OPTIONS += (report.Options, runs.List, runs.Diff)
 FREE = ("envs.0.kwargs.", "rewards.0.kwargs.", "eval.kwargs.")
 """Arguments of environments and rewards: their names are theirs."""
 OF_OTHERS = {"nproc_per_node", "local_rank"}

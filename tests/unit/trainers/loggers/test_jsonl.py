@@ -2,7 +2,8 @@
 
 import json
 
-from trainers.loggers.jsonl import JsonlLogger, lines
+from trainers.loggers.jsonl import JsonlLogger
+from trainers.run_record import lines
 
 
 def started(config, folder):

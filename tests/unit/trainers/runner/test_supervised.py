@@ -9,7 +9,7 @@ from trainers import cli, runner
 from trainers.config_files import read
 from trainers.distributed import World
 from trainers.errors import ConfigError
-from trainers.run_folder import read_status
+from trainers.run_record import read_status
 from trainers.runner import run
 from trainers.runner.assemble import check_shares
 

@@ -1,0 +1,27 @@
+"""`llmgym report RUN...`: one page of a run, or a comparison of several, that opens from disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write report.html of a run, or the comparison of several; no script, no network."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run folders; the newest run without one, a comparison of several."""
+    out: Path | None = None
+    """The page; report.html in the run, or comparison.html beside the first of several."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the page and print its path."""
+    options = tyro.cli(Options, args=argv, prog="llmgym report")
+    from trainers.cli.targets import newest_run
+    from trainers.report.page import write_report
+
+    print(write_report(options.runs or [newest_run()], options.out))
+    return 0

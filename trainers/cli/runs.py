@@ -1,0 +1,179 @@
+"""`llmgym runs list|diff`: the runs of a folder, and what is between two of them. No torch."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from trainers.config_files import flat
+from trainers.errors import ConfigError
+from trainers.report.panels import FINAL
+from trainers.run_record import RunRecord, figure, read_run, summary
+
+Key = Literal["when", "name", "state", "kind", "reward", "score", "size"]
+FIGURES = {"when": "updated", "size": "bytes"}
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class List:
+    """List the runs of a folder, one a line."""
+
+    folder: tyro.conf.Positional[Path] = Path("runs")
+    """The folder of the run folders."""
+    sort: Key = "when"
+    """The column to sort by: texts from a to z, figures and times from the largest."""
+    json: bool = False
+    """Print a JSON list with an object a run."""
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Show the settings in which two runs differ, and where each of them ended."""
+
+    a: tyro.conf.Positional[Path]
+    """A run folder."""
+    b: tyro.conf.Positional[Path]
+    """Another one."""
+    json: bool = False
+    """Print a JSON object."""
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")] | Annotated[Diff, tyro.conf.subcommand("diff")]
+)
+
+
+def listed(folder: Path) -> list[dict[str, Any]]:
+    """Return the summary of each run in a folder; of a damaged one its name and the reason.
+
+    Raises:
+        ConfigError: there is no such folder, or no run in it.
+    """
+    found = sorted(file.parent for file in folder.glob("*/config.yaml"))
+    if not found:
+        raise ConfigError(f"there is no run in {folder}/. Start one: llmgym train quickstart")
+    rows = []
+    for path in found:
+        try:
+            rows.append(summary(read_run(path)))
+        except ConfigError as error:
+            rows.append({"name": path.name, "path": str(path), "state": "damaged",
+                         "reason": str(error).partition("\n")[0]})  # fmt: skip
+    return rows
+
+
+def ordered(rows: Sequence[Mapping[str, Any]], sort: Key) -> list[Mapping[str, Any]]:
+    """Return rows by a column; what lacks it comes last."""
+    name = FIGURES.get(sort, sort)
+    there = [row for row in rows if row.get(name) is not None]
+    lacking = [row for row in rows if row.get(name) is None]
+    is_text = sort in ("name", "state", "kind")
+    return sorted(there, key=lambda row: row[name], reverse=not is_text) + lacking
+
+
+def table(rows: Sequence[Mapping[str, Any]], now: datetime) -> list[str]:
+    """Return a header and a line a run; damaged runs say why below the table."""
+    head = ["name", "state", "kind", "env", "iteration", "reward", "score", "size", "when"]
+    cells = [[*_cells(row, now)] for row in rows]
+    why = [f"{row['name']}: {row['reason']}" for row in rows if "reason" in row]
+    return [*columns([head, *cells]), *why]
+
+
+def _cells(row: Mapping[str, Any], now: datetime) -> list[str]:
+    score = known(row.get("score"))
+    if row.get("ci_low") is not None:
+        score += f" [{figure(row['ci_low'])}, {figure(row['ci_high'])}]"
+    done = row.get("iteration")
+    return [
+        row["name"],
+        row["state"],
+        row.get("kind") or NONE,
+        row.get("env") or NONE,
+        NONE if done is None else f"{done}/{row.get('num_iterations')}",
+        known(row.get("reward")),
+        score,
+        size(row["bytes"]) if "bytes" in row else NONE,
+        age(row.get("updated"), now),
+    ]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return [line.rstrip() for line in lines]
+
+
+def known(value: float | None) -> str:
+    """Return a figure, a dash where there is none."""
+    return NONE if value is None else figure(value)
+
+
+def size(number: float) -> str:
+    """Return bytes as 78 MB."""
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
+
+
+def age(updated: object, now: datetime) -> str:
+    """Return how long ago a time was: 5 min, 3 h or 2 d ago."""
+    try:
+        seconds = (now - datetime.fromisoformat(str(updated))).total_seconds()
+    except (ValueError, TypeError):
+        return NONE
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return "now"
+
+
+def difference(a: RunRecord, b: RunRecord) -> dict[str, Any]:
+    """Return settings that differ, and last figures, of two runs: name -> [of a, of b]."""
+    ours, theirs = flat(a.config), flat(b.config)
+    settings = {
+        key: [ours.get(key), theirs.get(key)]
+        for key in dict.fromkeys([*ours, *theirs])
+        if ours.get(key) != theirs.get(key)
+    }
+    figures = {metric: [a.last(metric), b.last(metric)] for metric in FINAL}
+    logged = {metric: pair for metric, pair in figures.items() if pair != [None, None]}
+    return {"runs": [str(a.path), str(b.path)], "settings": settings, "figures": logged}
+
+
+def told(found: Mapping[str, Any]) -> list[str]:
+    """Return a difference as lines."""
+    settings = [[key, *map(json.dumps, pair)] for key, pair in found["settings"].items()]
+    figures = [[key, *map(known, pair)] for key, pair in found["figures"].items()]
+    lines = columns([["setting", *found["runs"]], *settings])
+    if not settings:
+        lines = ["The settings are the same."]
+    return [*lines, "", *columns([["last value", *found["runs"]], *figures])]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run list or diff."""
+    command = tyro.cli(Command, args=argv, prog="llmgym runs")  # type: ignore[arg-type]
+    if isinstance(command, List):
+        rows = ordered(listed(command.folder), command.sort)
+        print(
+            json.dumps(rows, indent=1) if command.json else _lines(table(rows, datetime.now(UTC)))
+        )
+    else:
+        found = difference(read_run(command.a), read_run(command.b))
+        print(json.dumps(found, indent=1) if command.json else _lines(told(found)))
+    return 0
+
+
+def _lines(lines: Sequence[str]) -> str:
+    return "\n".join(lines)

@@ -1,0 +1,293 @@
+"""report.html: one page of a run, or of several beside each other, that opens from disk.
+
+Nothing in it is loaded from anywhere, and nothing in it runs: no script, no font, no picture that
+is not in the file. What a model wrote is text, whatever it looks like.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from trainers import run_record
+from trainers.config import Config
+from trainers.config_files import flat
+from trainers.loggers.alarms import Alarms
+from trainers.report.panels import DRIFT, FINAL, HELD_OUT, SECTIONS, Panel
+from trainers.report.pictures import phases, svg
+from trainers.report.texts import before_after, extremes, readable, sampled, through_time
+from trainers.run_record import Curves, RunRecord, interval, read_run, summary
+
+TRAINS_POLICY = ("ppo", "control")
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A chart as the page shows it: legend and words are the page's, the rest is SVG."""
+
+    title: str
+    unit: str
+    healthy: str
+    svg: str
+    legend: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """A warning, and how often and when it came."""
+
+    name: str
+    text: str
+    count: int
+    first: int = 0
+    last: int = 0
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page of a run, or the comparison of several, and return its path.
+
+    Args:
+        runs: run folders.
+        out: the file; None is report.html in the run, comparison.html beside the first of several.
+
+    Raises:
+        ConfigError: a folder is no run, or is damaged. No file was touched.
+        OSError: the page cannot be written; what was there before is as it was.
+    """
+    records = [read_run(one) for one in runs]
+    if len(records) == 1:
+        path = out or runs[0] / "report.html"
+        return _written(path, "one.html.jinja", one_run(records[0]))
+    path = out or runs[0].parent / "comparison.html"
+    return _written(path, "several.html.jinja", several_runs(records))
+
+
+def _written(path: Path, template: str, facts: Mapping[str, Any]) -> Path:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "signed": signed, "when": when}
+    style = (HERE / "page.css").read_text("utf-8")
+    text = environment.get_template(template).render(style=style, **facts)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def figure(value: float | None) -> str:
+    """Return a figure as it is printed; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "\u2013"
+    return run_record.figure(value).replace("-", "\u2212")
+
+
+def signed(value: float) -> str:
+    """Return a figure with its sign."""
+    return f"+{figure(value)}" if value > 0 else figure(value)
+
+
+def when(value: object) -> str:
+    """Return the time of a status as a person writes it; what cannot be read as it is."""
+    try:
+        return datetime.fromisoformat(str(value)).astimezone(UTC).strftime("%d %B %Y, %H:%M UTC")
+    except ValueError:
+        return str(value)
+
+
+def one_run(record: RunRecord) -> dict[str, Any]:
+    """Return everything the page of one run shows."""
+    rows = sampled(record.path)
+    return {
+        "run": summary(record),
+        "seed": record.config.run.seed,
+        "reason": readable(record.status.get("reason", "")),
+        "model": record.config.model.path or record.config.model.preset,
+        "tiles": list(_tiles(record)),
+        "lead": _lead(record),
+        "warnings": _warnings(record),
+        "sections": _sections(record),
+        "drift": _drift(record.curves),
+        "pairs": before_after(record.path),
+        "samples": through_time(rows),
+        "extremes": extremes(rows),
+        "settings": _changed(record.config),
+        "config_text": _text(record.path / "config.yaml"),
+        "command": _text(record.path / "command.txt"),
+        "environment": _text(record.path / "environment.txt"),
+    }
+
+
+def several_runs(records: Sequence[RunRecord]) -> dict[str, Any]:
+    """Return everything the comparison of runs shows."""
+    settings = [flat(one.config) for one in records]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    differing = {
+        key: [json.dumps(one.get(key)) for one in settings]
+        for key in keys
+        if len({json.dumps(one.get(key)) for one in settings}) > 1 and key != "run.name"
+    }
+    names = [one.name for one in records]
+    return {
+        "names": names,
+        "runs": [summary(one) for one in records],
+        "sections": [
+            {"question": one.question, "how": one.how, "charts": charts}
+            for one in SECTIONS
+            if (charts := [chart for panel in one.panels for chart in _overlaid(panel, records)])
+        ],
+        "settings": differing,
+        "final": final_figures(records),
+    }
+
+
+def final_figures(records: Sequence[RunRecord]) -> dict[str, list[float | None]]:
+    """Return title -> the last value of each run, of the figures that any of them logged."""
+    found = {title: [one.last(metric) for one in records] for metric, title in FINAL.items()}
+    return {title: row for title, row in found.items() if any(x is not None for x in row)}
+
+
+def _sections(record: RunRecord) -> list[dict[str, Any]]:
+    return [
+        {"question": one.question, "how": one.how, "charts": charts}
+        for one in SECTIONS
+        if (charts := [_chart(panel, record) for panel in one.panels if phases(panel, record)])
+    ]
+
+
+def _chart(panel: Panel, record: RunRecord) -> Chart:
+    drawn = phases(panel, record)
+    return Chart(
+        title=panel.title,
+        unit=panel.unit,
+        healthy=panel.healthy,
+        svg=svg(panel, drawn, banded=[record.curves] if panel is HELD_OUT else ()),
+        legend=tuple(drawn) if len(drawn) > 1 and panel.kind != "scatter" else (),
+    )
+
+
+def _overlaid(panel: Panel, records: Sequence[RunRecord]) -> Iterator[Chart]:
+    """Yield a chart for each metric of a panel, a curve for each run that logged it."""
+    if panel.kind != "lines":
+        return
+    found = [panel.found(one.curves) for one in records]
+    metrics = dict.fromkeys(name for one in found for name in one)
+    for name in metrics:
+        places = [place for place, one in enumerate(found) if name in one]
+        drawn = {f"{place + 1} {records[place].name}": found[place][name] for place in places}
+        intervals = [records[place].curves for place in places] if panel is HELD_OUT else ()
+        yield Chart(
+            title=panel.title if len(metrics) == 1 else f"{panel.title}: {name}",
+            unit=panel.unit,
+            healthy=panel.healthy,
+            svg=svg(panel, drawn, banded=intervals, places=places),
+            legend=(),
+        )
+
+
+def _tiles(record: RunRecord) -> Iterator[dict[str, Any]]:
+    """Yield the figures at the top: title, first, last, interval of the last."""
+    shown = {
+        "eval/score": "Held-out score",
+        "objective/scores": "Reward",
+        "objective/kl": "KL, nats",
+        "completions/mean_length": "Length, tokens",
+    }
+    before_ppo = {
+        "sft/loss": "Loss",
+        "sft/holdout_loss": "Loss, held out",
+        "reward_model/loss": "Loss",
+        "reward_model/accuracy": "Judged right",
+    }
+    for metric, title in (shown if record.kind in TRAINS_POLICY else before_ppo).items():
+        if curve := record.curves.get(metric):
+            first, last = min(curve), max(curve)
+            ends = interval(record.curves, last) if metric == "eval/score" else None
+            yield {
+                "title": title,
+                "first": curve[first] if first != last else None,
+                "last": curve[last],
+                "ends": ends,
+            }
+
+
+def _lead(record: RunRecord) -> str:
+    """Return in a sentence what became of the held-out score, no more than its intervals carry."""
+    scores = record.curves.get("eval/score", {})
+    if len(scores) < 2:
+        if record.kind in TRAINS_POLICY:
+            return (
+                "No held-out score was measured twice, so nothing here shows that it generalizes."
+            )
+        return ""
+    first, last = min(scores), max(scores)
+    before, after = interval(record.curves, first), interval(record.curves, last)
+    course = f"from {figure(scores[first])} to {figure(scores[last])}"
+    if before is None or after is None:
+        return f"The held-out score went {course}."
+    if after[0] > before[1]:
+        return f"The held-out score rose {course}, and its 95 % intervals do not touch."
+    if after[1] < before[0]:
+        return f"The held-out score fell {course}, and its 95 % intervals do not touch."
+    return f"The held-out score went {course}; its 95 % intervals overlap, so it may be chance."
+
+
+def _warnings(record: RunRecord) -> list[Warned]:
+    """Return what the console warned of, counted over the whole run, the most frequent first."""
+    steps = sorted(record.curves.get("objective/scores", record.curves.get("train/episodes", {})))
+    watch, found = Alarms(record.config), dict[str, Warned]()
+    for step in steps:
+        before = dict(watch.counts)
+        texts = iter(watch.take({k: one[step] for k, one in record.curves.items() if step in one}))
+        for name, count in watch.counts.items():
+            if name not in before:
+                found[name] = Warned(name=name, text=next(texts), count=1, first=step, last=step)
+            elif count > before[name]:
+                found[name] = replace(found[name], count=count, last=step)
+    said = sorted(found.values(), key=lambda one: -one.count)
+    if record.unreadable:
+        text = (
+            "lines of metrics.jsonl that are no records were left out. A kill leaves one; more "
+            "than one for each start is damage."
+        )
+        said.append(Warned(name="unreadable lines", text=text, count=record.unreadable))
+    return said
+
+
+def _drift(curves: Curves) -> list[tuple[str, float, float]]:
+    """Return (what, mean over the first tenth, mean over the last) of a run of some length."""
+    rows = []
+    for metric, title in DRIFT.items():
+        values = [value for _, value in sorted(curves.get(metric, {}).items())]
+        if len(values) >= 2:
+            tenth = max(len(values) // 10, 1)
+            rows.append((title, sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth))
+    return rows
+
+
+def _changed(config: Config) -> list[tuple[str, str, str]]:
+    """Return (setting, default, value) of every setting that is not the default."""
+    ours, usual = flat(config), flat(Config())
+    return [
+        (key, json.dumps(usual.get(key)), json.dumps(value))
+        for key, value in ours.items()
+        if value != usual.get(key)
+    ]
+
+
+def _text(file: Path) -> str:
+    return file.read_text("utf-8", errors="replace") if file.is_file() else ""
