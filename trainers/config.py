@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from trainers.config_backend import BackendConfig
 from trainers.config_ppo import RULES, Count, NonNegative, Positive, PPOConfig, Share, Whole
 from trainers.config_reward_model import RewardModelConfig
 from trainers.errors import ConfigError
@@ -192,20 +193,6 @@ class GenerationConfig:
                     "support makes every ratio wrong. For evaluation: llmgym eval "
                     f"--{field.replace('_', '-')}"
                 )
-
-
-@dataclass(config=RULES, frozen=True, kw_only=True)
-class BackendConfig:
-    """What runs the models."""
-
-    micro_batch_tokens: Count = 4096
-    """Most tokens, padding included, of one forward and backward pass of a rank."""
-    logprob_chunk: Count = 512
-    """Positions whose logits exist at once."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
-    timeout_seconds: Positive = 1800.0
-    """How long a rank waits for the others."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainers import config
+from trainers import config, config_backend
 from trainers.config import SCHEMA
 from trainers.errors import ConfigError
 
@@ -77,7 +77,9 @@ def root() -> Schema:
     """Return the JSON schema of all settings, as draft 2020-12, in the order of the source."""
     tree = SCHEMA.json_schema()
     for name, section in tree["$defs"].items():
-        order = [one.name for one in dataclasses.fields(vars(config)[name])]
+        order = [
+            one.name for one in dataclasses.fields({**vars(config_backend), **vars(config)}[name])
+        ]
         section["properties"] = {one: section["properties"][one] for one in order}
     return tree
 

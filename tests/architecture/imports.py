@@ -21,6 +21,7 @@ from tests.architecture.source import (
 FLOORS = (
     "llmgym trainers",  # two rooms; "trainers" alone is its __init__, which imports nothing
     "trainers.errors trainers.config trainers.config_ppo trainers.config_reward_model "
+    "trainers.config_backend "
     "trainers.config_schema trainers.config_files trainers.batch",
     "trainers.functional trainers.distributed",
     "trainers.models",
@@ -56,11 +57,13 @@ NO_TORCH = (
     "trainers/config.py",
     "trainers/config_ppo.py",
     "trainers/config_reward_model.py",
+    "trainers/config_backend.py",
     "trainers/config_schema.py",
     "trainers/config_files.py",
     "trainers/run_record.py",
     "trainers/backends/__init__.py",
     "trainers/backends/zero_config.py",
+    "trainers/backends/zero_keys.py",
 )
 # `trainers.run` is found on first use, by the module's __getattr__; nothing is imported before.
 ON_FIRST_USE = {"trainers/__init__.py": "trainers.runner.run"}

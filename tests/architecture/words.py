@@ -17,7 +17,12 @@ TENSOR = re.compile(
     r"(torch\.)?Tensor\b|\w+\[Tensor, "
 )  # itself, not an iterator or a dict of them
 SHAPE = re.compile(r"\[[^\]\n]*\]")
-SETTINGS = ("trainers/config.py", "trainers/config_ppo.py", "trainers/config_reward_model.py")
+SETTINGS = (
+    "trainers/config.py",
+    "trainers/config_ppo.py",
+    "trainers/config_reward_model.py",
+    "trainers/config_backend.py",
+)
 HEADER = ("Purpose", "Hardware", "Result", "Run")
 
 
