@@ -87,7 +87,12 @@ def optimizer(config, rate):
     return OptimizerSettings(learning_rate=rate, max_grad_norm=config.ppo.max_grad_norm)
 
 
-def learner(config, *, seed=0, temperature=1.0, model=None):
+def torch_engine(module, settings, name):
+    """The engine on plain torch."""
+    return TorchEngine(module, settings, name=name, device=CPU)
+
+
+def learner(config, *, seed=0, temperature=1.0, model=None, engine=torch_engine):
     """A text learner, its value head away from zero so that its trunk learns from the start."""
     model = llama(seed=seed) if model is None else model
     if config.ppo.critic == "shared":
@@ -99,7 +104,7 @@ def learner(config, *, seed=0, temperature=1.0, model=None):
         head = critic.head
     torch.nn.init.normal_(head.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
     engines = [
-        TorchEngine(module, optimizer(config, rate), name=name, device=CPU) if module else None
+        engine(module, optimizer(config, rate), name) if module else None
         for name, module, rate in (
             ("policy", policy, config.ppo.learning_rate),
             ("critic", critic, config.ppo.critic_learning_rate),

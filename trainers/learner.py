@@ -4,7 +4,7 @@
 value head. `ppo.py` trains through nothing else, and the collector sees it as an `Actor`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -203,16 +203,16 @@ class Learner:
         return self._run(inputs, run)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return both engines and the policy's version."""
-        critic = None if self._critic is None else self._critic.state_dict()
+        """Return this rank's pieces of both engines, and the policy's version."""
+        critic = {} if self._critic is None else self._critic.state_dict()
         return {"policy": self._policy.state_dict(), "critic": critic, "version": self._version}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self._policy.load_state_dict(state["policy"])
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Restore what `state_dict` returned on every rank, of any number of ranks."""
+        self._policy.load_state_dict([state["policy"] for state in states])
         if self._critic is not None:
-            self._critic.load_state_dict(state["critic"])
-        self._version = int(state["version"])
+            self._critic.load_state_dict([state["critic"] for state in states])
+        self._version = int(states[0]["version"])
 
 
 @final

@@ -23,7 +23,7 @@ def save(folder: Path, number: int, *, keep_last: int = 1, size: int = 8) -> Pat
     saver = Saver(folder, {"number": number}, world=World(), keep_last=keep_last)
     return saver.save(
         checkpoint_name("ppo", number),
-        shared={"policy": {"w": full}, "state": {"iteration": number}},
+        parts={"policy": {"w": full}, "state": {"iteration": number}},
         own={"random": [number]},
     )
 
@@ -33,8 +33,8 @@ def says(found: Found) -> int:
     loaded = load(found.path)
     said = {
         found.number,
-        *loaded.shared["policy"]["w"].tolist(),
-        loaded.shared["state"]["iteration"],
+        *loaded.parts["policy"][0]["w"].tolist(),
+        loaded.parts["state"][0]["iteration"],
         loaded.own["random"][0],
         loaded.identity["number"],
     }
@@ -103,12 +103,12 @@ def save_as_rank(rank: int, port: int, folder: Path, results: Path) -> None:
     try:
         saver = Saver(folder, {}, world=world, keep_last=1)
         own = {"rank": rank, "large": torch.ones(100_000)}
-        first = saver.save("ppo_000001", shared={"w": {"x": torch.ones(3)}}, own=own)
+        first = saver.save("ppo_000001", parts={"w": {"x": torch.ones(3)}}, own=own)
         unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         if rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
-        failed = saver.save("ppo_000002", shared={}, own=own)
+        failed = saver.save("ppo_000002", parts={}, own=own)
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
         found = find(folder, "ppo")
         assert first is not None
@@ -116,7 +116,7 @@ def save_as_rank(rank: int, port: int, folder: Path, results: Path) -> None:
         assert found is not None
         seen = load(found.path, rank).own["rank"]
         try:
-            saver.save("ppo_000003", shared={}, own={"rank": rank})
+            saver.save("ppo_000003", parts={}, own={"rank": rank})
             find_at(folder / "ppo_000009")
         except CheckpointError as error:
             (results / f"rank_{rank}").write_text(f"{found.number} {seen} {error}")

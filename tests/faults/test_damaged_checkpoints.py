@@ -11,7 +11,13 @@ from tests.faults.savers import number_found, save
 from trainers.checkpoint import load, verify
 from trainers.checkpoint.manifest import fingerprint, write_manifest
 
-FILES = ("policy.json", "policy.safetensors", "state.json", "rank_0.json", "manifest.json")
+FILES = (
+    "policy.rank_0.json",
+    "policy.rank_0.safetensors",
+    "state.rank_0.json",
+    "rank_0.json",
+    "manifest.json",
+)
 
 
 @pytest.fixture
@@ -64,9 +70,9 @@ def test_a_file_too_many_sends_the_resume_to_the_older_one(folder):
 
 def test_damage_to_all_is_an_error_that_names_each(folder):
     for name in ("ppo_000001", "ppo_000002"):
-        flip(folder / name / "policy.safetensors", random.Random(1))
+        flip(folder / name / "policy.rank_0.safetensors", random.Random(1))
     said = number_found(folder)
-    assert said.count("policy.safetensors is damaged") == 2
+    assert said.count("policy.rank_0.safetensors is damaged") == 2
 
 
 class Bomb:
@@ -79,7 +85,7 @@ class Bomb:
         return Path.touch, (self.target,)
 
 
-@pytest.mark.parametrize("file", ["policy.safetensors", "policy.json", "rank_0.json"])
+@pytest.mark.parametrize("file", ["policy.rank_0.safetensors", "policy.rank_0.json", "rank_0.json"])
 def test_a_pickle_in_a_checkpoint_is_not_run(folder, tmp_path, file):
     target = tmp_path / "it_ran"
     bomb = pickle.dumps(Bomb(target))

@@ -111,13 +111,13 @@ def test_a_broken_newest_checkpoint_costs_an_iteration_and_no_bit(context, unint
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted["control"], folder, symlinks=True)
     newest = find(folder / "a" / "checkpoints", "ppo").path
-    damaged = bytearray((newest / "learner.safetensors").read_bytes())
+    damaged = bytearray((newest / "learner.rank_0.safetensors").read_bytes())
     damaged[-1] ^= 1
-    (newest / "learner.safetensors").write_bytes(damaged)
+    (newest / "learner.rank_0.safetensors").write_bytes(damaged)
     finish(start(context, "control", folder, ITERATIONS, resume=True))
     assert_same_end(folder, uninterrupted["control"])
     log = (folder / "a" / "logs" / "latest" / "rank_0.log").read_text()
-    assert "ppo_000004: learner.safetensors is damaged" in log
+    assert "ppo_000004: learner.rank_0.safetensors is damaged" in log
 
 
 def test_a_given_checkpoint_is_the_one_that_is_continued(context, uninterrupted, tmp_path):

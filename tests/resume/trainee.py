@@ -122,7 +122,7 @@ def left_behind(folder):
             for name, value in line.items()
             if name != "attempt" and not name.startswith(("timing_s/", "perf/"))
         }
-    return {"shared": dict(loaded.shared), "own": own, "metrics": metrics}
+    return {"parts": dict(loaded.parts), "own": own, "metrics": metrics}
 
 
 def differences(one, other, path=""):

@@ -1,7 +1,7 @@
 """The contract of an engine: one model, its optimizer, forward, backward, step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,11 +64,22 @@ class Engine(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return weights and optimizer state as nested dicts of tensors and plain values."""
+        """Return this rank's pieces of weights and optimizer state, copied to the CPU.
+
+            {"weights": {name: piece}, "optimizer": {kind: {name: piece}}, "starts": {name: int}}
+
+        A piece is a run of a tensor's numbers, from `starts` on (0 where it is not named), in
+        float32. No number is in two ranks' pieces, so an engine of any kind, at any number of
+        ranks, can take up what another left.
+        """
 
     @abstractmethod
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, bit for bit."""
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Restore what `state_dict` returned on every rank, bit for bit.
+
+        Raises:
+            ValueError: they are of another model.
+        """
 
     @abstractmethod
     def offload(self) -> None:
@@ -77,3 +88,51 @@ class Engine(ABC):
     @abstractmethod
     def reload(self) -> None:
         """Undo `offload`."""
+
+
+def fill(target: Tensor, start: int, name: str, pieces: Sequence[tuple[int, Tensor]]) -> None:
+    """Copy into `target` [n], the numbers of a tensor from `start` on, what pieces hold of it.
+
+    Args:
+        target: [n] written in place.
+        start: the place of its first number in the tensor.
+        name: of the tensor, for the message.
+        pieces: (start, numbers of any shape), which do not overlap.
+
+    Raises:
+        ValueError: they do not hold all of it.
+    """
+    end, found = start + target.numel(), 0
+    for begin, piece in pieces:
+        low, high = max(start, begin), min(end, begin + piece.numel())
+        if low < high:
+            part = piece.reshape(-1)[low - begin : high - begin]
+            target[low - start : high - start].copy_(part)
+            found += high - low
+    if found != target.numel():
+        raise ValueError(f"{name} has {target.numel()} numbers here, and {found} were saved")
+
+
+def pieces_of(
+    states: Sequence[Mapping[str, Any]], table: Sequence[str], name: str
+) -> list[tuple[int, Tensor]]:
+    """Return (start, numbers) of a tensor in all ranks' states; none: it was not saved."""
+    found = []
+    for state in states:
+        inner: Mapping[str, Any] = state
+        for key in table:
+            inner = inner.get(key, {})
+        if name in inner:
+            found.append((int(state["starts"].get(name, 0)), inner[name]))
+    return found
+
+
+def check_names(states: Sequence[Mapping[str, Any]], mine: Iterator[str], engine: str) -> None:
+    """Refuse the weights of another model.
+
+    Raises:
+        ValueError: names differ.
+    """
+    saved = {name for state in states for name in state["weights"]}
+    if differing := saved ^ set(mine):
+        raise ValueError(f"the {engine}'s weights differ in name: {sorted(differing)[:3]}")

@@ -1,6 +1,6 @@
 """The engine on plain torch: one process, or one a rank under DistributedDataParallel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.backends.base import Engine
+from trainers.backends.base import Engine, check_names, fill, pieces_of
 from trainers.errors import LOWER_RATES, NonFiniteError
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -121,30 +121,37 @@ class TorchEngine(Engine):
             yield name, parameter.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of weights, AdamW's moments and step counts on the CPU, by name."""
-        named = dict(self._module.named_parameters())
+        """Return weights, AdamW's moments and step counts by name; nothing off rank 0."""
         moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
-        for name, parameter in named.items():
+        weights: dict[str, Tensor] = {}
+        is_main = not dist.is_initialized() or dist.get_rank() == 0
+        for name, parameter in self._module.named_parameters() if is_main else ():
+            weights[name] = _copied(parameter)
             for kind, value in self._optimizer.state.get(parameter, {}).items():
                 moments[kind][name] = _copied(value)
-        weights = {name: _copied(parameter) for name, parameter in named.items()}
-        return {"weights": weights, "optimizer": moments}
+        return {"weights": weights, "optimizer": moments, "starts": {}}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, bit for bit."""
+    @torch.no_grad()
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Restore what `state_dict` returned on every rank, bit for bit."""
         named = dict(self._module.named_parameters())
-        missing = named.keys() ^ state["weights"].keys()
-        if missing:
-            raise ValueError(f"the {self._name}'s weights differ in name: {sorted(missing)[:3]}")
-        with torch.no_grad():
-            for name, parameter in named.items():
-                parameter.copy_(state["weights"][name])
+        check_names(states, iter(named), self._name)
         self._optimizer.state.clear()
-        for name in state["optimizer"]["step"]:  # what never had a gradient has no moments
-            moments = {kind: state["optimizer"][kind][name] for kind in MOMENTS}
-            device = named[name].device
-            moved = {kind: value.clone().to(device) for kind, value in moments.items()}
-            self._optimizer.state[named[name]] = moved
+        for name, parameter in named.items():
+            weights = torch.empty_like(
+                parameter, device="cpu", memory_format=torch.contiguous_format
+            )
+            fill(weights.view(-1), 0, name, pieces_of(states, ["weights"], name))
+            parameter.copy_(weights)
+            steps = pieces_of(states, ["optimizer", "step"], name)
+            if not steps:  # what never had a gradient has no moments
+                continue
+            moments = {"step": steps[0][1].clone().to(parameter.device)}
+            for kind in MOMENTS[1:]:
+                moment = torch.empty_like(weights)
+                fill(moment.view(-1), 0, name, pieces_of(states, ["optimizer", kind], name))
+                moments[kind] = moment.to(parameter.device)
+            self._optimizer.state[parameter] = moments
 
     def _move_moments(self, device: torch.device) -> None:
         for state in self._optimizer.state.values():

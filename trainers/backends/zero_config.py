@@ -42,7 +42,7 @@ def decided(config: Config, world_size: int) -> dict[str, Decided]:
         "train_batch_size": (world_size, batch),
         "train_micro_batch_size_per_gpu": (1, batch),
         "gradient_accumulation_steps": (1, batch),
-        "managed_gradient_accumulation": (False, batch),
+        "managed_gradient_accumulation": (True, batch),
         "gradient_clipping": (ppo.max_grad_norm or 0.0, "ppo.max_grad_norm"),
         "bf16.enabled": (is_bf16, "model.dtype"),
         "fp16.enabled": (False, "model.dtype"),
@@ -285,7 +285,7 @@ def engine_json(
     made: Tree = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,  # every step() ends an accumulation
+        "managed_gradient_accumulation": True,  # the engine sets its boundary
         "gradient_clipping": max_grad_norm or 0.0,  # left out it would be 1.0
         "optimizer": {"type": "AdamW", "params": dict(adamw)},
         "zero_force_ds_cpu_optimizer": False,

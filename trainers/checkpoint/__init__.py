@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -37,6 +37,7 @@ from trainers.distributed import World, broadcast, from_main, gather
 from trainers.errors import CheckpointError
 
 MAX_FAILURES = 3
+PART = re.compile(r"(.+)\.rank_(\d+)")
 SPACE_FACTOR = 1.2
 
 _log = logging.getLogger(__name__)
@@ -61,12 +62,12 @@ class Loaded:
     """What a checkpoint holds.
 
     Attributes:
-        shared: states that are the same on every rank, by name.
+        parts: what every rank held of a thing shared out among them, by name, in rank order.
         own: this rank's states, by name; of rank 0 where there were fewer ranks.
         identity: what `identity_of` returned when it was saved.
     """
 
-    shared: Mapping[str, dict[str, Any]]
+    parts: Mapping[str, Sequence[dict[str, Any]]]
     own: Mapping[str, Any]
     identity: Mapping[str, Any]
 
@@ -99,7 +100,7 @@ class Saver:
         self,
         name: str,
         *,
-        shared: Mapping[str, State],
+        parts: Mapping[str, State],
         own: Mapping[str, Any],
         keep: int | None = None,
         must: bool = False,
@@ -115,7 +116,7 @@ class Saver:
             path = save(
                 self._folder,
                 name,
-                shared=shared,
+                parts=parts,
                 own=own,
                 identity=self.identity,
                 world=self._world,
@@ -142,7 +143,7 @@ def save(
     folder: Path,
     name: str,
     *,
-    shared: Mapping[str, State],
+    parts: Mapping[str, State],
     own: Mapping[str, Any],
     identity: Mapping[str, Any],
     world: World,
@@ -151,8 +152,8 @@ def save(
 
     Args:
         name: as `checkpoint_name` makes it.
-        shared: states that are the same on every rank, by name; rank 0 writes them.
-        own: this rank's states, by name.
+        parts: what this rank holds of things shared out among all ranks, by name.
+        own: this rank's states, by name; they mean nothing to another rank.
         identity: what `identity_of` returned.
 
     Raises:
@@ -163,7 +164,7 @@ def save(
     draft = folder / f"{name}.tmp"
     try:
         vote(name, attempt(lambda: stage(draft)) if world.is_main else None)
-        vote(name, attempt(lambda: write(draft, shared, own, world)))
+        vote(name, attempt(lambda: write(draft, parts, own, world)))
         files = seal(draft, name, world)
         body = {"format": FORMAT, "name": name, "identity": identity, "files": files}
         vote(name, attempt(lambda: write_manifest(draft, body)) if world.is_main else None)
@@ -211,13 +212,12 @@ def stage(draft: Path) -> None:
     draft.mkdir(mode=0o700)
 
 
-def write(draft: Path, shared: Mapping[str, State], own: Mapping[str, Any], world: World) -> None:
-    """Write this rank's part: rank 0 the shared states as well."""
+def write(draft: Path, parts: Mapping[str, State], own: Mapping[str, Any], world: World) -> None:
+    """Write what this rank holds; tensors are read back only where they are needed."""
     if not draft.is_dir():
         raise OSError(f"{draft} of rank 0 is not seen here: runs need a shared filesystem")
-    if world.is_main:
-        for part, state in shared.items():
-            write_state(state, draft, part)
+    for part, state in parts.items():
+        write_state(state, draft, f"{part}.rank_{world.rank}")
     write_state(own, draft, f"rank_{world.rank}")
 
 
@@ -339,10 +339,14 @@ def load(path: Path, rank: int = 0) -> Loaded:
     manifest = read_manifest(path)
     if manifest is None:
         raise CheckpointError(f"{path} is no checkpoint: it has no valid {MANIFEST}")
-    parts = [file.removesuffix(".json") for file in manifest["files"] if file.endswith(".json")]
-    mine = f"rank_{rank}" if f"rank_{rank}" in parts else "rank_0"
+    files = {file.removesuffix(".json") for file in manifest["files"] if file.endswith(".json")}
+    mine = f"rank_{rank}" if f"rank_{rank}" in files else "rank_0"
+    ranks: dict[str, dict[int, dict[str, Any]]] = {}
+    for file in files:
+        if match := PART.fullmatch(file):
+            ranks.setdefault(match[1], {})[int(match[2])] = read_state(path, file)
     return Loaded(
-        shared={p: read_state(path, p) for p in parts if not re.fullmatch(r"rank_\d+", p)},
+        parts={part: [states[n] for n in sorted(states)] for part, states in ranks.items()},
         own=read_state(path, mine),
         identity=manifest["identity"],
     )

@@ -9,7 +9,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
-FORMAT = "llmgym-checkpoint-1"
+FORMAT = "llmgym-checkpoint-2"
 MANIFEST = "manifest.json"
 NAME = re.compile(r"([a-z_]+)_(\d+)(\.replaced)?")
 """Prefix, number, and whether one of the same name came after it."""

@@ -80,7 +80,7 @@ def _continued(session: Session, training: Training) -> int:
     if found is None:
         return 0
     begin, loaded = found
-    training.learner.load_state_dict(loaded.shared["learner"])
+    training.learner.load_state_dict(loaded.parts["learner"])
     training.collector.load_state_dict(loaded.own["collector"])
     session.restore(loaded)
     return begin
@@ -132,7 +132,7 @@ def _save(session: Session, training: Training, step: int, *, must: bool) -> Non
     session.save(
         "ppo",
         step,
-        shared={"learner": training.learner.state_dict()},
+        parts={"learner": training.learner.state_dict()},
         own={"collector": training.collector.state_dict()},
         must=must,
     )

@@ -195,7 +195,7 @@ class Session:
         return bool(global_max(torch.tensor(int(late), device=self.world.device)))
 
     def save(
-        self, stage: Stage, step: int, *, shared: Mapping[str, Any], own: Mapping[str, Any],
+        self, stage: Stage, step: int, *, parts: Mapping[str, Any], own: Mapping[str, Any],
         must: bool,
     ) -> None:  # fmt: skip
         """Save a checkpoint of this stage.
@@ -203,7 +203,7 @@ class Session:
         Args:
             stage: it is named after.
             step: done so far.
-            shared: states that are the same on every rank.
+            parts: what this rank holds of things shared out among all ranks.
             own: this rank's states.
             must: raise where saving fails; else it is tried again after the next step.
         """
@@ -212,7 +212,7 @@ class Session:
         began = time.monotonic()
         path = self._saver.save(
             checkpoint_name(stage, step),
-            shared=shared,
+            parts=parts,
             own={**own, "random": random_state(), "session": self._state_dict()},
             keep=self.held_out.best_step if stage == "ppo" else None,
             must=must,

@@ -126,7 +126,7 @@ def _learn(session: Session, policy: CausalPolicy, examples: Sequence[Example]) 
     session.note("sft", f"{len(train)} learned, {len(held_out)} kept back, {total} steps")
     if found := session.resumed("sft"):
         begin, loaded = found
-        engine.load_state_dict(loaded.shared["engine"])
+        engine.load_state_dict(loaded.parts["engine"])
         session.restore(loaded)
     session.start_loggers()
     steps = sft.train(engine, train, config, world=world, held_out=held_out, start=begin)
@@ -134,7 +134,7 @@ def _learn(session: Session, policy: CausalPolicy, examples: Sequence[Example]) 
         session.log(metrics.values(), step, "sft", total)
         stop = session.should_stop()
         if stop or step % (total // config.sft.num_epochs) == 0 or session.save_is_overdue():
-            session.save("sft", step, shared={"engine": engine.state_dict()}, own={}, must=stop)
+            session.save("sft", step, parts={"engine": engine.state_dict()}, own={}, must=stop)
         if stop and step < total:
             return False
     return True

@@ -191,7 +191,7 @@ def test_a_state_restores_every_bit_and_the_next_step(critic):
     for learner, times in ((one, 2), (other, 1)):
         for _ in range(times):
             update(learner, tiny.experience(), config)
-    other.load_state_dict(one.state_dict())
+    other.load_state_dict([one.state_dict()])
 
     figures = [update(learner, tiny.experience(), config).values() for learner in (one, other)]
 

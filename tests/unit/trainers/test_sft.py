@@ -213,7 +213,7 @@ def test_a_resumed_stage_equals_one_that_never_stopped():
     stage = sft.train(first, rows, settings, world=World())
     begun = [next(stage).values() for _ in range(4)]
     second = engine()
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict([first.state_dict()])
     rest = [m.values() for m in sft.train(second, rows, settings, world=World(), start=4)]
     assert begun + rest == expected
     for one, other in zip(whole.module.parameters(), second.module.parameters(), strict=True):

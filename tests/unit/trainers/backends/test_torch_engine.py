@@ -136,7 +136,7 @@ def test_a_state_restores_weights_and_moments_so_that_the_next_step_is_the_same(
     one, other = engine(seed=0), engine(seed=5)
     for _ in range(3):
         step(one)
-    other.load_state_dict(one.state_dict())
+    other.load_state_dict([one.state_dict()])
     assert all(map(torch.equal, bits(one), bits(other)))
 
     assert step(one) == step(other)
@@ -149,9 +149,9 @@ def test_a_saved_state_does_not_move_with_the_engine():
     step(one)
     state, before = one.state_dict(), bits(one)
     step(one)
-    other.load_state_dict(state)
+    other.load_state_dict([state])
     step(other)
-    other.load_state_dict(state)
+    other.load_state_dict([state])
 
     assert all(map(torch.equal, before, bits(other)))
     assert {float(value) for value in state["optimizer"]["step"].values()} == {1.0}
@@ -161,7 +161,7 @@ def test_a_fresh_state_clears_the_moments_that_were_there():
     one, fresh = engine(), engine()
     state = fresh.state_dict()
     step(one, scale=100.0)
-    one.load_state_dict(state)
+    one.load_state_dict([state])
 
     assert step(one) == step(fresh)
 
@@ -174,7 +174,7 @@ def test_a_tensor_that_never_had_a_gradient_can_be_restored():
         single.module[0].bias.requires_grad_(False)
     step(one)
 
-    other.load_state_dict(one.state_dict())
+    other.load_state_dict([one.state_dict()])
 
     assert all(map(torch.equal, bits(one), bits(other)))
 
@@ -185,7 +185,7 @@ def test_a_state_of_another_model_is_refused_by_name():
     state["weights"]["extra"] = torch.zeros(1)
 
     with pytest.raises(ValueError, match=r"critic's weights differ in name: \['extra'\]"):
-        one.load_state_dict(state)
+        one.load_state_dict([state])
 
 
 def test_offloading_and_back_changes_nothing():

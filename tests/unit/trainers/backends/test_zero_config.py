@@ -62,9 +62,9 @@ def test_stage_and_offload_decide_sections_and_accumulation(stage, offload, sect
     assert (made.get("data_types") == {"grad_accum_dtype": "fp32"}) is is_fp32
 
 
-def test_every_step_ends_an_accumulation_and_nothing_is_averaged_twice():
+def test_the_engine_owns_the_boundary_and_nothing_is_averaged_twice():
     made = built(zero(2))
-    assert made["managed_gradient_accumulation"] is False
+    assert made["managed_gradient_accumulation"] is True
     assert made["gradient_accumulation_steps"] == made["train_micro_batch_size_per_gpu"] == 1
 
 
@@ -170,7 +170,7 @@ OFF = {"backend.zero.stage": 2, "backend.zero.offload": "optimizer"}
                                        "ppo.num_prompts"),
         ({"train_micro_batch_size_per_gpu": 4}, {}, "train_micro_batch_size_per_gpu 4 contradicts"),
         ({"gradient_accumulation_steps": 8}, {}, "gradient_accumulation_steps 8 contradicts 1"),
-        ({"managed_gradient_accumulation": True}, {}, "managed_gradient_accumulation true"),
+        ({"managed_gradient_accumulation": False}, {}, "managed_gradient_accumulation false"),
         ({"data_types": {"grad_accum_dtype": "fp32"}}, OFF,
          "grad_accum_dtype fp32 at stage 2 with an offloaded optimizer skips every step"),
         ({"data_types": {"grad_accum_dtype": "fp32"}}, {"backend.zero.stage": 0},

@@ -26,7 +26,7 @@ def saver(folder, keep_last=10):
 def save(folder, number, *, keep_last=10, prefix="ppo"):
     state = {"policy": {"w": torch.full((4,), float(number))}, "state": {"iteration": number}}
     name = checkpoint_name(prefix, number)
-    return saver(folder, keep_last).save(name, shared=state, own={"rng": [number]})
+    return saver(folder, keep_last).save(name, parts=state, own={"rng": [number]})
 
 
 def names(folder):
@@ -36,8 +36,8 @@ def names(folder):
 def test_what_was_saved_is_loaded(folder):
     path = save(folder, 3)
     loaded = load(path)
-    assert torch.equal(loaded.shared["policy"]["w"], torch.full((4,), 3.0))
-    assert loaded.shared["state"] == {"iteration": 3}
+    assert torch.equal(loaded.parts["policy"][0]["w"], torch.full((4,), 3.0))
+    assert loaded.parts["state"][0] == {"iteration": 3}
     assert loaded.own == {"rng": [3]}
     assert loaded.identity == {"who": "test"}
 
@@ -70,10 +70,10 @@ def test_none_is_found_where_none_was_published(folder):
 
 def test_a_broken_one_is_passed_over_and_the_reason_said(folder, caplog):
     save(folder, 1)
-    (save(folder, 2) / "state.json").unlink()
+    (save(folder, 2) / "state.rank_0.json").unlink()
     found = find(folder, "ppo")
     assert found.number == 1
-    assert "ppo_000002: state.json is missing" in found.passed_over[0]
+    assert "ppo_000002: state.rank_0.json is missing" in found.passed_over[0]
     assert "passed over" in caplog.text
 
 
@@ -87,8 +87,8 @@ def test_progress_is_never_dropped_in_silence(folder):
 def test_a_given_one_must_be_whole(folder):
     path = save(folder, 7)
     assert find_at(path).number == 7
-    (path / "state.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"state.json has 2 bytes.*bare --resume"):
+    (path / "state.rank_0.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"state.rank_0.json has 2 bytes.*bare --resume"):
         find_at(path)
     with pytest.raises(CheckpointError, match="no such folder"):
         find_at(folder / "ppo_000009")
@@ -136,7 +136,7 @@ def test_trash_left_by_a_kill_is_swept(folder):
 
 def test_saving_a_name_again_replaces_it(folder):
     first = save(folder, 4)
-    (first / "state.json").write_text("broken")
+    (first / "state.rank_0.json").write_text("broken")
     save(folder, 4)
     assert names(folder) == ["ppo_000004"]
     assert find(folder, "ppo").passed_over == ()
@@ -165,11 +165,11 @@ def test_two_failed_saves_are_forgiven_and_the_third_raises(folder, monkeypatch,
     save(folder, 1)
     monkeypatch.setattr(checkpoint, "write_state", refuse)
     mine = saver(folder)
-    assert mine.save("ppo_000002", shared={"a": {}}, own={}) is None
-    assert mine.save("ppo_000003", shared={"a": {}}, own={}) is None
+    assert mine.save("ppo_000002", parts={"a": {}}, own={}) is None
+    assert mine.save("ppo_000003", parts={"a": {}}, own={}) is None
     assert (mine.num_failed, "No space left" in caplog.text) == (2, True)
     with pytest.raises(CheckpointError, match=r"ppo_000004 \(rank 0: .*No space left"):
-        mine.save("ppo_000004", shared={"a": {}}, own={})
+        mine.save("ppo_000004", parts={"a": {}}, own={})
     assert names(folder) == ["ppo_000001"]
     assert find(folder, "ppo").number == 1
 
@@ -179,21 +179,21 @@ def test_a_good_save_forgets_the_failed_ones(folder, monkeypatch):
     for _ in range(3):
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "write_state", refuse)
-            assert mine.save("ppo_000002", shared={"a": {}}, own={}) is None
-        assert mine.save("ppo_000002", shared={"a": {}}, own={}) is not None
+            assert mine.save("ppo_000002", parts={"a": {}}, own={}) is None
+        assert mine.save("ppo_000002", parts={"a": {}}, own={}) is not None
 
 
 def test_a_save_that_must_succeed_raises_at_once(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "write_state", refuse)
     with pytest.raises(CheckpointError, match="could not save"):
-        saver(folder).save("ppo_000002", shared={"a": {}}, own={}, must=True)
+        saver(folder).save("ppo_000002", parts={"a": {}}, own={}, must=True)
 
 
 def test_a_problem_of_another_rank_fails_the_save_here(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "gather", lambda mine: [mine, "disk full"])
     with pytest.raises(CheckpointError, match=r"\(rank 1: disk full\)"):
         checkpoint.save(
-            folder, "ppo_000001", shared={}, own={}, identity={}, world=World(rank=0, size=2)
+            folder, "ppo_000001", parts={}, own={}, identity={}, world=World(rank=0, size=2)
         )
     assert names(folder) == []
 
@@ -209,13 +209,13 @@ def test_short_space_is_noticed_before_writing(folder, monkeypatch):
     usage = shutil.disk_usage(folder)._replace(free=10)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(CheckpointError, match=r"10 bytes free in .* needed"):
-        saver(folder).save("ppo_000002", shared={}, own={}, must=True)
+        saver(folder).save("ppo_000002", parts={}, own={}, must=True)
 
 
 def test_a_place_that_cannot_be_written_is_an_error_not_a_crash(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="Not a directory"):
-        saver(tmp_path / "file" / "checkpoints").save("ppo_000001", shared={}, own={}, must=True)
+        saver(tmp_path / "file" / "checkpoints").save("ppo_000001", parts={}, own={}, must=True)
 
 
 def test_a_rank_that_was_not_there_gets_the_state_of_rank_0(folder):
@@ -224,7 +224,7 @@ def test_a_rank_that_was_not_there_gets_the_state_of_rank_0(folder):
 
 def test_a_name_outside_the_folder_is_never_written(folder):
     with pytest.raises(AssertionError, match="no checkpoint's name"):
-        saver(folder).save("../ppo_000001", shared={}, own={})
+        saver(folder).save("../ppo_000001", parts={}, own={})
 
 
 def test_files_are_made_durable_before_the_name_appears(folder, monkeypatch):
@@ -239,9 +239,12 @@ def test_files_are_made_durable_before_the_name_appears(folder, monkeypatch):
     monkeypatch.setattr(checkpoint.os, "rename", rename)
     save(folder, 1)
     published = happened.index("rename ppo_000001")
-    assert {"policy.json", "policy.safetensors", "rank_0.json", "state.json"} <= {
-        *happened[:published]
-    }
+    assert {
+        "policy.rank_0.json",
+        "policy.rank_0.safetensors",
+        "rank_0.json",
+        "state.rank_0.json",
+    } <= {*happened[:published]}
     assert happened[published + 1] == "checkpoints"
 
 

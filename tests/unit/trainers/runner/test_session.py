@@ -31,7 +31,7 @@ def test_a_failed_save_is_tried_again_after_the_next_iteration(session, monkeypa
             if step == 3:
                 patch.setattr(checkpoint, "write", refuse)
             if due[-1]:
-                session.save("ppo", step, shared={}, own={}, must=False)
+                session.save("ppo", step, parts={}, own={}, must=False)
     assert due == [False, False, True, True, False]
     assert [path.name for path in session.folder.checkpoints.iterdir()] == ["ppo_000004"]
 

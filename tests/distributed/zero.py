@@ -1,0 +1,137 @@
+"""A learner on DeepSpeed, and what a few updates of it leave behind; run at two ranks."""
+
+import random
+
+import torch
+import torch.distributed as dist
+
+from tests import tiny
+from trainers.backends.zero_config import engine_json
+from trainers.config_backend import ZeroConfig
+from trainers.distributed import gather
+from trainers.errors import NonFiniteError
+from trainers.ppo import update
+
+ROWS = [[6, 0, 3], [1, 2, 4, 5, 7]]
+"""The rows of each rank: unequal in number and in tokens."""
+RATES = {"learning_rate": 1e-2, "critic_learning_rate": 1e-2}
+SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+"""Small tensors are shared out as well; else a tiny model would be whole everywhere."""
+
+
+def mine(made):
+    """This rank's rows; all of them when alone."""
+    rows = ROWS[dist.get_rank()] if dist.is_initialized() else range(8)
+    return made.rows(torch.tensor(list(rows)))
+
+
+def engines(stage, offload="none", dtype=torch.float32):
+    """What builds engines at this stage."""
+    from trainers.backends.deepspeed import DeepSpeedEngine  # noqa: PLC0415 - where it is installed
+
+    def build(module, settings, name):
+        adamw = {
+            "lr": settings.learning_rate,
+            "betas": list(settings.betas),
+            "eps": settings.eps,
+            "weight_decay": settings.weight_decay,
+            "torch_adam": True,
+        }
+        json = engine_json(
+            ZeroConfig(stage=stage, offload=offload),
+            adamw,
+            max_grad_norm=settings.max_grad_norm,
+            is_bf16=dtype == torch.bfloat16 and stage > 0,
+            on_gpu=False,
+            tuning=SHARD_ALL if stage == 3 else {},
+        )
+        return DeepSpeedEngine(
+            module, settings, name=name, device=tiny.CPU, dtype=dtype, json=json
+        )
+
+    return build
+
+
+def full(learner):
+    """Every weight of policy and critic by name, gathered and copied."""
+    named = {}
+    for kind, engine in (("policy", learner._policy), ("critic", learner._critic)):
+        for name, weight in engine.weights() if engine else ():
+            named[f"{kind}.{name}"] = weight.float().cpu().clone()
+    return named
+
+
+def updates(learner, config, count, *, first=0, splits=None):
+    """Take optimizer steps; their figures. `splits` seeds random budgets of tokens."""
+    rng = random.Random(splits)
+    figures = []
+    for number in range(first, first + count):
+        made = tiny.experience(advantages=tiny.noise((8, 6), 20 + number))
+        if splits is not None:
+            object.__setattr__(config.backend, "micro_batch_tokens", rng.choice([1, 12, 25, 200]))
+        figures.append(update(learner, mine(made), config).values())
+    return figures
+
+
+def trained(cases, count, splits=None):
+    """For each (stage, offload, critic, dtype): figures of each update, and the weights."""
+    found = {}
+    for case in cases:
+        learner, config = built(case)
+        figures = updates(learner, config, count, splits=splits)
+        found[case] = figures, full(learner)
+    return found
+
+
+def resumed(pairs):
+    """For each (case that saves, case that goes on): what a third update gives on both sides."""
+    found = {}
+    for saver, other in pairs:
+        one, going_on = (built(case, seed) for case, seed in ((saver, 0), (other, 7)))
+        updates(*one, 2)
+        states = gather(one[0].state_dict())
+        before = full(one[0])
+        going_on[0].load_state_dict(states)
+        after = full(going_on[0])
+        figures = [updates(*each, 1, first=2) for each in (one, going_on)]
+        weights = [full(each[0]) for each in (one, going_on)]
+        found[saver, other] = (before, after), figures, weights, states
+    return found
+
+
+def built(case, seed=0):
+    """A learner of a case, and its settings."""
+    stage, offload, critic, dtype = case
+    config = tiny.settings(critic=critic, entropy_coef=0.1, **RATES)
+    engine = engines(stage, offload, getattr(torch, dtype))
+    return tiny.learner(config, seed=seed, engine=engine), config
+
+
+def taken_up(states, cases):
+    """Figures of a third update by learners that go on from states saved elsewhere."""
+    found = {}
+    for case in cases:
+        learner, config = built(case, seed=7)
+        learner.load_state_dict(states)
+        found[case] = updates(learner, config, 1, first=2)
+    return found
+
+
+def poisoned(cases, where):
+    """For each case: what was raised when a number on rank 1 is NaN, and whether a weight moved."""
+    found = {}
+    for case in cases:
+        learner, config = built(case)
+        updates(learner, config, 1)
+        before = full(learner)
+        made = mine(tiny.experience())
+        if dist.get_rank() == 1:
+            getattr(made, where)[0] = float("nan")
+        said = None
+        try:
+            update(learner, made, config)
+        except NonFiniteError as error:
+            said = str(error)
+        after = full(learner)
+        found[case] = said, all(torch.equal(before[name], after[name]) for name in before)
+    return found
