@@ -4,6 +4,7 @@ Reads RANK, WORLD_SIZE and LOCAL_RANK, which every launcher sets; torch reads MA
 MASTER_PORT, where the ranks meet. Starts no process.
 """
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,15 +63,19 @@ class World:
         return range(self.rank * each, (self.rank + 1) * each)
 
 
-def start(world: World, timeout_seconds: float) -> None:
-    """Join the other ranks; nothing to do when alone.
+def start(world: World, timeout_seconds: float, *, even_alone: bool = False) -> None:
+    """Join the other ranks; nothing to do when alone, unless a library asks for a group of one.
 
     Raises:
         BackendError: there is no GPU for this rank, though there are some.
     """
-    if world.size == 1 or dist.is_initialized():
+    if dist.is_initialized() or (world.size == 1 and not even_alone):
         return
     limit = timedelta(seconds=timeout_seconds)
+    if world.size == 1:
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        return
     if not torch.cuda.is_available():
         dist.init_process_group("gloo", timeout=limit)
         return
@@ -85,10 +90,18 @@ def start(world: World, timeout_seconds: float) -> None:
     dist.init_process_group("nccl", timeout=limit, device_id=world.device)
 
 
-def shutdown() -> None:
-    """Leave the other ranks. Call it at every end: an abandoned group can abort the exit."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def shutdown(*, together: bool = False) -> None:
+    """Leave the other ranks. Call it at every end: an abandoned group can abort the exit.
+
+    Args:
+        together: every rank comes here, so wait for them. Never after an error: some may be gone.
+    """
+    if not dist.is_initialized():
+        return
+    gc.collect()  # engines that live on hold threads and groups of their own
+    if together:
+        dist.barrier()
+    dist.destroy_process_group()
 
 
 def _reduced(value: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
@@ -146,6 +159,11 @@ def from_main(work: Callable[[], Item]) -> Item:
     if isinstance(outcome, _Failed):
         raise outcome.error
     return outcome
+
+
+def is_main() -> bool:
+    """Tell whether this is rank 0, which is alone as well where there are no others."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def barrier() -> None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from trainers.backends.base import Engine
 from trainers.batch import Experience, Inputs, Metrics
 from trainers.config import Config
-from trainers.distributed import global_max
+from trainers.distributed import global_max, is_main
 from trainers.functional.logprobs import EntropyMode
 from trainers.functional.schedules import rate_factor
+from trainers.models.plain import plain
 
 
 def packed(sizes: Tensor, budget: int) -> list[Tensor]:
@@ -77,6 +78,20 @@ def evaluated(
     return result.to(inputs.actions.device)
 
 
+def whole(engine: Engine) -> nn.Module:
+    """Return an engine's module with every weight, to be saved by rank 0; a collective.
+
+    Where weights are shared out, rank 0 gets a copy on the CPU and the others the module as it is.
+    """
+    if not engine.is_sharded:
+        return engine.module
+    weights: dict[str, Tensor] = {}
+    for name, tensor in engine.weights():
+        if is_main():
+            weights[name] = tensor.to("cpu", copy=True)
+    return plain(engine.module, weights) if is_main() else engine.module
+
+
 @final
 class Learner:
     """Policy and critic in training."""
@@ -107,6 +122,14 @@ class Learner:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the policy's (name, tensor)."""
         return self._policy.weights()
+
+    def whole_policy(self) -> nn.Module:
+        """Return the policy with every weight, on rank 0; a collective."""
+        return whole(self._policy)
+
+    def whole_critic(self) -> nn.Module | None:
+        """Return the critic with every weight, on rank 0; None when the trunk is shared."""
+        return None if self._critic is None else whole(self._critic)
 
     def anneal(self, progress: float) -> None:
         """Set both learning rates; `progress` is the share of iterations done."""
@@ -219,20 +242,23 @@ class Learner:
 class FrozenPolicy:
     """The reference: a copy that never trains, scored by token budget as the policy is."""
 
-    def __init__(self, module: nn.Module, config: Config, *, dtype: torch.dtype) -> None:
-        """Take a policy module for good: its gradients are switched off."""
-        self._module = module.requires_grad_(False)
-        self._device = next(module.parameters()).device
-        self._dtype = dtype
+    def __init__(
+        self, module: nn.Module, config: Config, *, device: torch.device,
+        autocast: torch.dtype | None,
+    ) -> None:  # fmt: skip
+        """Take a policy module on `device` for good; its parameters need no gradient."""
+        self._module = module
+        self._device = device
+        self._autocast = autocast
         self._budget = config.backend.micro_batch_tokens
 
     def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
         """Return [B, T] log-probabilities of the actions."""
-        mixed = self._dtype != torch.float32
 
         def run(micro: Inputs, rows: Tensor) -> Tensor:
             mask = response_mask[rows, : micro.actions.shape[1]].to(self._device)
-            with torch.autocast(self._device.type, self._dtype, enabled=mixed):
+            mixed = self._autocast is not None
+            with torch.autocast(self._device.type, self._autocast, enabled=mixed):
                 return self._module(micro, mask, entropy="none").logprobs
 
         return evaluated(inputs, run, budget=self._budget, device=self._device)

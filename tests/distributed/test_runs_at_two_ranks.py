@@ -49,7 +49,7 @@ TYPED = {
 }
 
 
-def trained(model, folder, iterations, resume=False):
+def trained(model, folder, iterations, resume=False, more=None):
     """Run on this rank; the figures of the end, and each rollout by row: ids and reward."""
     rollouts = []
 
@@ -62,7 +62,8 @@ def trained(model, folder, iterations, resume=False):
         return made
 
     collect = TextCollector.collect
-    config = tiny.run_settings(model, folder, **CHANGES, **{"ppo.num_iterations": iterations})
+    changes = {**CHANGES, "ppo.num_iterations": iterations, **(more or {})}
+    config = tiny.run_settings(model, folder, **changes)
     with mock.patch.object(TextCollector, "collect", collected):
         done = run(config, reward=tiny.letters, resume=resume, loggers=[JsonlLogger()])
     return done.metrics, rollouts

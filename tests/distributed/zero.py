@@ -1,6 +1,7 @@
 """A learner on DeepSpeed, and what a few updates of it leave behind; run at two ranks."""
 
 import random
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -45,9 +46,7 @@ def engines(stage, offload="none", dtype=torch.float32):
             on_gpu=False,
             tuning=SHARD_ALL if stage == 3 else {},
         )
-        return DeepSpeedEngine(
-            module, settings, name=name, device=tiny.CPU, dtype=dtype, json=json
-        )
+        return DeepSpeedEngine(module, settings, name=name, device=tiny.CPU, dtype=dtype, json=json)
 
     return build
 
@@ -117,21 +116,34 @@ def taken_up(states, cases):
     return found
 
 
-def poisoned(cases, where):
-    """For each case: what was raised when a number on rank 1 is NaN, and whether a weight moved."""
+def poisoned(cases):
+    """For each case: what was raised when a gradient on rank 1 is NaN, and if no weight moved.
+
+    The loss is finite: its gradient is what a bad kernel, or a sum that is too large, makes it.
+    """
     found = {}
     for case in cases:
         learner, config = built(case)
         updates(learner, config, 1)
         before = full(learner)
-        made = mine(tiny.experience())
-        if dist.get_rank() == 1:
-            getattr(made, where)[0] = float("nan")
         said = None
         try:
-            update(learner, made, config)
+            with mock.patch.object(learner._policy, "backward", _poison(learner._policy)):
+                update(learner, mine(tiny.experience()), config)
         except NonFiniteError as error:
             said = str(error)
         after = full(learner)
         found[case] = said, all(torch.equal(before[name], after[name]) for name in before)
     return found
+
+
+def _poison(engine):
+    backward = engine.backward
+
+    def multiplied(loss):
+        bad = dist.get_rank() == 1
+        if bad:
+            loss.register_hook(lambda gradient: gradient * float("nan"))
+        backward(loss)
+
+    return multiplied

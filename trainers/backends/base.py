@@ -25,6 +25,11 @@ class Engine(ABC):
     def device(self) -> torch.device:
         """Where inputs must be."""
 
+    @property
+    @abstractmethod
+    def is_sharded(self) -> bool:
+        """True where the bare model's weights are not there, and `weights` gathers them."""
+
     @abstractmethod
     def forward(self, *args: Any, last: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run the model through its wrapper; the bare module would skip the wrapper's hooks.

@@ -10,13 +10,15 @@ The only file that imports deepspeed. Four things DeepSpeed 0.19 does another wa
 - its checkpoints are pickles that fit one number of ranks: state is taken and set piece by piece.
 """
 
+import contextlib
+import io
 import logging
 import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -57,6 +59,29 @@ def library() -> Any:  # noqa: ANN401 - the module
             TESTED,
         )
     return deepspeed
+
+
+def check_nvme(path: Path) -> None:
+    """Refuse a folder that cannot be written, or a machine without libaio.
+
+    Raises:
+        BackendError: says which, and what to do.
+    """
+    if not os.access(path, os.W_OK | os.X_OK) or not path.is_dir():
+        raise BackendError(
+            f"backend.zero.nvme_path {path} is no folder that can be written. Make it, or drop the "
+            "setting to offload to host memory."
+        )
+    library()
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        works = AsyncIOBuilder().is_compatible(verbose=False)
+    if not works:
+        raise BackendError(
+            "backend.zero.nvme_path needs libaio, which is not found here. Install it (Debian: "
+            "apt-get install libaio-dev), or drop the setting to offload to host memory."
+        )
 
 
 def needs_torch_adam(offload: str) -> bool:
@@ -142,6 +167,11 @@ class DeepSpeedEngine(Engine):
         """Where inputs must be."""
         return self._device
 
+    @property
+    def is_sharded(self) -> bool:
+        """True at stage 3."""
+        return self._stage == 3
+
     def forward(self, *args: Any, last: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run the model; gradients are reduced by the backward pass of the `last` micro-batch."""
         mixed = torch.autocast(self._device.type, self._dtype, enabled=self._mixed)
@@ -204,7 +234,11 @@ class DeepSpeedEngine(Engine):
         """Yield (name, full tensor), a tied tensor once; at stage 3 copy it before the next."""
         zero = library().zero
         for name, parameter in self._module.named_parameters():
-            sharded = zero.GatheredParameters([parameter]) if self._stage == 3 else nullcontext()
+            sharded = (
+                zero.GatheredParameters([parameter])
+                if self._stage == 3
+                else contextlib.nullcontext()
+            )
             with _quiet(), sharded:
                 yield name, parameter.detach()
 

@@ -68,6 +68,11 @@ class TorchEngine(Engine):
         """Where inputs must be."""
         return self._device
 
+    @property
+    def is_sharded(self) -> bool:
+        """False: every rank has every weight."""
+        return False
+
     def _waiting(self, last: bool) -> AbstractContextManager[None]:
         if isinstance(self._wrapped, DistributedDataParallel) and not last:
             return self._wrapped.no_sync()

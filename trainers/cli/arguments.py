@@ -15,7 +15,12 @@ from trainers import config_schema as schema
 from trainers.config_files import parse, presets, typed
 from trainers.errors import ConfigError
 
-SHORT = {"data": "data.path", "name": "run.name", "reward": "rewards.0.function"}
+SHORT = {
+    "deepspeed_config": "backend.zero.config",
+    "data": "data.path",
+    "name": "run.name",
+    "reward": "rewards.0.function",
+}
 OPTIONS = {
     "-c FILE, --config FILE": "settings over the preset's; repeat it, the last one wins",
     "--plugins MODULE": "import a module that registers environments or rewards; repeat it",
@@ -25,7 +30,9 @@ OPTIONS = {
     "--data FILE": "short for --data.path",
     "--name NAME": "short for --run.name",
     "--reward FILE.py:FUNCTION": "short for --rewards.0.function",
+    "--deepspeed_config FILE": "short for --backend.zero.config",
 }
+RANK = ("--local_rank", "--local-rank")
 BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
 
 
@@ -41,6 +48,18 @@ class Launch:
     is_quiet: bool = False
     is_help: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def _without_rank(argv: Sequence[str]) -> list[str]:
+    """Drop the rank that launchers put before or behind the words; it is in the environment."""
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word in RANK:
+            next(words, None)
+        elif not word.startswith(tuple(f"{name}=" for name in RANK)):
+            kept.append(word)
+    return kept
 
 
 def _is_option(word: str) -> bool:
@@ -106,6 +125,7 @@ def read_arguments(argv: Sequence[str], verb: str = "train") -> Launch:
     Raises:
         ConfigError: a word belongs to no option, the preset is not first, a value is missing.
     """
+    argv = _without_rank(argv)
     leading, options = _split(argv)
     if len(leading) > 1:
         raise _stray(leading[1:], argv, verb)
@@ -119,8 +139,6 @@ def read_arguments(argv: Sequence[str], verb: str = "train") -> Launch:
             files.append(Path(_one(name, words)))
         elif name == "--plugins":
             plugins.append(_one(name, words))
-        elif name in ("--local_rank", "--local-rank"):  # launchers append it
-            _one(name, words)
         elif name == "--resume":
             used = min(len(words), int(words[:1] != [] and words[0] not in presets()))
             switches["resume"] = words[0] if used else True

@@ -96,10 +96,11 @@ class TextCollector(Collector):
         """
         phases = Phases()
         with phases.of("sync"):
-            self._sync(actor)
+            self.sync(actor)
         with phases.of("rollout"):
             self._scales.forget()
             episodes = self._play(iteration)
+            self._parts.generator.sleep()
             self._scales.learn()
         phases.move("rollout", "score", episodes.score_seconds)
         check_error_rate(episodes, self._config.ppo.max_error_rate)
@@ -162,7 +163,8 @@ class TextCollector(Collector):
         """Close the environments."""
         self._parts.envs.close()
 
-    def _sync(self, actor: Actor) -> None:
+    def sync(self, actor: Actor) -> None:
+        """Give the generator the actor's weights, where it has others."""
         generator, version = self._parts.generator, actor.policy_version
         if generator.policy_version != version:
             generator.load_weights(actor.weights(), version)

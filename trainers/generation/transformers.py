@@ -9,12 +9,13 @@ B rows, P prompt, T actions, V vocabulary.
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trainers.distributed import global_max
 from trainers.errors import GenerationError
 from trainers.generation.base import Generator, Request, Response, Sampling
 from trainers.generation.cache import roomy_cache
@@ -25,6 +26,10 @@ from trainers.models.critic import SharedActorCritic
 # Below this share of rows still being written, the finished ones leave the batch and its cache.
 # Removing copies the cache, so not at every end.
 _COMPACT_BELOW = 0.875
+
+WeightSource = Literal["shared", "copied", "sharded"]
+"""Weights are the trainer's own, used in place; a copy, taken once a rollout; or lie on all ranks,
+each layer's gathered as it runs, so that ranks take every step together."""
 
 
 @contextmanager
@@ -51,14 +56,13 @@ class _Batch:
     """
 
     def __init__(
-        self, model: PreTrainedModel, requests: Sequence[Request], pad_token_id: int
+        self, model: PreTrainedModel, requests: Sequence[Request], pad_token_id: int, room: int
     ) -> None:
         self._model = model
         # ALiBi families count by the mask themselves.
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         device = next(model.parameters()).device
         width = max(len(one.token_ids) for one in requests)
-        room = max(one.max_new_tokens for one in requests)
         gaps = [width - len(one.token_ids) for one in requests]
         padded = [
             [pad_token_id] * gap + list(one.token_ids)
@@ -107,11 +111,12 @@ class TransformersGenerator(Generator):
     """Writes with the policy that is being trained, row by row exact.
 
     Args:
-        policy: the policy; its weights are used where they are, nothing is copied.
+        policy: the policy, or a copy of it to be filled.
         eos_token_ids: each of them ends a response, and is its last token.
         pad_token_id: fills prompts up on the left; what it is never matters.
         batch_size: most rows written at once.
         autocast: the type of the trainer's forward, where it is not that of the weights.
+        weights: how the policy comes by them.
     """
 
     exact = True
@@ -124,13 +129,15 @@ class TransformersGenerator(Generator):
         pad_token_id: int,
         batch_size: int,
         autocast: torch.dtype | None = None,
+        weights: WeightSource = "shared",
     ) -> None:
         self._policy = policy
         self._eos_token_ids = frozenset(eos_token_ids)
         self._pad_token_id = pad_token_id
         self._batch_size = batch_size
         self._autocast = autocast
-        self._policy_version = 0
+        self._weights: WeightSource = weights
+        self._policy_version = -1 if weights == "copied" else 0
 
     @property
     def policy_version(self) -> int:
@@ -152,31 +159,55 @@ class TransformersGenerator(Generator):
             _caching(model),
             torch.autocast(device, self._autocast, enabled=self._autocast is not None),
         ):
-            for start in range(0, len(order), self._batch_size):
-                chosen = order[start : start + self._batch_size]
-                written = self._write([requests[i] for i in chosen], sampling)
-                responses.update(zip(chosen, written, strict=True))
+            for number in range(self._most(-(-len(order) // self._batch_size))):
+                chosen = order[number * self._batch_size : (number + 1) * self._batch_size]
+                wanted = [requests[i] for i in chosen]
+                written = self._write(wanted or [self._idle()], sampling)
+                responses.update(zip(chosen, written, strict=False))
         return [responses[i] for i in range(len(requests))]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Record the version; the weights must be the policy's own, which are used in place."""
+        """Take the weights as `weights` said: in place, by copying them, or not at all."""
+        if self._weights == "copied":
+            mine = dict(self._policy.named_parameters())
+            for name, tensor in weights:
+                target = mine.pop(name)
+                target.data = tensor.detach().to(target.device, copy=True)
+            assert not mine, f"no weights came for {next(iter(mine))}"
+        elif self._weights == "shared":
+            self._check_shared(weights)
+        self._policy_version = version
+
+    def _check_shared(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         given = {tensor.data_ptr() for _, tensor in weights}
         named = self._policy.model.named_parameters()
         absent = [name for name, tensor in named if tensor.data_ptr() not in given]
         assert not absent, f"{absent[0]} is not shared with the policy that is trained"
-        self._policy_version = version
 
     def sleep(self) -> None:
-        """Nothing to give back: the cache lives inside `generate`."""
+        """Drop weights that are a copy; `load_weights` brings the next."""
+        if self._weights == "copied":
+            for parameter in self._policy.parameters():
+                parameter.data = parameter.data.new_empty(0)
+            self._policy_version = -1
 
     def wake(self) -> None:
-        """Nothing to undo."""
+        """Nothing to do: `load_weights` brings what is missing."""
+
+    def _most(self, count: int) -> int:
+        """Return how often the rank with most to do does it, where ranks take steps together."""
+        return int(global_max(torch.tensor(count))) if self._weights == "sharded" else count
+
+    def _idle(self) -> Request:
+        """Return a prompt for a rank that has none left while others write."""
+        return Request(token_ids=[self._pad_token_id], index=0, max_new_tokens=1)
 
     def _write(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        batch = _Batch(self._policy.model, requests, self._pad_token_id)
-        _check_finite(batch.logits)
+        room = self._most(max(one.max_new_tokens for one in requests))
+        batch = _Batch(self._policy.model, requests, self._pad_token_id, room)
+        bad = int((~batch.logits.isfinite()).any(1).sum())
+        _check_finite(self._most(bad), len(requests))
         rows = batch.rows
-        room = max(one.max_new_tokens for one in requests)
         steps = torch.arange(room, device=rows.device)
         limits = torch.tensor([one.max_new_tokens for one in requests], device=rows.device)
         eos = torch.tensor(sorted(self._eos_token_ids), device=rows.device)
@@ -190,9 +221,9 @@ class TransformersGenerator(Generator):
             ended = torch.isin(drawn, eos) | (limits[batch.rows] <= step + 1)
             batch.live &= ~ended
             left = int(batch.live.sum())
-            if left == 0:
+            if self._most(left) == 0:
                 break
-            if left < _COMPACT_BELOW * len(batch.rows):
+            if 0 < left < _COMPACT_BELOW * len(batch.rows):
                 drawn = batch.compact(drawn)
             batch.advance(drawn)
         return self._responses(requests, tokens.tolist(), logprobs.tolist())
@@ -228,11 +259,10 @@ def _draws(requests: Sequence[Request], steps: Tensor, sampling: Sampling) -> Te
     return uniforms(sampling.seed, sampling.iteration, index[:, None], first[:, None] + steps)
 
 
-def _check_finite(logits: Tensor) -> None:
-    bad = (~logits.isfinite()).any(1)
-    if bool(bad.any()):
+def _check_finite(bad: int, count: int) -> None:
+    if bad:
         raise GenerationError(
-            f"the policy's logits are not finite for {int(bad.sum())} of {len(bad)} prompts, "
-            "before a token was sampled: the weights are broken.\n"
+            f"the policy's logits are not finite for {bad} of {count} prompts, before a token was "
+            "sampled: the weights are broken.\n"
             "Continue from an earlier checkpoint, often at a lower rate: --ppo.learning-rate 1e-6"
         )

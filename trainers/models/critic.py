@@ -47,8 +47,10 @@ def zero_head(width: int, device: torch.device) -> nn.Linear:
 
 def read_values(head: nn.Linear, hidden: Tensor, num_prompt: int) -> Tensor:
     """Return values [B, T + 1] from hidden states [B, L, D], in float32 even under autocast."""
+    bias = None if head.bias is None else head.bias.float()
     with torch.autocast(hidden.device.type, enabled=False):
-        return head(hidden[:, num_prompt - 1 :].float()).squeeze(-1)
+        states = hidden[:, num_prompt - 1 :].float()
+        return nn.functional.linear(states, head.weight.float(), bias).squeeze(-1)
 
 
 def token_classifier(model: PreTrainedModel, head: nn.Linear | None = None) -> PreTrainedModel:

@@ -29,6 +29,7 @@ from trainers.runner.idle import without_effect
 from trainers.runner.judging import train_reward_model
 from trainers.runner.session import Session
 from trainers.runner.text import train_text
+from trainers.runner.zero import check_zero
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,10 @@ def run(
     if isinstance(resume, Path):
         check_at(resume)
     heard = usual_loggers(config) if loggers is None else loggers
-    start(world, config.backend.timeout_seconds)
+    check_zero(config, world)
+    is_zero = config.backend.name == "deepspeed"
+    start(world, config.backend.timeout_seconds, even_alone=is_zero)
+    has_ended = False
     try:
         folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
         for said in without_effect(config) if world.is_main else ():
@@ -97,11 +101,12 @@ def run(
                 _draw(folder.path)
         if world.is_main:
             _report(folder.path)
+        has_ended = True
         return Result(
             run_dir=folder.path, evaluations=session.held_out.evaluations, metrics=metrics
         )
     finally:
-        shutdown()
+        shutdown(together=has_ended)
 
 
 def _report(run_dir: Path) -> None:

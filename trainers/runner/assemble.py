@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -23,16 +24,20 @@ from llmgym.registry import create_vector, spec
 from llmgym.rewards.base import resolve
 from llmgym.tasks import TaskSampler
 from llmgym.vector import LLMVectorEnv
+from trainers.backends.base import Engine
+from trainers.backends.deepspeed import DeepSpeedEngine, frozen
 from trainers.backends.torch import OptimizerSettings, TorchEngine
 from trainers.config import Config, ModelConfig
 from trainers.distributed import World
 from trainers.errors import ConfigError
+from trainers.generation.transformers import WeightSource
 from trainers.learner import FrozenPolicy, Learner
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
 from trainers.models.critic import SharedActorCritic
 from trainers.models.loading import build_critic, count_parameters
 from trainers.runner.session import Session
+from trainers.runner.zero import Zero, save_json
 
 MOST = 10_000
 EnvFactory = Callable[..., gymnasium.Env]
@@ -230,21 +235,37 @@ class Devices:
 
     device: torch.device
     dtype: torch.dtype
+    zero: Zero | None = None
 
     @classmethod
     def of(cls, config: Config, world: World, module: nn.Module) -> "Devices":
         """Choose for this rank and a policy of this size."""
         size = count_parameters(module)
-        return cls(device=world.device, dtype=compute_dtype(config.model, world.device, size))
+        dtype = compute_dtype(config.model, world.device, size)
+        return cls(device=world.device, dtype=dtype, zero=Zero.of(config, world, dtype))
+
+    @property
+    def weights(self) -> torch.dtype:
+        """The type of the weights that are computed with; their masters are float32."""
+        return torch.bfloat16 if self.zero and self.zero.has_bf16_weights else torch.float32
 
     @property
     def autocast(self) -> torch.dtype | None:
         """What a forward pass outside of an engine is cast to; None: nothing."""
-        return None if self.dtype == torch.float32 else self.dtype
+        return None if self.dtype == self.weights else self.dtype
 
-    def engine(self, module: nn.Module, settings: OptimizerSettings, name: str) -> TorchEngine:
+    def engine(self, module: nn.Module, settings: OptimizerSettings, name: str) -> Engine:
         """Wrap a module for training."""
-        return TorchEngine(module, settings, name=name, device=self.device, dtype=self.dtype)
+        placed: dict[str, Any] = {"name": name, "device": self.device, "dtype": self.dtype}
+        if self.zero is None:
+            return TorchEngine(module, settings, **placed)
+        return DeepSpeedEngine(module, settings, **placed, json=self.zero.trained(settings))
+
+    def frozen(self, module: nn.Module) -> nn.Module:
+        """Place a module that does not train; it is shared out where the policy is."""
+        if self.zero is None or self.zero.stage < 3:
+            return module.to(self.device, self.weights)
+        return frozen(module, self.zero.frozen())
 
 
 def text_learner(config: Config, policy: Policy, devices: Devices) -> Learner:
@@ -269,8 +290,45 @@ def reference_of(config: Config, policy: Policy, devices: Devices) -> FrozenPoli
         return None
     model = copy.deepcopy(policy.model)
     scorer = policy.scorer
-    frozen = CausalPolicy(model, temperature=scorer.temperature, chunk=scorer.chunk)
-    return FrozenPolicy(frozen.to(devices.device), config, dtype=devices.dtype)
+    copied = CausalPolicy(model, temperature=scorer.temperature, chunk=scorer.chunk)
+    placed = devices.frozen(copied.requires_grad_(False))
+    return FrozenPolicy(placed, config, device=devices.device, autocast=devices.autocast)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """The module that text is written with, and how it comes by its weights."""
+
+    policy: Policy
+    weights: WeightSource
+
+
+def writer_of(policy: Policy, devices: Devices) -> Writer:
+    """Return what writes: the policy itself, unless its weights are shared out over ranks.
+
+    Then it is a copy that is filled once a rollout, where `backend.zero.gather_gb` allows one.
+    """
+    zero = devices.zero
+    if zero is None or zero.stage < 3:
+        return Writer(policy=policy, weights="shared")
+    if not zero.holds(count_parameters(policy) * devices.weights.itemsize):
+        return Writer(policy=policy, weights="sharded")
+    copied = copy.deepcopy(policy).requires_grad_(False)
+    return Writer(policy=copied.to(devices.device, devices.weights), weights="copied")
+
+
+def note_json(file: Path, config: Config, devices: Devices) -> None:
+    """Write what DeepSpeed is given of each engine, where it runs them."""
+    zero, ppo = devices.zero, config.ppo
+    if zero is None:
+        return
+    engines = {"policy": zero.trained(optimizer_settings(config, ppo.learning_rate))}
+    if ppo.critic == "separate":
+        settings = optimizer_settings(config, ppo.critic_learning_rate)
+        engines["critic"] = zero.trained(settings)
+    if zero.stage == 3 and ppo.kl_placement != "none":
+        engines["reference"] = zero.frozen()
+    save_json(file, engines)
 
 
 def task_sampler(config: Config, envs: LLMVectorEnv, world: World) -> TaskSampler:

@@ -74,6 +74,7 @@ def _check_numeric(config: Config) -> None:
         ),
         ("ppo.loss_aggregation", ppo.loss_aggregation, ("token",), "takes each step as a row"),
         ("model.dtype", config.model.dtype, ("auto", "float32"), "computes in float32"),
+        ("backend.name", config.backend.name, ("torch",), "has too little to share out"),
     ):
         if got not in allowed:
             flag = path.replace("_", "-")

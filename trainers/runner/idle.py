@@ -61,6 +61,15 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "the run is of text",
         "set model.preset",
     ),
+    *(
+        (
+            f"backend.zero.{name}",
+            lambda config: config.backend.name == "torch",
+            "backend.name is torch",
+            "set backend.name deepspeed",
+        )
+        for name in ("stage", "offload", "nvme_path", "gather_gb")
+    ),
     (
         "eval.min_delta",
         lambda config: config.eval.patience is None,

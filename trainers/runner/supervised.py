@@ -12,6 +12,7 @@ from trainers.distributed import from_main
 from trainers.epochs import num_steps
 from trainers.errors import ConfigError
 from trainers.export import export_policy
+from trainers.learner import whole
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
 from trainers.models.loading import (
@@ -62,10 +63,11 @@ def base_model(
         if config.backend.gradient_checkpointing:
             enable_checkpointing(policy.model)
         session.note("model", f"{_origin(config)}, {count_parameters(policy) / 1e6:.1f} M")
-        if examples and not _learn(session, policy, examples):
+        learned = _learn(session, policy, examples) if examples else policy
+        if learned is None:
             return None
         said = card(session, config.model.path)
-        from_main(lambda: export_policy(folder, policy.model, chat, said))
+        from_main(lambda: export_policy(folder, learned.model, chat, said))
     elif session.resumes_at("sft"):
         raise ConfigError(
             f"{folder} was made when the supervised stage ended, so its checkpoint has no effect. "
@@ -109,8 +111,13 @@ def _examples(session: Session, chat: ChatFormat, shown: Sequence[Demonstration]
     return examples
 
 
-def _learn(session: Session, policy: CausalPolicy, examples: Sequence[Example]) -> bool:
-    """Run the supervised stage; False if it was asked to stop before the end."""
+def _learn(
+    session: Session, policy: CausalPolicy, examples: Sequence[Example]
+) -> CausalPolicy | None:
+    """Run the supervised stage and return what learned; None if it was asked to stop before.
+
+    Where weights are shared out over ranks, rank 0 has them all.
+    """
     config, world = session.config, session.world
     engine = Devices.of(config, world, policy).engine(
         policy,
@@ -136,5 +143,7 @@ def _learn(session: Session, policy: CausalPolicy, examples: Sequence[Example]) 
         if stop or step % (total // config.sft.num_epochs) == 0 or session.save_is_overdue():
             session.save("sft", step, parts={"engine": engine.state_dict()}, own={}, must=stop)
         if stop and step < total:
-            return False
-    return True
+            return None
+    learned = whole(engine)
+    assert isinstance(learned, CausalPolicy)
+    return learned

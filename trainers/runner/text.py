@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import final
 
+from torch import nn
+
 from llmgym.env import SingleTurnEnv, core_env
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
@@ -12,6 +14,7 @@ from trainers.distributed import from_main
 from trainers.evaluate import check_disjoint, evaluate_text
 from trainers.export import export_critic, export_policy
 from trainers.generation.transformers import TransformersGenerator
+from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.loading import (
     count_parameters,
@@ -27,11 +30,13 @@ from trainers.runner.assemble import (
     accepted,
     card,
     check_prompts,
+    note_json,
     reference_of,
     reward_of,
     task_sampler,
     text_envs,
     text_learner,
+    writer_of,
 )
 from trainers.runner.fingerprints import tasks_digest, weights_digest
 from trainers.runner.loop import improve
@@ -142,7 +147,11 @@ class TextTraining:
         if started is config:  # else they were looked at before anything was learned
             check_prompts(config, self._chat, envs, held_out)
         self._policy = load_policy(started, self._chat)
+        size = count_parameters(self._policy)
         devices = Devices.of(config, world, self._policy)
+        writer = writer_of(self._policy, devices)  # before the engine takes the weights
+        if world.is_main:
+            note_json(session.folder.path / "deepspeed.json", config, devices)
         self._longest = longest_sequence(self._policy.model.config)
         reference = reference_of(config, self._policy, devices)
         session.identify(tasks=tasks_digest(envs), tokenizer=self._chat.digest)
@@ -150,11 +159,12 @@ class TextTraining:
             session.identify(reference=weights_digest(self._policy.model))
         self.learner = text_learner(config, self._policy, devices)
         self._generator = TransformersGenerator(
-            self._policy,
+            writer.policy,
             eos_token_ids=self._chat.eos_token_ids,
             pad_token_id=self._chat.pad_token_id,
             batch_size=config.generation.batch_size,
             autocast=devices.autocast,
+            weights=writer.weights,
         )
         parts = TextParts(
             envs=envs,
@@ -168,7 +178,7 @@ class TextTraining:
         number, kept = envs.num_tasks(), config.eval.num_tasks
         there = None if held_out is None else held_out.num_tasks()
         kept = kept if there is None else min(kept, there)
-        session.note("model", f"{count_parameters(self._policy) / 1e6:.1f} M parameters, "
+        session.note("model", f"{size / 1e6:.1f} M parameters, "
                               f"critic {config.ppo.critic}")  # fmt: skip
         session.note("tasks", f"{config.envs[0].id}: {number or 'endless'} train, "
                               f"{kept} held out")  # fmt: skip
@@ -177,26 +187,31 @@ class TextTraining:
         """Answer held-out tasks greedily; empty where there are none."""
         if self._held_out is None:
             return []
-        return [
-            evaluate_text(
-                self._held_out,
-                self._generator,
-                chat=self._chat,
-                config=self._session.config,
-                world=self._session.world,
-                max_tokens=self._longest,
-            )
-        ]
+        self.collector.sync(self.learner)
+        evaluation = evaluate_text(
+            self._held_out,
+            self._generator,
+            chat=self._chat,
+            config=self._session.config,
+            world=self._session.world,
+            max_tokens=self._longest,
+        )
+        self._generator.sleep()
+        return [evaluation]
 
     def export(self, names: Sequence[str]) -> None:
-        """Write the current policy, or its critic under the name `critic`."""
-        if self._session.world.is_main:
-            said = card(self._session, self._session.config.model.path)
-            for name in names:
-                folder = self._session.folder.path / name
-                if name != "critic":
-                    export_policy(folder, self._policy.model, self._chat, said)
-                    continue
-                critic = self.learner.critic_module or self._policy
-                assert isinstance(critic, Critic | SharedActorCritic)
-                export_critic(folder, critic, said)
+        """Write the current policy, or its critic under the name `critic`; a collective."""
+        said = card(self._session, self._session.config.model.path)
+        modules = {name: self._whole(name) for name in names}
+        for name, module in modules.items() if self._session.world.is_main else ():
+            folder = self._session.folder.path / name
+            if name == "critic":
+                assert isinstance(module, Critic | SharedActorCritic)
+                export_critic(folder, module, said)
+            else:
+                assert isinstance(module, CausalPolicy | SharedActorCritic)
+                export_policy(folder, module.model, self._chat, said)
+
+    def _whole(self, name: str) -> nn.Module:
+        critic = self.learner.whole_critic() if name == "critic" else None
+        return self.learner.whole_policy() if critic is None else critic

@@ -1,0 +1,158 @@
+"""Training on DeepSpeed at two ranks against one plain process: the same at every stage.
+
+One launch runs several cases; the tests read what came of it.
+"""
+
+import pytest
+import torch
+
+from tests import tiny
+from tests.distributed import zero
+from tests.distributed.ranks import run_ranks
+
+pytestmark = pytest.mark.deepspeed
+
+PLACES = [
+    (0, "none"),
+    (1, "none"),
+    (2, "none"),
+    (3, "none"),
+    (1, "optimizer"),
+    (2, "optimizer"),
+    (3, "optimizer"),
+    (3, "params"),
+]
+"""Stage and offload: all there are."""
+FEW = [(0, "none"), (2, "none"), (3, "params")]
+
+
+def cases(places, critics=("separate", "shared"), dtype="float32"):
+    return [(*place, critic, dtype) for critic in critics for place in places]
+
+
+def alone(critic, count, first=0):
+    """Figures and weights of plain torch in this process, on all rows at once."""
+    config = tiny.settings(critic=critic, entropy_coef=0.1, **zero.RATES)
+    learner = tiny.learner(config)
+    figures = zero.updates(learner, config, first + count)
+    return figures[first:], zero.full(learner)
+
+
+def assert_close(got, wanted, tolerance=1e-5):
+    assert got.keys() == wanted.keys()
+    for name, figure in wanted.items():
+        assert abs(got[name] - figure) <= tolerance * max(1, abs(figure)), name
+
+
+def assert_parity(found, critic, count):
+    figures, weights = found
+    expected, wanted = alone(critic, count)
+    for one, other in zip(figures, expected, strict=True):
+        assert_close(one, other)
+    assert weights.keys() == wanted.keys()
+    worst = max(float((weights[name] - wanted[name]).abs().max()) for name in wanted)
+    assert worst < 1e-5
+
+
+def test_two_ranks_learn_what_one_process_learns_however_rows_are_split():
+    chosen = cases(FEW, ["separate"])
+    ranks = run_ranks(zero.trained, chosen, 2, 3, timeout=280)
+    for found in ranks:
+        for case in chosen:
+            assert_parity(found[case], case[2], 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("splits", [None, 0, 1])
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_every_stage_and_offload_learns_what_one_process_learns(critic, splits):
+    chosen = cases(PLACES, [critic])
+    ranks = run_ranks(zero.trained, chosen, 10, splits, timeout=1000)
+    for found in ranks:
+        for case in chosen:
+            assert_parity(found[case], critic, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_bfloat16_weights_with_float32_masters_stay_close():
+    chosen = cases(PLACES, ["separate"], "bfloat16")
+    found, _ = run_ranks(zero.trained, chosen, 3, 0, timeout=800)
+    expected, _ = alone("separate", 3)
+    for case in chosen:
+        for one, other in zip(found[case][0], expected, strict=True):
+            for name in ("policy/grad_norm", "value/grad_norm", "loss/total"):
+                assert one[name] == pytest.approx(other[name], rel=0.03, abs=0.01), (case, name)
+
+
+def assert_goes_on(outcome, *, exact):
+    (before, after), (one, other), (mine, theirs), _ = outcome
+    assert all(torch.equal(before[name], after[name]) for name in before), "as it was saved"
+    if exact:
+        assert one == other
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    else:
+        assert_close(one[0], other[0])
+        assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 1e-5
+
+
+def test_a_state_goes_on_exactly_and_at_another_stage_and_number_of_ranks():
+    same = [(case, case) for case in cases([(2, "none"), (3, "params")], ["separate"])]
+    other = [(same[1][0], (1, "none", "separate", "float32"))]
+    ranks = run_ranks(zero.resumed, same + other, timeout=280)
+    for found in ranks:
+        for pair in same + other:
+            assert_goes_on(found[pair], exact=pair in same)
+    states = ranks[0][same[1]][3]  # of two ranks at stage 3, taken up by plain torch alone
+    config = tiny.settings(critic="separate", entropy_coef=0.1, **zero.RATES)
+    learner = tiny.learner(config, seed=7)
+    learner.load_state_dict(states)
+    (figures,), (expected,) = zero.updates(learner, config, 1, first=2), alone("separate", 1, 2)[0]
+    assert_close(figures, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_stage_goes_on_exactly_and_from_every_other():
+    chosen = cases(PLACES, ["shared"])
+    same = [(case, case) for case in chosen]
+    other = list(zip(chosen, chosen[3:] + chosen[:3], strict=True))
+    ranks = run_ranks(zero.resumed, same + other, timeout=1000)
+    for found in ranks:
+        for pair in same + other:
+            assert_goes_on(found[pair], exact=pair in same)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_one_process_of_plain_torch_is_taken_up_by_two_ranks():
+    config = tiny.settings(critic="separate", entropy_coef=0.1, **zero.RATES)
+    learner = tiny.learner(config)
+    zero.updates(learner, config, 2)
+    chosen = cases(PLACES, ["separate"])
+    found, _ = run_ranks(zero.taken_up, [learner.state_dict()], chosen, timeout=800)
+    (expected,), _ = alone("separate", 1, 2)
+    for case in chosen:
+        assert_close(found[case][0], expected)
+
+
+def assert_untouched(ranks, said):
+    for found in ranks:
+        for case, (message, same) in found.items():
+            assert message is not None, case
+            assert said in message, case
+            assert same, f"{case}: a weight of policy or critic moved"
+
+
+def test_a_gradient_that_is_not_finite_on_one_rank_moves_no_weight_of_either_engine():
+    chosen = cases(FEW, ["separate"])
+    ranks = run_ranks(zero.poisoned, chosen, timeout=280)
+    assert_untouched(ranks, "gradient of the policy is not finite; no weight was changed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_stage_steps_with_a_gradient_that_is_not_finite():
+    ranks = run_ranks(zero.poisoned, cases(PLACES, ["separate"]), timeout=800)
+    assert_untouched(ranks, "gradient of the policy is not finite; no weight was changed")

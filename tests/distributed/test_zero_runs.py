@@ -1,0 +1,127 @@
+"""Whole runs on DeepSpeed at two ranks: started by its launcher, and text written from shards."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+from tests import tiny
+from tests.distributed.ranks import free_port, run_ranks
+from tests.distributed.test_runs_at_two_ranks import TYPED, logged, timeless, trained
+from tests.resume.trainee import differences
+from trainers.checkpoint import find, load
+from trainers.run_folder import read_status
+
+pytestmark = [pytest.mark.deepspeed, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+ZERO = {
+    "0": {"backend.zero.stage": 0},
+    "1, optimizer": {"backend.zero.stage": 1, "backend.zero.offload": "optimizer"},
+    "2": {"backend.zero.stage": 2},
+    "3, a copy writes": {"backend.zero.stage": 3},
+    "3, shards write": {"backend.zero.stage": 3, "backend.zero.gather_gb": 0.0},
+    "3, offloaded shards write": {
+        "backend.zero.stage": 3,
+        "backend.zero.offload": "params",
+        "backend.zero.gather_gb": 0.0,
+    },
+}
+SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+"""Small tensors are shared out as well; else a tiny model would be whole everywhere."""
+
+
+def settings(place, folder):
+    """The changes that run on DeepSpeed."""
+    changes = {"backend.name": "deepspeed", **ZERO[place]}
+    if changes["backend.zero.stage"] == 3:
+        file = folder / "user.json"
+        file.write_text(json.dumps(SHARD_ALL), encoding="utf-8")
+        changes["backend.zero.config"] = str(file)
+    return changes
+
+
+def assert_a_run_is_one_of_torch(model, folder, place):
+    wanted_metrics, wanted = trained(model, folder / "alone", 2)
+    changes = settings(place, folder)
+    ranks = run_ranks(trained, model, str(folder / "zero"), 2, False, changes, timeout=500)
+    rows = [row for _, rollouts in ranks for row in rollouts[0]]
+    assert [(index, ids) for index, ids, _ in rows] == [(index, ids) for index, ids, _ in wanted[0]]
+    assert len({len(ids) for _, ids, _ in rows}) > 1, "lengths differ, so ranks end apart"
+    for got, expected in zip(logged(folder / "zero"), logged(folder / "alone"), strict=True):
+        assert got == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert timeless(ranks[0][0]) == timeless(ranks[1][0])
+    assert ranks[0][0]["objective/kl"] == pytest.approx(wanted_metrics["objective/kl"], abs=1e-5)
+    for part in ("model", "critic"):
+        one, other = (
+            load_file(folder / kind / "a" / part / "model.safetensors")
+            for kind in ("alone", "zero")
+        )
+        assert tiny.difference(one, other) < 1e-4
+
+
+def test_ranks_that_write_from_shards_write_what_one_process_writes(tmp_path):
+    model = str(tiny.save_model(tmp_path / "model"))
+    assert_a_run_is_one_of_torch(model, tmp_path, "3, shards write")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ZERO)
+def test_a_run_on_deepspeed_is_one_of_torch(tmp_path, place):
+    model = str(tiny.save_model(tmp_path / "model"))
+    assert_a_run_is_one_of_torch(model, tmp_path, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["2", "3, a copy writes"])
+def test_n_and_n_in_new_processes_are_2n(tmp_path, place):
+    model = str(tiny.save_model(tmp_path / "model"))
+    changes = settings(place, tmp_path)
+    whole, halves = str(tmp_path / "whole"), str(tmp_path / "halves")
+    run_ranks(trained, model, whole, 2, False, changes, timeout=500)
+    run_ranks(trained, model, halves, 1, False, changes, timeout=500)
+    run_ranks(trained, model, halves, 2, True, changes, timeout=500)
+    one, other = (
+        load(find(Path(folder) / "a" / "checkpoints", "ppo").path).parts
+        for folder in (whole, halves)
+    )
+    assert differences(dict(one), dict(other)) == []
+
+
+def test_the_launcher_of_deepspeed_trains_and_exports_whole_models(tmp_path):
+    words = [str(word) for pair in TYPED.items() for word in pair]
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("deepspeed")),
+            "--num_accelerators=2",
+            f"--master_port={free_port()}",
+            str(ROOT / "scripts" / "train_ppo.py"),
+            "quickstart",
+            "-c",
+            str(ROOT / "configs" / "backends" / "zero3_offload.yaml"),
+            *words,
+        ],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    folder = tmp_path / "runs" / "a"
+    assert read_status(folder)["status"] == "finished"
+    given = json.loads((folder / "deepspeed.json").read_text(encoding="utf-8"))
+    assert given.keys() == {"policy", "reference"}, "the quickstart's critic is on the trunk"
+    assert given["policy"]["zero_optimization"]["offload_param"]["device"] == "cpu"
+    policy = AutoModelForCausalLM.from_pretrained(folder / "model")
+    critic = AutoModelForTokenClassification.from_pretrained(folder / "critic")
+    for model in (policy, critic):
+        assert all(weight.numel() and weight.isfinite().all() for weight in model.parameters())
+    assert {file.name for file in (folder / "logs" / "latest").iterdir()} == {
+        "rank_0.log",
+        "rank_1.log",
+    }

@@ -1,0 +1,30 @@
+"""A plain model from weights alone, for saving one that is shared out over ranks."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from trainers.models.causal_lm import CausalPolicy
+from trainers.models.critic import Critic, SharedActorCritic
+
+
+def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Return a module of the kind of `module` that holds `weights`, by name, a tied one once.
+
+    Buffers that are not saved, such as the angles of positions, are missing: it does not compute.
+    """
+    assert isinstance(module, CausalPolicy | SharedActorCritic | Critic), type(module)
+    with torch.device("meta"):
+        model = type(module.model)(module.model.config)
+        if isinstance(module, Critic):
+            made: nn.Module = Critic(model)
+        else:
+            scorer = module.scorer
+            made = type(module)(model, temperature=scorer.temperature, chunk=scorer.chunk)
+    report = made.load_state_dict(dict(weights), strict=False, assign=True)
+    model.tie_weights()
+    assert not report.unexpected_keys, report.unexpected_keys
+    empty = [name for name, one in made.named_parameters() if one.is_meta]
+    assert not empty, f"no weights for {empty}"
+    return made

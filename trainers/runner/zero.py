@@ -1,0 +1,100 @@
+"""What a run on DeepSpeed needs: its settings, looked at early, and the JSON of each engine."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.backends.deepspeed import check_nvme, library, needs_torch_adam
+from trainers.backends.torch import OptimizerSettings
+from trainers.backends.zero_config import engine_json, frozen_json, tuning
+from trainers.config import Config
+from trainers.distributed import World
+
+
+def check_zero(config: Config, world: World) -> None:
+    """Refuse what DeepSpeed cannot do, or would leave out without a word, before weights load.
+
+    Raises:
+        ConfigError: a setting, or a line of the user's file.
+        BackendError: deepspeed, or what NVMe needs, is not there.
+    """
+    if config.backend.name != "deepspeed":
+        return
+    tuning(config, world.size)
+    library()
+    if config.backend.zero.nvme_path is not None:
+        check_nvme(Path(config.backend.zero.nvme_path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zero:
+    """The JSON of a run's engines.
+
+    Attributes:
+        config: of the run.
+        is_bf16: whether products are in bfloat16.
+        more: what the user's file adds.
+    """
+
+    config: Config
+    is_bf16: bool
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def of(cls, config: Config, world: World, dtype: torch.dtype) -> "Zero | None":
+        """Return that of a run; None where the backend is another."""
+        if config.backend.name != "deepspeed":
+            return None
+        return cls(config=config, is_bf16=dtype == torch.bfloat16, more=tuning(config, world.size))
+
+    @property
+    def stage(self) -> int:
+        """ZeRO's stage."""
+        return self.config.backend.zero.stage
+
+    @property
+    def has_bf16_weights(self) -> bool:
+        """True where weights are bfloat16; stage 0 has no masters, so it casts products alone."""
+        return self.is_bf16 and self.stage > 0
+
+    def holds(self, num_bytes: int) -> bool:
+        """Tell whether each rank may hold a copy of this size while text is written."""
+        return num_bytes <= self.config.backend.zero.gather_gb * 2**30
+
+    def trained(self, settings: OptimizerSettings) -> dict[str, Any]:
+        """Return the JSON of an engine that trains."""
+        zero = self.config.backend.zero
+        adamw = {
+            "lr": settings.learning_rate,
+            "betas": list(settings.betas),
+            "eps": settings.eps,
+            "weight_decay": settings.weight_decay,
+        }
+        if needs_torch_adam(zero.offload):
+            adamw["torch_adam"] = True
+        return engine_json(
+            zero,
+            adamw,
+            max_grad_norm=settings.max_grad_norm,
+            is_bf16=self.has_bf16_weights,
+            on_gpu=torch.cuda.is_available(),
+            tuning=self.more,
+        )
+
+    def frozen(self) -> dict[str, Any]:
+        """Return the JSON of a model at stage 3 that does not train."""
+        return frozen_json(
+            self.config.backend.zero,
+            is_bf16=self.has_bf16_weights,
+            on_gpu=torch.cuda.is_available(),
+            tuning=self.more,
+        )
+
+
+def save_json(file: Path, engines: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write what DeepSpeed was given, by engine."""
+    file.write_text(json.dumps(engines, indent=2) + "\n", encoding="utf-8")
