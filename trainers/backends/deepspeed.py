@@ -50,6 +50,8 @@ def library() -> Any:  # noqa: ANN401 - the module
             f"backend.name deepspeed needs the package deepspeed ({error}).\n"
             'Install it with pip install "llmgym-rl[train,deepspeed]", or set --backend.name torch'
         ) from error
+    # It calls torch by names that newer versions warn of, in every layer of every pass.
+    warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
     if not torch.cuda.is_available():  # it serves tensor-parallel inference alone, and takes g++
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not deepspeed.__version__.startswith(TESTED):
@@ -75,7 +77,7 @@ def check_nvme(path: Path) -> None:
     library()
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
-    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):
         works = AsyncIOBuilder().is_compatible(verbose=False)
     if not works:
         raise BackendError(
@@ -102,8 +104,7 @@ def frozen(module: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
         module: taken for good.
         settings: as `frozen_json` returned them.
     """
-    with _quiet():
-        return _initialized(module.requires_grad_(False), settings)
+    return _initialized(module.requires_grad_(False), settings)
 
 
 def _initialized(module: nn.Module, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -113,11 +114,6 @@ def _initialized(module: nn.Module, settings: Mapping[str, Any]) -> Any:  # noqa
         model_parameters=trained or None,
         config=deepcopy(dict(settings)),  # it writes into what it is given
     )[0]
-
-
-def _quiet() -> warnings.catch_warnings:
-    """Ignore deprecations inside DeepSpeed."""
-    return warnings.catch_warnings(action="ignore", category=FutureWarning)
 
 
 @final
@@ -153,8 +149,7 @@ class DeepSpeedEngine(Engine):
             and "offload_optimizer" not in json["zero_optimization"]
         )
         self._steps = 0
-        with _quiet():
-            self._engine = _initialized(module, json)
+        self._engine = _initialized(module, json)
         self.set_learning_rate(settings.learning_rate)
 
     @property
@@ -175,15 +170,14 @@ class DeepSpeedEngine(Engine):
     def forward(self, *args: Any, last: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run the model; gradients are reduced by the backward pass of the `last` micro-batch."""
         mixed = torch.autocast(self._device.type, self._dtype, enabled=self._mixed)
-        with _quiet(), mixed:
+        with mixed:
             if torch.is_grad_enabled():
                 self._engine.set_gradient_accumulation_boundary(last)
             return self._engine(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss` [], this rank's part of a sum."""
-        with _quiet():
-            self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+        self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
 
     def clip(self) -> float:
         """Return the gradient's norm; `step` clips by it."""
@@ -219,8 +213,7 @@ class DeepSpeedEngine(Engine):
         Raises:
             NonFiniteError: on every rank, if DeepSpeed left the step out.
         """
-        with _quiet():
-            self._engine.step()
+        self._engine.step()
         if not self._engine.was_step_applied():  # a skipped step says nothing (DeepSpeed#8415)
             raise NonFiniteError(self._blame())
         self._steps += 1
@@ -239,7 +232,7 @@ class DeepSpeedEngine(Engine):
                 if self._stage == 3
                 else contextlib.nullcontext()
             )
-            with _quiet(), sharded:
+            with sharded:
                 yield name, parameter.detach()
 
     def _pieces(self) -> Iterator[tuple[str, nn.Parameter, int, int]]:
@@ -344,14 +337,13 @@ class DeepSpeedEngine(Engine):
     def _refresh(self) -> None:
         """Make the weights that are computed with anew from the masters."""
         optimizer = self._engine.optimizer
-        with _quiet():
-            if self._stage in (1, 2):
-                optimizer.update_lp_params()
-            elif self._stage == 3:
-                for number in range(len(optimizer.fp32_partitioned_groups_flat)):
-                    optimizer._reassign_or_swap_out_partitioned_parameters(number)
-                if optimizer.persistent_parameters:
-                    optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+        if self._stage in (1, 2):
+            optimizer.update_lp_params()
+        elif self._stage == 3:
+            for number in range(len(optimizer.fp32_partitioned_groups_flat)):
+                optimizer._reassign_or_swap_out_partitioned_parameters(number)
+            if optimizer.persistent_parameters:
+                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     def offload(self) -> None:
         """Move masters and moments to host memory, unless they lie there already."""

@@ -56,9 +56,10 @@ def test_a_file_in_the_preset_s_place_is_told_its_option():
 
 
 @pytest.mark.parametrize("word", ["--local_rank=3", "--local-rank=3"])
-def test_what_a_launcher_appends_is_ignored(word):
+def test_the_rank_that_a_launcher_adds_is_ignored(word):
     assert read_arguments(["cartpole", word]) == Launch(preset="cartpole")
     assert read_arguments(["cartpole", *word.split("=")]) == Launch(preset="cartpole")
+    assert read_arguments([word, "cartpole"]) == Launch(preset="cartpole")
 
 
 def test_short_forms_are_settings():
