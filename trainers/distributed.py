@@ -74,7 +74,8 @@ def start(world: World, timeout_seconds: float, *, even_alone: bool = False) -> 
     limit = timedelta(seconds=timeout_seconds)
     if world.size == 1:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage] - not in its __all__
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
         return
     if not torch.cuda.is_available():
         dist.init_process_group("gloo", timeout=limit)

@@ -23,7 +23,9 @@ FROZEN_VERBS = [
     "schema",
     "doctor",
 ]
-FROZEN_OPTIONS = {"config", "plugins", "resume", "clean", "quiet", "data", "name", "reward"}
+FROZEN_OPTIONS = {"config", "plugins", "resume", "clean", "quiet", "data", "name", "reward"} | {
+    "deepspeed_config"
+}
 LISTED = {"envs", "rewards"}  # their settings stand under the number of an entry, from 0
 
 

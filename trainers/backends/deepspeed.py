@@ -44,12 +44,13 @@ def library() -> Any:  # noqa: ANN401 - the module
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import deepspeed
+            import deepspeed as imported
     except ImportError as error:
         raise BackendError(
             f"backend.name deepspeed needs the package deepspeed ({error}).\n"
             'Install it with pip install "llmgym-rl[train,deepspeed]", or set --backend.name torch'
         ) from error
+    deepspeed: Any = imported
     # It calls torch by names that newer versions warn of, in every layer of every pass.
     warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
     if not torch.cuda.is_available():  # it serves tensor-parallel inference alone, and takes g++
@@ -75,10 +76,11 @@ def check_nvme(path: Path) -> None:
             "setting to offload to host memory."
         )
     library()
-    from deepspeed.ops.op_builder import AsyncIOBuilder
+    from deepspeed.ops import op_builder
 
+    builders: Any = op_builder
     with contextlib.redirect_stdout(io.StringIO()):
-        works = AsyncIOBuilder().is_compatible(verbose=False)
+        works = builders.AsyncIOBuilder().is_compatible(verbose=False)
     if not works:
         raise BackendError(
             "backend.zero.nvme_path needs libaio, which is not found here. Install it (Debian: "

@@ -68,7 +68,7 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
             "backend.name is torch",
             "set backend.name deepspeed",
         )
-        for name in ("stage", "offload", "nvme_path", "gather_gb")
+        for name in ("stage", "offload", "gather_gb")
     ),
     (
         "eval.min_delta",

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from trainers.backends.torch import OptimizerSettings, TorchEngine
+from trainers.backends.base import Engine
+from trainers.backends.torch import OptimizerSettings
 from trainers.config import Config
 from trainers.distributed import from_main
 from trainers.epochs import num_steps
@@ -171,7 +172,7 @@ def _ended(config: Config, learned: Sequence[Example]) -> tuple[int, Any, int]:
 
 def _learn(
     session: Session,
-    engine: TorchEngine,
+    engine: Engine,
     learned: Sequence[Example],
     judging: Judging,
     held_out: Sequence[Example],
@@ -182,7 +183,7 @@ def _learn(
     session.note("steps", f"{total} of {stage.batch_size} rows")
     if found := session.resumed("reward_model"):
         begin, loaded = found
-        engine.load_state_dict(loaded.shared["engine"])
+        engine.load_state_dict(loaded.parts["engine"])
         session.restore(loaded)
     session.start_loggers()
     figures: dict[str, float] = {}
@@ -193,7 +194,7 @@ def _learn(
         stop = session.should_stop()
         if stop or step % (total // stage.num_epochs) == 0 or session.save_is_overdue():
             state = {"engine": engine.state_dict()}
-            session.save("reward_model", step, shared=state, own={}, must=stop)
+            session.save("reward_model", step, parts=state, own={}, must=stop)
         if stop and step < total:
             return None
     return figures

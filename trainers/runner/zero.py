@@ -13,6 +13,7 @@ from trainers.backends.torch import OptimizerSettings
 from trainers.backends.zero_config import engine_json, frozen_json, tuning
 from trainers.config import Config
 from trainers.distributed import World
+from trainers.errors import ConfigError
 
 
 def check_zero(config: Config, world: World) -> None:
@@ -24,6 +25,11 @@ def check_zero(config: Config, world: World) -> None:
     """
     if config.backend.name != "deepspeed":
         return
+    if config.reward_model.num_epochs:
+        raise ConfigError(
+            "a reward model is trained by plain torch, got backend.name deepspeed. Set "
+            "--backend.name torch."
+        )
     tuning(config, world.size)
     library()
     if config.backend.zero.nvme_path is not None:

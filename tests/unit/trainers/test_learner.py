@@ -231,9 +231,8 @@ def test_the_critic_learns_a_return_that_can_be_learned(critic):
 def test_a_frozen_policy_scores_as_the_learner_does_and_never_trains():
     config = tiny.settings(learning_rate=1e-2, tokens=20)
     learner = tiny.learner(config)
-    frozen = FrozenPolicy(
-        CausalPolicy(tiny.llama(), temperature=1.0, chunk=512), config, dtype=torch.float32
-    )
+    twin = CausalPolicy(tiny.llama(), temperature=1.0, chunk=512)
+    frozen = FrozenPolicy(twin, config, device=tiny.CPU, autocast=None)
     made = tiny.rollout()
     before = frozen.logprobs(made.inputs, made.response_mask)
     assert torch.equal(before, learner.logprobs(made.inputs, made.response_mask))

@@ -183,7 +183,7 @@ def test_a_reference_with_the_policy_s_weights_is_no_distance_from_it(temperatur
     config = tiny.settings(tokens=20)
     learner = tiny.learner(config, temperature=temperature)
     twin = CausalPolicy(tiny.llama(), temperature=temperature, chunk=512)
-    reference = FrozenPolicy(twin, config, dtype=torch.float32)
+    reference = FrozenPolicy(twin, config, device=tiny.CPU, autocast=None)
     made = tiny.rollout()
 
     pair = [one.logprobs(made.inputs, made.response_mask) for one in (learner, reference)]

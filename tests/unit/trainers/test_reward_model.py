@@ -222,7 +222,7 @@ def test_a_resumed_stage_equals_one_that_never_stopped(pairs):
     stage = steps(first)
     begun = [next(stage).values() for _ in range(3)]
     second = engine(labels)
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict([first.state_dict()])
     assert begun + [m.values() for m in steps(second, 3)] == expected
     for one, other in zip(whole.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -65,7 +65,9 @@ def test_the_rank_that_a_launcher_adds_is_ignored(word):
 def test_short_forms_are_settings():
     got = config("--data", "p.jsonl", "--name", "a", "--reward", "my.py:score")
     assert (got.data.path, got.run.name, got.rewards[0].function) == ("p.jsonl", "a", "my.py:score")
-    assert SHORT.keys() == {"data", "name", "reward"}
+    typed = ("--backend.name", "deepspeed", "--deepspeed_config", "ds.json")
+    assert config(*typed).backend.zero.config == "ds.json"
+    assert SHORT.keys() == {"data", "name", "reward", "deepspeed_config"}
 
 
 def test_dashes_and_underscores_are_one():
@@ -164,4 +166,5 @@ def test_the_options_of_a_start_are_these():
         "--data FILE",
         "--name NAME",
         "--reward FILE.py:FUNCTION",
+        "--deepspeed_config FILE",
     ]

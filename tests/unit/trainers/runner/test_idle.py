@@ -18,6 +18,9 @@ IN_VAIN = [
     ("ppo.samples_per_prompt", 2, MLP, "ppo.num_prompts"),
     ("ppo.num_steps", 7, {}, "generation.max_new_tokens"),
     ("model.hidden_sizes", [8], {}, "model.preset"),
+    ("backend.zero.stage", 3, {}, "backend.name deepspeed"),
+    ("backend.zero.offload", "optimizer", {}, "backend.name deepspeed"),
+    ("backend.zero.gather_gb", 1.0, {}, "backend.name deepspeed"),
     ("eval.min_delta", 0.1, {}, "eval.patience"),
 ]
 
