@@ -63,12 +63,19 @@ class World:
         return range(self.rank * each, (self.rank + 1) * each)
 
 
+def name_accelerator() -> None:
+    """Say that there is no GPU to DeepSpeed, which others import as well where it is installed."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def start(world: World, timeout_seconds: float, *, even_alone: bool = False) -> None:
     """Join the other ranks; nothing to do when alone, unless a library asks for a group of one.
 
     Raises:
         BackendError: there is no GPU for this rank, though there are some.
     """
+    name_accelerator()
     if dist.is_initialized() or (world.size == 1 and not even_alone):
         return
     limit = timedelta(seconds=timeout_seconds)

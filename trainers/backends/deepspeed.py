@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from trainers.backends.base import Engine, check_names, fill, pieces_of
 from trainers.backends.torch import MOMENTS, OptimizerSettings
+from trainers.distributed import name_accelerator
 from trainers.errors import LOWER_RATES, BackendError, NonFiniteError
 
 TESTED = "0.19"
@@ -39,8 +40,7 @@ def library() -> Any:  # noqa: ANN401 - the module
     Raises:
         BackendError: it is not installed.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read at the import
+    name_accelerator()  # read at the import
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
