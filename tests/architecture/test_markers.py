@@ -21,7 +21,7 @@ def suite(tmp_path):
     def run(text, *arguments, data="data"):
         (tmp_path / "tests").mkdir()
         (tmp_path / "data").mkdir()
-        for shared in ("pyproject.toml", "tests/conftest.py"):
+        for shared in ("pyproject.toml", "tests/conftest.py", "tests/browsers.py"):
             (tmp_path / shared).write_text((ROOT / shared).read_text("utf-8"), "utf-8")
         (tmp_path / "tests" / "test_it.py").write_text(text, "utf-8")
         kept = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
