@@ -2,7 +2,8 @@
 
 An episode takes several turns. A task is a range, such as 211 to 225, and a number in it, and a
 hash of the range decides the split it belongs to, with all of its numbers: holding out single ones
-would teach never to guess them. Bisection finds every number, so that it earns 1.0; one that is not found earns 0.0.
+would teach never to guess them. Bisection finds every number, so
+that it earns 1.0; one that is not found earns 0.0.
 """
 
 from collections.abc import Sequence

@@ -86,7 +86,8 @@ def grounded(text: str, problem: str, solution: str) -> float:
     known = _numbers(problem).union(*(_numbers(one.expression) for one in wanted))
     count = 0
     for one in written:
-        count += _numbers(one.expression[:MAX_CHARACTERS]) <= known
+        operands = _numbers(one.expression[:MAX_CHARACTERS])
+        count += bool(operands) and operands <= known
         known |= _numbers(one.result[:MAX_CHARACTERS])
     return count / max(len(written), len(wanted), 1)
 

@@ -7,14 +7,18 @@ import subprocess
 import sys
 
 import pytest
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from tests.docs.pages import ROOT, blocks
 from tests.tiny import save_model
+from trainers.models.chat import train_tokenizer
 
 FILE = re.compile(r"# (\w+\.(?:py|yaml))\n")
 ANY = ["--ppo.num-iterations", "1", "--eval.num-tasks", "2", "--log.wandb.enabled", "false"]
 TEXT = ["--ppo.num-prompts", "4", "--ppo.num-minibatches", "2", "--ppo.num-epochs", "1"]
 TEXT += ["--generation.max-new-tokens", "4", "--generation.max-prompt-tokens", "40"]
+FOLDERS = {"MODEL", "JUDGE", "CLASSIFIER"}
+"""What the pages call folders of the reader's own; `folder` has them in small letters."""
 ROWS = (
     'import json\nfor n in range(40): print(json.dumps({"prompt": f"Say {n}.", "answer": str(n)}))'
 )
@@ -24,9 +28,30 @@ ROWS = (
 def folder(tmp_path):
     """A folder with prompts, and a model in place of what the pages call MODEL."""
     save_model(tmp_path / "model")
+    save_judge(tmp_path / "judge", ["score"])
+    save_judge(tmp_path / "classifier", ["negative", "positive"])
+    for run, made in (("emo-sft", "model"), ("emo-rm", "classifier")):  # of other pages
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "model").symlink_to(tmp_path / made)
     rows = subprocess.run([sys.executable, "-c", ROWS], stdout=subprocess.PIPE, check=True).stdout
     (tmp_path / "my.jsonl").write_bytes(rows)
     return tmp_path
+
+
+def save_judge(folder, labels):
+    """Save a tiny classifier with a tokenizer of its own."""
+    tokenizer = train_tokenizer(["Say 12."], 270)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        num_attention_heads=2,
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(labels)),
+        label2id={label: at for at, label in enumerate(labels)},
+        **sizes,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def lines(page):
@@ -34,7 +59,7 @@ def lines(page):
     for text in blocks(page, "bash"):
         for line in text.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
-                yield ["model" if word == "MODEL" else word for word in words]
+                yield [word.lower() if word in FOLDERS else word for word in words]
 
 
 def typed(words, folder):

@@ -130,6 +130,7 @@ SOLUTION = "<<6*12=72>> <<72-50=22>>"
         (SOLUTION + "<<12+50=62>>", 1.0, 1.0),  # more than the solution gain nothing
         (SOLUTION + "<<12+50=63>>", 2 / 3, 1.0),
         ("", 0.0, 0.0),
+        ("<<>>", 0.0, 0.0),
         ("<<1+1=2>> <<2+1=3>>", 1.0, 0.0),  # numbers from nowhere
         ("<<72-50=22>> <<6*12=72>>", 1.0, 1.0),  # 72 is what the solution calculates with
         ("<<1500/12=125>> <<125-50=75>>", 1.0, 1.0),  # a detour; 1,500 is one number

@@ -43,7 +43,7 @@ def texts(path):
 
 def known_options():
     """Return the options of every verb, with underscores."""
-    known = {word for line in START for word in re.findall(r"--([a-z-]+)", line)}
+    known = {word for line in START for word in re.findall(r"--([a-z_-]+)", line)}
     known |= {field.name for kind in VERBS_OPTIONS for field in dataclasses.fields(kind)}
     return {one.replace("-", "_") for one in known | {"help", "debug"}} | OF_OTHERS
 

@@ -13,8 +13,8 @@ from trainers.batch import Evaluation
 from trainers.checkpoint import find
 from trainers.config import EvalConfig
 from trainers.errors import CheckpointError
-from trainers.loggers.jsonl import JsonlLogger, lines
-from trainers.run_folder import read_status
+from trainers.loggers.jsonl import JsonlLogger
+from trainers.run_record import lines, read_status
 from trainers.runner import run
 from trainers.runner.held_out import HeldOut
 from trainers.runner.text import TextTraining
