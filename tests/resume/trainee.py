@@ -33,6 +33,8 @@ TURNS = TEXT | {
     "data.num_examples": 12,
     "ppo.kl_placement": "none",
     "ppo.kl_controller": "fixed",
+    "ppo.num_prompts": 64,
+    "sft.num_epochs": 8,
 }
 CONTROL = {
     "model.preset": "mlp",
