@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def run_ranks(
-    function: Callable[..., Any], *arguments: Any, size: int = 2, timeout: float = 120
+    function: Callable[..., Any], *arguments: Any, size: int = 2, timeout: float = 280
 ) -> list[Any]:
     """Return what `function(*arguments)` returns on each rank, in rank order.
 

@@ -52,10 +52,10 @@ def learned(folder, place):
 
 @pytest.mark.parametrize("error", [OSError(28, "no space"), CheckpointError("a"), ValueError("b")])
 def test_an_error_of_rank_0_is_raised_on_every_rank(error):
-    assert run_ranks(asked_of_main, error, timeout=60) == [repr(error)] * 2
+    assert run_ranks(asked_of_main, error, timeout=120) == [repr(error)] * 2
 
 
 @pytest.mark.parametrize("place", ["supervised", "text"])
 def test_a_model_that_rank_0_cannot_write_ends_the_run_on_every_rank(tmp_path, place):
-    said = run_ranks(learned, str(tmp_path), place, timeout=60)
+    said = run_ranks(learned, str(tmp_path), place, timeout=120)
     assert said == ["cannot write: no space"] * 2
