@@ -36,6 +36,26 @@ class RunConfig:
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
+class DimensionsConfig:
+    """Sizes of a Llama: a fresh model's, over its preset's; a `path`'s, for `llmgym plan`."""
+
+    hidden_size: Count | None = None
+    """Width of the residual stream."""
+    intermediate_size: Count | None = None
+    """Width inside a feed-forward block."""
+    num_layers: Count | None = None
+    """Decoder layers."""
+    num_heads: Count | None = None
+    """Attention heads."""
+    num_kv_heads: Count | None = None
+    """Heads of keys and values; null: num_heads."""
+    head_dim: Count | None = None
+    """Width of a head; null: hidden_size / num_heads."""
+    tied: bool = True
+    """Whether input and output embedding are one matrix."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
 class ModelConfig:
     """The policy: a model that exists, or a fresh one."""
 
@@ -46,7 +66,12 @@ class ModelConfig:
     hidden_sizes: list[Count] = Field(default_factory=lambda: [64, 64])
     """Widths of the hidden layers of `mlp`."""
     vocab_size: Annotated[int, Field(ge=300)] | None = None
-    """Tokens of a tokenizer trained for a fresh model; null: 512 tiny, 4096 small and base."""
+    """Tokens of a tokenizer trained for a fresh model; null: 512 tiny, 4096 small and base. With
+    `dimensions` of a `path`: the tokens it embeds."""
+    dimensions: DimensionsConfig = Field(default_factory=DimensionsConfig)
+    """Sizes over the preset's; of a `path`, for `llmgym plan` where it cannot be read."""
+    config: str | None = None
+    """A config.json of `path`, for `llmgym plan` where `path` cannot be read."""
     context: Count = 1024
     """Longest sequence of a fresh model, in tokens."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -54,6 +79,14 @@ class ModelConfig:
     float32 for models below 4 M parameters on a CPU. Weights are always float32."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto leaves the choice to transformers."""
+
+    def __post_init__(self) -> None:
+        """Refuse a description of a model that is not named."""
+        if self.config is not None and self.path is None:
+            raise ConfigError(
+                f"model.config {self.config} describes model.path, which is not set. Set it to "
+                "the model's folder or hub id, or drop model.config."
+            )
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

@@ -21,10 +21,10 @@ from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.models.chat import end_every_text
 from trainers.models.files import explained
+from trainers.models.fresh import llama_config
 from trainers.models.loading import (
     check_vocabulary,
     dropout_off,
-    llama_config,
     load_config,
     load_tokenizer,
     longest_sequence,
@@ -105,7 +105,7 @@ def load_judge(
     source = config.model.path
     if source is None:
         vocab_size = max(tokenizer.get_vocab().values()) + 1
-        model_config = llama_config(config.model.preset, vocab_size, config.model.context)
+        model_config = llama_config(config.model, vocab_size)
     else:
         model_config = load_config(source)
         check_vocabulary(tokenizer, model_config, config.tokenizer.path or source)

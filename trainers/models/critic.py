@@ -13,7 +13,7 @@ from typing import cast, final
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForTokenClassification, PreTrainedModel
+from transformers import AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
 
 from trainers.batch import TextInputs
 from trainers.errors import ConfigError
@@ -39,9 +39,9 @@ def head_name(model: PreTrainedModel) -> str:
 
 def zero_head(width: int, device: torch.device) -> nn.Linear:
     """Return a value head [1, D] with which V = 0, float32; draws no random number."""
-    head = nn.Linear(width, 1, device="meta").to_empty(device=device)
-    for parameter in head.parameters():
-        nn.init.zeros_(parameter)
+    head = nn.Linear(width, 1, device="meta")
+    head.weight = nn.Parameter(torch.zeros(1, width, device=device))
+    head.bias = nn.Parameter(torch.zeros(1, device=device))
     return head
 
 
@@ -53,6 +53,21 @@ def read_values(head: nn.Linear, hidden: Tensor, num_prompt: int) -> Tensor:
         return nn.functional.linear(states, head.weight.float(), bias).squeeze(-1)
 
 
+def classifier_of(config: PretrainedConfig, name: str) -> PreTrainedModel:
+    """Return a float32 token classifier with random weights, where tensors are now made.
+
+    Raises:
+        ConfigError: transformers has none for the architecture, that of the class `name`.
+    """
+    try:
+        return AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        raise ConfigError(
+            f"transformers has no token classifier for {name}, which a separate critic is. Set "
+            "ppo.critic shared."
+        ) from error
+
+
 def token_classifier(model: PreTrainedModel, head: nn.Linear | None = None) -> PreTrainedModel:
     """Return a token classifier on a copy of a causal model's body; its head is zero or `head`'s.
 
@@ -62,14 +77,8 @@ def token_classifier(model: PreTrainedModel, head: nn.Linear | None = None) -> P
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     config.classifier_dropout = 0.0
-    try:
-        with torch.device("meta"):
-            shell = AutoModelForTokenClassification.from_config(config)
-    except ValueError as error:
-        raise ConfigError(
-            f"transformers has no token classifier for {type(model).__name__}, which a separate "
-            "critic is. Set ppo.critic shared."
-        ) from error
+    with torch.device("meta"):
+        shell = classifier_of(config, type(model).__name__)
     mine = zero_head(config.get_text_config().hidden_size, model.device)
     if head is not None:
         mine.load_state_dict(head.state_dict())

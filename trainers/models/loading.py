@@ -18,8 +18,6 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -31,13 +29,7 @@ from trainers.models.causal_lm import CausalPolicy, check_head
 from trainers.models.chat import ChatFormat, train_tokenizer
 from trainers.models.critic import Critic, SharedActorCritic, head_name, token_classifier
 from trainers.models.files import check_exists, check_model_files, explained
-
-PRESETS = {  # hidden, layers, heads, intermediate
-    "tiny": (128, 4, 4, 384),
-    "small": (256, 4, 4, 1024),
-    "base": (384, 8, 6, 1024),
-}
-VOCAB_SIZES = {"tiny": 512, "small": 4096, "base": 4096}
+from trainers.models.fresh import VOCAB_SIZES, fresh_llama, llama_config
 
 
 def load_tokenizer(config: Config, texts: Iterable[str] = ()) -> PreTrainedTokenizerFast:
@@ -213,38 +205,6 @@ def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
     return model.train()
 
 
-def llama_config(preset: str, vocab_size: int, context: int) -> LlamaConfig:
-    """Return the configuration of a fresh Llama with tied embeddings.
-
-    Args:
-        preset: tiny (about 1 M parameters at 512 tokens), small (5 M) or base (16 M at 4096).
-        vocab_size: tokens.
-        context: longest sequence, in tokens.
-    """
-    hidden, layers, heads, intermediate = PRESETS[preset]
-    return LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=intermediate,
-        max_position_embeddings=context,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-
-
-def fresh_llama(preset: str, vocab_size: int, context: int, seed: int) -> LlamaForCausalLM:
-    """Build a `llama_config` with random weights; the global generator is untouched."""
-    config = llama_config(preset, vocab_size, context)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return LlamaForCausalLM(config).train()
-
-
 def load_policy_model(
     config: Config, chat: ChatFormat, *, needs_room: bool = True
 ) -> PreTrainedModel:
@@ -265,7 +225,7 @@ def load_policy_model(
             check_context(load_config(config.model.path), *limits)
         return load_causal_lm(config.model.path, attention=config.model.attention)
     vocab_size = max(chat.tokenizer.get_vocab().values()) + 1
-    model = fresh_llama(config.model.preset, vocab_size, config.model.context, config.run.seed)
+    model = fresh_llama(llama_config(config.model, vocab_size), config.run.seed)
     if needs_room:
         check_context(model.config, *limits)
     for held in (model.config, model.generation_config):

@@ -10,11 +10,11 @@ from trainers.errors import ConfigError
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import train_tokenizer
 from trainers.models.critic import SharedActorCritic
+from trainers.models.fresh import fresh_llama, llama_config
 from trainers.models.loading import (
     build_critic,
     check_context,
     count_parameters,
-    fresh_llama,
     load_causal_lm,
     load_chat,
     load_config,
@@ -51,12 +51,14 @@ def chat_of(config):
 )
 def test_presets_have_the_size_they_promise(preset, vocab_size, low, high):
     with torch.device("meta"):
-        assert low < count_parameters(fresh_llama(preset, vocab_size, 512, 0)) < high
+        config = llama_config(ModelConfig(preset=preset), vocab_size)
+        assert low < count_parameters(fresh_llama(config, 0)) < high
 
 
 def test_a_fresh_model_follows_its_seed_and_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
-    one, same, other = (fresh_llama("tiny", 300, 64, seed).state_dict() for seed in (3, 3, 4))
+    config = llama_config(ModelConfig(context=64), 300)
+    one, same, other = (fresh_llama(config, seed).state_dict() for seed in (3, 3, 4))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["lm_head.weight"], other["lm_head.weight"])
