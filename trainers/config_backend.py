@@ -61,11 +61,26 @@ class BackendConfig:
     """Recompute activations in the backward pass: less memory, more time."""
     timeout_seconds: Positive = 1800.0
     """How long a rank waits for the others."""
+    nodes: Count = 1
+    """Machines that `llmgym plan` counts on; a run has those it is started on. Short form:
+    --nodes."""
+    gpus: Count | None = None
+    """GPUs of each of them, a process a GPU, for `llmgym plan`; null: the processes and GPUs there
+    are. Short form: --gpus."""
 
     def __post_init__(self) -> None:
-        """Refuse a DeepSpeed file that nothing would read."""
+        """Refuse a DeepSpeed file that nothing would read, and machines of unknown size."""
+        if self.nodes > 1 and self.gpus is None:
+            raise ConfigError(
+                f"backend.nodes {self.nodes} needs the GPUs of a machine. Add --backend.gpus 8."
+            )
         if self.zero.config is not None and self.name != "deepspeed":
             raise ConfigError(
                 f"backend.zero.config {self.zero.config} is read by DeepSpeed only, and "
                 f"backend.name is {self.name}. Add --backend.name deepspeed, or drop the file."
             )
+
+    @property
+    def ranks(self) -> int | None:
+        """Processes of all machines; None: those there are."""
+        return None if self.gpus is None else self.nodes * self.gpus

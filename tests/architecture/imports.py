@@ -30,7 +30,8 @@ FLOORS = (
     "trainers.ppo trainers.ppo_metrics trainers.sft trainers.demonstrations trainers.reward_model "
     "trainers.epochs trainers.judgements "
     "trainers.compress trainers.run_record trainers.checkpoint",  # a folder, read by the next floor
-    "trainers.run_folder trainers.evaluate trainers.export trainers.loggers trainers.serve",
+    "trainers.run_folder trainers.evaluate trainers.export trainers.loggers trainers.plan "
+    "trainers.serve",
     "trainers.report",  # it shows what the loggers wrote
     "trainers.runner",
     "trainers.cli",

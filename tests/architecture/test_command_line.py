@@ -12,6 +12,7 @@ FROZEN_VERBS = [
     "train",
     "sft",
     "reward-model",
+    "plan",
     "eval",
     "play",
     "envs",
@@ -23,8 +24,20 @@ FROZEN_VERBS = [
     "schema",
     "doctor",
 ]
-FROZEN_OPTIONS = {"config", "plugins", "resume", "clean", "quiet", "data", "name", "reward"} | {
-    "deepspeed_config"
+FROZEN_OPTIONS = {
+    "config",
+    "plugins",
+    "resume",
+    "clean",
+    "dry_run",
+    "gpus",
+    "nodes",
+    "json",
+    "quiet",
+    "data",
+    "name",
+    "reward",
+    "deepspeed_config",
 }
 LISTED = {"envs", "rewards"}  # their settings stand under the number of an entry, from 0
 

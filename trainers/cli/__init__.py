@@ -24,6 +24,7 @@ VERBS = {
     "train": "train by the settings of a preset or of your files",
     "sft": "the supervised stage alone, with the arguments of train",
     "reward-model": "learn to judge: classes, or which of two responses is better",
+    "plan": "what a run would take: memory, disk, time; the arguments of train",
     "eval": "held-out score with its interval, also against another model",
     "play": "talk to a model and see its reward",
     "envs": "list, show or check environments, or start one of your own",
@@ -83,7 +84,7 @@ def _of_parts(verb: str) -> ModuleType | None:
 
 def _run(verb: str, argv: Sequence[str]) -> int:
     """Import the file of a verb and run it."""
-    if verb in ("train", "sft", "reward-model"):
+    if verb in ("train", "sft", "reward-model", "plan"):
         from trainers.cli import train
 
         return train.main(argv, verb=verb)

@@ -1,4 +1,4 @@
-"""The arguments of `train`, `sft` and `reward-model`: preset, options of this start, settings.
+"""The arguments of `train`, of its stages and of `plan`: a preset, options, settings by name.
 
 One mechanism for every setting: `--PATH VALUE` is looked up in the schema, read with its type and
 laid over the files, so that a flag and a line of YAML mean the same and fail with the same words.
@@ -17,6 +17,8 @@ from trainers.errors import ConfigError
 
 SHORT = {
     "deepspeed_config": "backend.zero.config",
+    "gpus": "backend.gpus",
+    "nodes": "backend.nodes",
     "data": "data.path",
     "name": "run.name",
     "reward": "rewards.0.function",
@@ -26,6 +28,10 @@ OPTIONS = {
     "--plugins MODULE": "import a module that registers environments or rewards; repeat it",
     "--resume [CHECKPOINT]": "continue the run, from its newest checkpoint or from the one given",
     "--clean": "move an existing run of this name to NAME.old-1",
+    "--dry-run": "print what `llmgym plan` prints, and start nothing",
+    "--gpus N": "short for --backend.gpus",
+    "--nodes N": "short for --backend.nodes",
+    "--json": "of a plan: everything as one line of JSON",
     "--quiet": "print warnings and the closing block only",
     "--data FILE": "short for --data.path",
     "--name NAME": "short for --run.name",
@@ -33,6 +39,14 @@ OPTIONS = {
     "--deepspeed_config FILE": "short for --backend.zero.config",
 }
 RANK = ("--local_rank", "--local-rank")
+SWITCHES = {
+    "--clean": "clean",
+    "--quiet": "is_quiet",
+    "--dry-run": "is_plan",
+    "--json": "is_json",
+    "-h": "is_help",
+    "--help": "is_help",
+}
 BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
 
 
@@ -46,6 +60,8 @@ class Launch:
     resume: str | bool = False
     clean: bool = False
     is_quiet: bool = False
+    is_plan: bool = False
+    is_json: bool = False
     is_help: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -129,28 +145,32 @@ def read_arguments(argv: Sequence[str], verb: str = "train") -> Launch:
     leading, options = _split(argv)
     if len(leading) > 1:
         raise _stray(leading[1:], argv, verb)
-    files: list[Path] = []
-    plugins: list[str] = []
+    lists: dict[str, list[str]] = {"files": [], "plugins": []}
     switches: dict[str, Any] = {}
     overrides: dict[str, Any] = {}
     for name, words in options:
         used = 1
-        if name in ("-c", "--config"):
-            files.append(Path(_one(name, words)))
-        elif name == "--plugins":
-            plugins.append(_one(name, words))
+        if name in ("-c", "--config", "--plugins"):
+            lists["plugins" if name == "--plugins" else "files"].append(_one(name, words))
         elif name == "--resume":
             used = min(len(words), int(words[:1] != [] and words[0] not in presets()))
             switches["resume"] = words[0] if used else True
-        elif name in ("--clean", "--quiet", "-h", "--help"):
+        elif name in SWITCHES:
             used = 0
-            switches[{"--clean": "clean", "--quiet": "is_quiet"}.get(name, "is_help")] = True
+            switches[SWITCHES[name]] = True
         else:
             path, value, used = _setting(name, words)
             overrides[path] = value
         if words[used:]:
             raise _stray(words[used:], argv, verb)
+    switches["is_plan"] = verb == "plan" or "is_plan" in switches
+    if "is_json" in switches and not switches["is_plan"]:
+        raise ConfigError("--json belongs to a plan.\nllmgym plan takes it, and --dry-run")
     preset = leading[0] if leading else None
     return Launch(
-        preset=preset, files=(*files,), plugins=(*plugins,), overrides=overrides, **switches
+        preset=preset,
+        files=(*map(Path, lists["files"]),),
+        plugins=(*lists["plugins"],),
+        overrides=overrides,
+        **switches,
     )

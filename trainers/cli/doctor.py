@@ -176,16 +176,24 @@ def compilers() -> Iterator[Finding]:
     )
 
 
+def available_memory() -> int | None:
+    """Return the bytes that programs may still take; None where the system does not say."""
+    file = Path("/proc/meminfo")
+    if not file.exists():
+        return None
+    rows = dict(line.split(":", 1) for line in file.read_text("ascii").splitlines())
+    return int(rows["MemAvailable"].split()[0]) * 1024
+
+
 def machine() -> Iterator[Finding]:
     """Look at disk, memory, and whether runs can be written here."""
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     remedy = "" if free > MIN_DISK_GB else "free some, or choose another disk: --run.dir DIR"
     found = f"{free:.1f} GiB free in {Path.cwd()}"
     yield Finding(name="disk", found=found, status="warn" if remedy else "ok", remedy=remedy)
-    file = Path("/proc/meminfo")
-    if file.exists():
-        rows = dict(line.split(":", 1) for line in file.read_text("ascii").splitlines())
-        available = int(rows["MemAvailable"].split()[0]) / 2**20
+    room = available_memory()
+    if room is not None:
+        available = room / 2**30
         remedy = "" if available > MIN_MEMORY_GB else "close programs, or lower ppo.num_prompts"
         found = f"{available:.1f} GiB available"
         yield Finding(name="memory", found=found, status="warn" if remedy else "ok", remedy=remedy)

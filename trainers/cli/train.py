@@ -1,4 +1,4 @@
-"""`llmgym train`, `llmgym sft` and `llmgym reward-model`: from what was typed to a run."""
+"""`llmgym train`, one of its stages alone, or `llmgym plan`: from what was typed to a run."""
 
 import os
 import textwrap
@@ -24,7 +24,7 @@ def config_of(launch: Launch, verb: str = "train") -> Config:
         ConfigError: with every mistake at once.
     """
     files = [preset(launch.preset or "default"), *launch.files]
-    if verb == "train":
+    if verb in ("train", "plan"):
         return read(files, launch.overrides)
     others, alone = ALONE[verb]
     config = read(files, {**others, **launch.overrides})
@@ -110,7 +110,7 @@ def _announce(config: Config, launch: Launch) -> None:
 
 
 def main(argv: Sequence[str], verb: str = "train") -> int:
-    """Run the stages of the settings."""
+    """Run the stages of the settings, or forecast them."""
     launch = read_arguments(argv, verb)
     config = config_of(launch, verb)
     if launch.is_help:
@@ -120,6 +120,10 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
         from llmgym.registry import load_plugins
 
         load_plugins(launch.plugins)
+    if launch.is_plan:
+        from trainers.cli.plan import show
+
+        return show(config, launch)
     _announce(config, launch)
     without_progress_bars()
     from trainers.loggers.usual import usual_loggers

@@ -33,7 +33,7 @@ each layer's gathered as it runs, so that ranks take every step together."""
 
 
 @contextmanager
-def _caching(model: nn.Module) -> Iterator[None]:
+def caching(model: nn.Module) -> Iterator[None]:
     """Switch gradient checkpointing off, under which a model that trains keeps no cache."""
     layers = [one for one in model.modules() if vars(one).get("gradient_checkpointing")]
     for layer in layers:
@@ -156,7 +156,7 @@ class TransformersGenerator(Generator):
         model = self._policy.model
         device = next(model.parameters()).device.type
         with (
-            _caching(model),
+            caching(model),
             torch.autocast(device, self._autocast, enabled=self._autocast is not None),
         ):
             for number in range(self._most(-(-len(order) // self._batch_size))):

@@ -77,7 +77,7 @@ def check_shares(config: Config, world: World) -> None:
         raise ConfigError(
             f"ppo.num_prompts {ppo.num_prompts} x ppo.samples_per_prompt {ppo.samples_per_prompt} "
             f"= {ppo.num_episodes} episodes cannot be shared by {world.size} ranks. Nearest "
-            f"ppo.num_prompts: {near}."
+            f"ppo.num_prompts: {near}.\nllmgym plan --gpus {world.size} shows the whole arithmetic"
         )
     rows = ppo.num_prompts * ppo.num_steps if config.is_control else ppo.num_episodes
     if rows % ppo.num_minibatches:

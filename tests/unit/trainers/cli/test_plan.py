@@ -1,0 +1,166 @@
+"""`llmgym plan` as a person types it: what it prints and refuses, and that it starts nothing."""
+
+import json
+
+import pytest
+import torch
+
+from trainers.cli import main
+from trainers.cli import plan as module
+from trainers.plan.pace import Pace, probed
+from trainers.plan.rehearsal import Usage
+
+SMALL = ["--ppo.num-prompts", "4", "--generation.max-prompt-tokens", "16",
+         "--generation.max-new-tokens", "4", "--eval.num-tasks", "8"]  # fmt: skip
+SIZES = ["--model.dimensions.hidden-size", "64", "--model.dimensions.intermediate-size", "96",
+         "--model.dimensions.num-layers", "2", "--model.dimensions.num-heads", "4",
+         "--model.vocab-size", "512"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """An empty folder, a machine of known speed, memory and disk."""
+    monkeypatch.chdir(tmp_path)
+    pace = Pace(flops=1e11, written=1e10, call=1e-5, source="of a test")
+    monkeypatch.setattr(module, "probed", lambda *_args, **_kwargs: pace)
+    monkeypatch.setattr(module, "available_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr(module, "_free", lambda _folder: 10 * 2**30)
+    return tmp_path
+
+
+def said(capsys, *words, code=0):
+    assert main(words) == code
+    captured = capsys.readouterr()
+    return captured.out if code == 0 else captured.err
+
+
+def test_plan_and_dry_run_print_the_same_and_start_nothing(capsys, alone):
+    planned = said(capsys, "plan", "quickstart", *SMALL, "--ppo.num-minibatches", "1")
+    dry = said(capsys, "train", "quickstart", *SMALL, "--ppo.num-minibatches", "1", "--dry-run")
+    assert planned == dry
+    assert list(alone.iterdir()) == []
+    for part in ("num_prompts: 4", "4 prompts x 1 responses", "rollout", "update", "save", "disk",
+                 "fits into the 8 GiB", "150 iterations of"):  # fmt: skip
+        assert part in planned
+
+
+def test_quiet_leaves_the_settings_out_and_eighty_columns_hold_the_rest(capsys):
+    page = said(capsys, "plan", *SMALL, "--quiet")
+    assert "num_prompts:" not in page
+    assert max(len(line) for line in page.splitlines()) <= 80
+
+
+def test_a_hub_id_that_cannot_be_read_says_what_to_give_instead(capsys):
+    error = said(capsys, "plan", "--model.path", "no/such-model", code=2)
+    assert "no/such-model is neither a folder nor in the local cache" in error
+    assert "--model.config FILE" in error
+    assert "--model.dimensions.hidden-size N" in error
+
+
+def test_a_hub_id_is_planned_by_its_sizes(capsys):
+    page = said(capsys, "plan", "--model.path", "no/such-model", *SIZES, *SMALL)
+    assert "no/such-model, by model.dimensions" in page
+
+
+def test_sizes_that_are_given_in_part_are_named(capsys):
+    error = said(capsys, "plan", "--model.path", "no/such-model", *SIZES[:4], code=2)
+    assert "model.dimensions.num_layers, model.dimensions.num_heads, model.vocab_size" in error
+
+
+def test_a_hub_id_is_planned_by_its_config_json(capsys, alone):
+    sizes = {"model_type": "qwen2", "hidden_size": 64, "intermediate_size": 96, "vocab_size": 512,
+             "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2}  # fmt: skip
+    (alone / "config.json").write_text(json.dumps(sizes), "utf-8")
+    words = ["--model.path", "no/such-model", "--model.config", "config.json"]
+    found = json.loads(said(capsys, "plan", *words, *SMALL, "--json"))
+    layer = 64 * 64 + 64 + 2 * (64 * 32 + 32) + 64 * 64 + 3 * 64 * 96 + 2 * 64
+    assert found["parameters"]["policy"] == 2 * layer + 64 + 2 * 512 * 64
+    assert found["config"]["model"]["path"] == "no/such-model"
+    phases = [one["name"] for one in found["memory"]]
+    assert phases == ["rollout", "logprobs", "values", "update", "save", "evaluate"]
+
+
+@pytest.mark.parametrize(("text", "part"), [(None, "does not exist"), ("{}", "is no model's")])
+def test_a_config_json_that_is_none_is_refused(text, part, capsys, alone):
+    if text is not None:
+        (alone / "c.json").write_text(text, "utf-8")
+    words = ["--model.path", "no/such-model", "--model.config", "c.json"]
+    assert part in said(capsys, "plan", *words, code=2)
+
+
+def test_a_description_without_a_model_is_refused(capsys):
+    error = said(capsys, "plan", "--model.config", "c.json", code=2)
+    assert "describes model.path, which is not set" in error
+
+
+def test_heads_that_do_not_divide_the_width_are_refused(capsys):
+    error = said(capsys, "plan", "--model.dimensions.num-heads", "3", code=2)
+    assert "hidden_size 128 must be a multiple of num_heads 3" in error
+
+
+def test_what_cannot_be_shared_is_shown_and_refused(capsys):
+    assert main(["plan", *SMALL, "--gpus", "3", "--quiet"]) == 2
+    captured = capsys.readouterr()
+    assert "16 rows / 3 ranks = 5.33333 rows a rank" in captured.out
+    assert "cannot be shared by 3 ranks" in captured.err
+    assert "llmgym plan --gpus 3 shows the whole arithmetic" in captured.err
+
+
+def test_gpus_that_are_not_there_are_planned_for(capsys):
+    page = said(capsys, "plan", *SMALL, "--gpus", "2", "--quiet")
+    assert "in bfloat16" in page
+    assert "8 rows a rank" in page
+    assert "250 TFLOP/s" in page or torch.cuda.is_available()
+
+
+def test_what_does_not_fit_is_said_with_what_to_do(capsys, monkeypatch):
+    monkeypatch.setattr(module, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(module, "_free", lambda _folder: 2**20)
+    page = said(capsys, "plan", *SMALL, "--quiet")
+    assert "DOES NOT FIT into the 1 MiB" in page
+    assert "--backend.micro-batch-tokens" in page
+    assert "--run.dir DIR" in page
+
+
+def test_a_numeric_run_is_planned(capsys):
+    page = said(capsys, "plan", "cartpole", "--quiet")
+    assert "8 environments x 256 steps = 2048 rows" in page
+    assert "mlp [64, 64]" in page
+
+
+def test_the_supervised_stage_is_planned(capsys):
+    page = said(capsys, "sft", *SMALL, "--dry-run", "--quiet")
+    assert "sft save" in page
+    assert "rollout" not in page
+
+
+def test_a_reward_model_is_planned_as_far_as_it_is_known(capsys):
+    page = said(capsys, "reward-model", *SMALL, "--data", "p.jsonl", "--dry-run", "--quiet")
+    assert "judge save" in page
+    assert "activations and time of the stage reward_model" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["plan", "quickstrat"], "Did you mean quickstart?"),
+        (["plan", "--envs.0.id", "llmgym/Arithmetc-v0"], "Arithmetic"),
+        (["plan", "--gpus", "0"], "backend.gpus"),
+        (["plan", "--nodes", "2"], "backend.nodes 2 needs the GPUs of a machine"),
+        (["train", "--json"], "--json belongs to a plan"),
+        (["plan", "--model.context", "64"], "exceeds the model's context of 64"),
+    ],
+)
+def test_mistakes_are_named_as_elsewhere(words, part, capsys):
+    assert part in said(capsys, *words, code=2)
+
+
+def test_the_time_of_some_work_is_the_sum_of_its_three_parts():
+    pace = Pace(flops=100.0, written=10.0, call=0.5, source="")
+    assert pace.seconds(Usage(peak=0, flops=200, written=30, calls=4)) == 2 + 3 + 2
+
+
+def test_a_probe_finds_rates_above_zero():
+    pace = probed(32, 64, dtype=torch.float32, device=torch.device("cpu"))
+    assert min(pace.flops, pace.written, pace.call) > 0

@@ -1,0 +1,113 @@
+"""`llmgym plan`, which is `llmgym train --dry-run`: what a run would take; loads no weights."""
+
+import json
+import math
+import shutil
+from functools import partial
+from pathlib import Path
+
+import gymnasium
+import torch
+
+from llmgym.registry import spec
+from trainers.cli.arguments import Launch
+from trainers.cli.doctor import available_memory
+from trainers.cli.quiet import without_progress_bars
+from trainers.collect.control import make_envs
+from trainers.config import SCHEMA, Config
+from trainers.config_files import dump
+from trainers.distributed import World
+from trainers.models.loading import count_parameters
+from trainers.models.mlp import build_control
+from trainers.plan.forecast import Forecast, forecast_control, forecast_text
+from trainers.plan.pace import ASSUMED, Pace, probed
+from trainers.plan.page import figures, text
+from trainers.plan.shapes import Shapes, shapes_of
+from trainers.runner.assemble import check_shares, compute_dtype, constructing
+
+
+def show(config: Config, launch: Launch) -> int:
+    """Print the settings and the forecast.
+
+    Raises:
+        ConfigError: a setting is not allowed, or the model's sizes cannot be known.
+        gymnasium.error.NameNotFound: no such environment.
+    """
+    without_progress_bars()
+    ranks = config.backend.ranks or World.from_launcher().size
+    pace = None
+    if config.is_control:
+        forecast = _control(config)
+    else:
+        if config.ppo.num_iterations or config.data.path is None:
+            spec(config.envs[0].id)
+        shapes = shapes_of(config)
+        is_gpu = config.backend.gpus is not None or torch.cuda.is_available()
+        dtype = _dtype(config, shapes, is_gpu=is_gpu)
+        forecast = forecast_text(config, shapes, dtype=dtype, ranks=ranks, is_gpu=is_gpu)
+        pace = _pace(shapes, dtype, is_gpu=is_gpu)
+    if launch.is_json:
+        print(json.dumps(figures(SCHEMA.dump_python(config, mode="json"), forecast, pace)))
+    else:
+        if not launch.is_quiet:
+            print(dump(config))
+        print(
+            text(
+                config,
+                forecast,
+                pace=pace,
+                memory=_room(forecast, ranks),
+                disk=_free(Path(config.run.dir)),
+            )
+        )
+    check_shares(config, World(size=ranks))  # last: the arithmetic shows what does not divide
+    return 0
+
+
+def _dtype(config: Config, shapes: Shapes, *, is_gpu: bool) -> torch.dtype:
+    if is_gpu and not torch.cuda.is_available() and config.model.dtype == "auto":
+        return torch.bfloat16
+    device = torch.device("cuda" if is_gpu else "cpu")
+    return compute_dtype(config.model, device, shapes.num_policy)
+
+
+def _pace(shapes: Shapes, dtype: torch.dtype, *, is_gpu: bool) -> Pace:
+    if is_gpu and not torch.cuda.is_available():
+        return ASSUMED
+    width = shapes.policy.config.get_text_config().hidden_size
+    device = torch.device("cuda" if is_gpu else "cpu")
+    return probed(width, 4 * width, dtype=dtype, device=device)
+
+
+def _room(forecast: Forecast, ranks: int) -> int | None:
+    """Return the bytes there are for a process, or None."""
+    if forecast.is_gpu:
+        known = torch.cuda.is_available()
+        return torch.cuda.get_device_properties(0).total_memory if known else None
+    available = available_memory()
+    return None if available is None else available // ranks
+
+
+def _free(folder: Path) -> int:
+    """Return the bytes that are free where a folder is or will be."""
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    return shutil.disk_usage(there).free
+
+
+def _control(config: Config) -> Forecast:
+    """Forecast a numeric run; its networks are small enough to be built."""
+    found = spec(config.envs[0].id)
+    with constructing(config.envs[0].id, "envs.0.kwargs"):
+        (env,) = make_envs(partial(gymnasium.make, found, **config.envs[0].kwargs), 1)
+    policy, value = build_control(
+        env.observation_space,
+        env.action_space,
+        hidden_sizes=config.model.hidden_sizes,
+        seed=config.run.seed,
+        shared=config.ppo.critic == "shared",
+    )
+    env.close()
+    parameters = {"policy": count_parameters(policy)}
+    if value is not None:
+        parameters["critic"] = count_parameters(value)
+    return forecast_control(config, parameters, math.prod(env.observation_space.shape or (1,)))

@@ -1,0 +1,291 @@
+"""The forecast of a run: parameters, memory by phase, disk and work, from its settings alone."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+
+from trainers.config import Config
+from trainers.plan.batch import Batch
+from trainers.plan.rehearsal import Rehearsal, Usage
+from trainers.plan.shapes import Shapes
+from trainers.plan.state import WEIGHT, ModelState, checkpoint_bytes, export_bytes, frozen, trained
+
+UNCOUNTABLE = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+
+HEAP_SHARE = 0.4
+"""What a CPU process holds beyond the tensors of a phase, as a share of its working memory: free
+blocks between live ones, which the C library's heap keeps; measured in docs/results/plan.md."""
+
+EXPERIENCE_BYTES = 80
+"""Of one column of an iteration's experience: its token, and the float32 figures of an action."""
+
+CHARACTERS = 5
+"""Bytes of text of a token in samples.jsonl, at most on average."""
+
+METRICS_BYTES = 8_000
+"""Of one iteration in metrics.jsonl and the offline W&B run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """Memory of one process in one phase of a run, in bytes, beyond the imported libraries.
+
+    Attributes:
+        name: as in `timing_s/*`, or a stage.
+        detail: what is worked on at once.
+        weights: of all models there are.
+        optimizer: Adam's moments, and what data parallel ranks sum in.
+        gradients: at the moment of the peak.
+        working: activations, caches, copies.
+        heap: what the heap keeps around them on a CPU.
+    """
+
+    name: str
+    detail: str
+    weights: int
+    optimizer: int
+    gradients: int = 0
+    working: int = 0
+    heap: int = 0
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return self.weights + self.optimizer + self.gradients + self.working + self.heap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a run takes.
+
+    Attributes:
+        parameters: of each model by its role.
+        dtype: of the matrix products.
+        source: where the sizes of the policy come from.
+        is_gpu: whether memory is that of a GPU.
+        memory: phases in their order.
+        disk: bytes of the run folder by part.
+        work: (what, its work in one iteration of a rank, how often it happens in the run).
+        notes: what is not known, in words.
+    """
+
+    parameters: dict[str, int]
+    dtype: str
+    source: str
+    is_gpu: bool
+    batch: Batch
+    memory: list[Phase] = field(default_factory=list)
+    disk: dict[str, int] = field(default_factory=dict)
+    work: list[tuple[str, Usage, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def peak(self) -> Phase | None:
+        """The phase that takes most; None where nothing is known."""
+        return max(self.memory, key=lambda phase: phase.total, default=None)
+
+    def add(self, name: str, detail: str, state: ModelState, usage: Usage) -> None:
+        """Add a phase."""
+        self.memory.append(
+            Phase(
+                name=name,
+                detail=detail,
+                weights=state.weights,
+                optimizer=state.optimizer + state.buckets,
+                gradients=usage.gradients,
+                working=usage.peak,
+                heap=0 if self.is_gpu else round(HEAP_SHARE * usage.peak),
+            )
+        )
+
+    def add_save(self, name: str, state: ModelState, num_learned: int) -> None:
+        """Add the writing of a checkpoint, which copies weights and moments to the host."""
+        copies = checkpoint_bytes(num_learned)
+        if self.is_gpu:
+            self.notes.append(f"a {name} takes {shown(copies)} of host memory on rank 0")
+        self.add(name, "copy of the state", state, Usage(peak=0 if self.is_gpu else copies))
+
+
+def forecast_text(
+    config: Config, shapes: Shapes, *, dtype: torch.dtype, ranks: int = 1, is_gpu: bool = False
+) -> Forecast:
+    """Forecast a text run; nothing is allocated.
+
+    Args:
+        config: of the run.
+        shapes: its models.
+        dtype: of the matrix products.
+        ranks: processes that share the work.
+        is_gpu: each has a GPU.
+    """
+    parameters = {"policy": shapes.num_policy}
+    if config.ppo.num_iterations:
+        parameters |= {"critic": shapes.num_critic} if shapes.critic else {}
+        if config.ppo.kl_placement != "none":
+            parameters["reference"] = shapes.num_reference
+    forecast = Forecast(
+        parameters=parameters,
+        dtype=str(dtype).removeprefix("torch."),
+        source=shapes.source,
+        is_gpu=is_gpu,
+        batch=Batch.of(config, ranks),
+        disk=disk_of(config, parameters),
+    )
+    if any(one.model for one in config.rewards):
+        forecast.notes.append("memory and time of the reward model, which come on top")
+    rehearsal = Rehearsal(shapes, config, dtype)
+    try:
+        if config.sft.num_epochs:
+            _supervised(config, forecast, rehearsal)
+        if config.reward_model.num_epochs:
+            _judged(forecast)
+        if config.ppo.num_iterations:
+            _improved(config, forecast, rehearsal)
+    except UNCOUNTABLE as error:
+        forecast.notes.append(
+            f"working memory and time: {type(shapes.policy).__name__} does what depends on values "
+            f"({type(error).__name__})"
+        )
+    return forecast
+
+
+def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
+    """Add the supervised stage: the policy alone."""
+    batch, size = forecast.batch, forecast.parameters["policy"]
+    state = trained(size, batch.ranks)
+    rows = math.ceil(config.sft.batch_size / batch.ranks)
+    micro = min(max(batch.micro_batch_tokens // batch.width, 1), rows)
+    number = math.ceil(rows / micro)
+    usage = rehearsal.learning(micro, micro_batches=number, with_critic=False)
+    forecast.add("sft", f"{micro} x {batch.width} tokens", state, usage)
+    forecast.add_save("sft save", state, size)
+    examples = config.data.num_examples
+    if examples is None:
+        forecast.notes.append("time of the supervised stage: data.num_examples is not set")
+        return
+    steps = config.sft.num_epochs * math.ceil(
+        examples * (1 - config.sft.holdout) / config.sft.batch_size
+    )
+    forecast.work.append(("sft", usage.times(number), steps))
+
+
+def _judged(forecast: Forecast) -> None:
+    """Add the stage of reward models: what is held, without its activations."""
+    size = forecast.parameters["policy"]
+    state = trained(size, forecast.batch.ranks)
+    forecast.add("judge", "without activations", state, Usage(peak=0, gradients=state.gradients))
+    forecast.add_save("judge save", state, size)
+    forecast.notes.append("activations and time of the stage reward_model")
+
+
+def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
+    """Add PPO: its phases in their order."""
+    batch, sizes = forecast.batch, forecast.parameters
+    state = trained(sizes["policy"], batch.ranks) + frozen(sizes.get("reference", 0))
+    state += trained(sizes.get("critic", 0), batch.ranks)
+    kept = EXPERIENCE_BYTES * batch.rank_rows * batch.width
+    iterations = config.ppo.num_iterations
+
+    def add(name: str, detail: str, usage: Usage, passes: float, often: float = iterations) -> None:
+        forecast.add(name, detail, state, replace(usage, peak=usage.peak + kept))
+        forecast.work.append((name, usage.times(passes), often))
+
+    rollout = _written(config.generation.batch_size, batch.rank_rows, rehearsal)
+    add("rollout", *rollout)
+    rows = f"{batch.scored_rows} x {batch.width} tokens"
+    models = 1 + ("reference" in sizes)
+    add("logprobs", rows, rehearsal.logprobs(batch.scored_rows), models * batch.scored_batches)
+    add("values", rows, rehearsal.values(batch.scored_rows), batch.scored_batches)
+    usage = rehearsal.learning(batch.micro_rows, micro_batches=batch.micro_batches)
+    passes = batch.micro_batches * batch.steps
+    add("update", f"{batch.micro_rows} x {batch.width} tokens", usage, passes)
+    forecast.add_save("save", state, sizes["policy"] + sizes.get("critic", 0))
+    if config.eval.num_tasks:
+        mine = math.ceil(config.eval.num_tasks / batch.ranks)
+        evaluation = _written(config.generation.batch_size, mine, rehearsal)
+        every = config.eval.every
+        add("evaluate", *evaluation, often=2 + ((iterations - 1) // every if every else 0))
+
+
+def _written(most: int, rows: int, rehearsal: Rehearsal) -> tuple[str, Usage, float]:
+    """Return what is generated at once, its usage, and how often that many rows are."""
+    at_once = min(most, rows)
+    usage, cache = rehearsal.generation(at_once)
+    return f"{at_once} rows, {shown(cache)} cache", usage, rows / at_once
+
+
+def forecast_control(config: Config, parameters: dict[str, int], num_obs: int) -> Forecast:
+    """Forecast a run on numeric environments, whose memory is that of its experience.
+
+    Args:
+        config: of the run.
+        parameters: of each model by its role.
+        num_obs: numbers of an observation.
+    """
+    batch = Batch.of(config)
+    forecast = Forecast(
+        parameters=parameters,
+        dtype="float32",
+        source=f"mlp {config.model.hidden_sizes}",
+        is_gpu=False,
+        batch=batch,
+        disk=disk_of(config, parameters),
+        notes=["time, which is the environment's own"],
+    )
+    state = trained(sum(parameters.values()))
+    experience = batch.rows * (4 * num_obs + EXPERIENCE_BYTES)
+    units = sum(config.model.hidden_sizes) * len(parameters)
+    activations = 3 * WEIGHT * units * batch.micro_rows
+    usage = Usage(peak=2 * experience + activations, gradients=state.gradients)
+    forecast.add("update", f"{batch.micro_rows} steps", state, usage)
+    forecast.add_save("save", state, sum(parameters.values()))
+    return forecast
+
+
+def disk_of(config: Config, parameters: dict[str, int]) -> dict[str, int]:
+    """Return the bytes of a run folder by part, at most; one checkpoint more while it is written.
+
+    Args:
+        config: of the run.
+        parameters: of each model by its role.
+    """
+    ppo, generation, log = config.ppo, config.generation, config.log
+    policy, critic = parameters["policy"], parameters.get("critic", 0)
+    found: dict[str, int] = {}
+    if config.sft.num_epochs:
+        saves = min(config.sft.num_epochs, config.checkpoint.keep_last) + 1
+        found[f"checkpoints/sft_*, {saves}"] = saves * checkpoint_bytes(policy)
+    if config.model.path is None or config.sft.num_epochs:
+        found["base"] = 0 if config.is_control else export_bytes(policy)
+    found["model"] = export_bytes(policy)
+    if ppo.num_iterations:
+        every = config.checkpoint.every or ppo.num_iterations
+        saves = min(math.ceil(ppo.num_iterations / every), config.checkpoint.keep_last) + 1
+        found[f"checkpoints/ppo_*, {saves}"] = saves * checkpoint_bytes(policy + critic)
+        found["critic"] = export_bytes(critic or policy)
+        if config.eval.num_tasks:
+            found["best"] = export_bytes(policy)
+        text = CHARACTERS * (generation.max_prompt_tokens + generation.max_new_tokens) + 500
+        shows = ppo.num_iterations // log.samples_every if log.samples_every else 0
+        found["samples"] = 0 if config.is_control else 2 * shows * log.sample_rows * text
+        found["metrics, W&B"] = METRICS_BYTES * ppo.num_iterations
+    return {part: size for part, size in found.items() if size}
+
+
+def shown(size: float) -> str:
+    """Return bytes in words, as `1.2 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit in ("B", "KiB") else f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"

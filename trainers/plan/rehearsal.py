@@ -1,0 +1,338 @@
+"""The passes of a run on fake tensors: the real code of the models, counted and not computed.
+
+Every tensor that an operation makes is counted from its birth to its death, so that the peak is
+that of the allocator, for any architecture: saved activations, caches, casts, and what comes and
+goes between them. B rows, P prompt, T response tokens, L = P + T.
+"""
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from trainers.batch import TextInputs
+from trainers.config import Config
+from trainers.generation.base import Sampling
+from trainers.generation.cache import ROOM, roomy_cache
+from trainers.generation.sampling import sample, token_logprobs
+from trainers.generation.transformers import caching
+from trainers.models.causal_lm import ActionScorer, hidden_states, position_ids
+from trainers.models.critic import head_name, read_values, zero_head
+from trainers.models.loading import enable_checkpointing
+from trainers.plan.shapes import Shapes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one pass takes.
+
+    Attributes:
+        peak: most bytes at once, gradients of parameters apart.
+        gradients: bytes of gradients of parameters at that moment.
+        flops: operations in matrix products.
+        written: bytes of all results together.
+        calls: operations.
+    """
+
+    peak: int
+    gradients: int = 0
+    flops: int = 0
+    written: int = 0
+    calls: int = 0
+
+    def times(self, count: float) -> "Usage":
+        """Return the work of several such passes, one after another."""
+        return Usage(
+            peak=self.peak,
+            gradients=self.gradients,
+            flops=round(self.flops * count),
+            written=round(self.written * count),
+            calls=round(self.calls * count),
+        )
+
+    def then(self, other: "Usage") -> "Usage":
+        """Return the work of both, and the higher peak."""
+        higher = max(self, other, key=lambda one: one.peak + one.gradients)
+        return Usage(
+            peak=higher.peak,
+            gradients=higher.gradients,
+            flops=self.flops + other.flops,
+            written=self.written + other.written,
+            calls=self.calls + other.calls,
+        )
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive; those of `resident` modules do not count."""
+
+    def __init__(self, resident: list[nn.Module]) -> None:
+        super().__init__()
+        self.live = self.gradients = self.written = self.calls = 0
+        self.peak, self.gradients_at_peak = 0, 0
+        self._sizes: dict[int, int] = {}
+        self._hooks: list[Any] = []
+        self._known: list[Any] = []  # held, so that no other storage gets its address
+        for module in resident:
+            for tensor in (*module.parameters(), *module.buffers()):
+                self._known.append(tensor.untyped_storage())
+                self._sizes[self._known[-1]._cdata] = 0
+            for parameter in module.parameters():
+                self.gradients += 0 if parameter.grad is None else parameter.grad.nbytes
+                hook = partial(self._graduate, seen=parameter.grad is not None)
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))
+        self.live = self.gradients
+
+    def _graduate(self, parameter: Tensor, *, seen: bool) -> None:
+        if not seen:
+            assert parameter.grad is not None
+            self.gradients += parameter.grad.nbytes
+            if self.live == self.peak:  # it was this gradient's birth
+                self.gradients_at_peak = self.gradients
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: Any = (),  # noqa: ANN401
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Run one operation and count what it made."""
+        result = func(*args, **(kwargs or {}))
+        self.calls += 1
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._born(tensor)
+        return result
+
+    def _born(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._sizes:
+            return
+        size = storage.nbytes()
+        self._sizes[storage._cdata] = size
+        weakref.finalize(storage, self._died, storage._cdata)
+        self.live += size
+        self.written += size
+        if self.live > self.peak:
+            self.peak, self.gradients_at_peak = self.live, self.gradients
+
+    def _died(self, address: int) -> None:
+        self.live -= self._sizes.pop(address, 0)
+
+    def restart(self) -> None:
+        """Forget the work so far, and what is no longer there of it."""
+        self.peak, self.gradients_at_peak = self.live, self.gradients
+        self.written = self.calls = 0
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def counted(
+    work: Callable[[], object],
+    resident: list[nn.Module],
+    before: Callable[[], object] | None = None,
+) -> Usage:
+    """Do some work on fake tensors and return what it takes beyond the resident modules.
+
+    What `before` leaves counts as memory, its own work does not.
+    """
+    counter = _Counter(resident)
+    flops = FlopCounterMode(display=False)
+    try:
+        with counter:
+            if before is not None:
+                before()
+                counter.restart()
+            with flops:
+                work()
+    finally:
+        counter.close()
+    return Usage(
+        peak=counter.peak - counter.gradients_at_peak,
+        gradients=counter.gradients_at_peak,
+        flops=flops.get_total_flops(),
+        written=counter.written,
+        calls=counter.calls,
+    )
+
+
+class Rehearsal:
+    """The passes of a text run.
+
+    Args:
+        shapes: the fake models.
+        config: of the run.
+        dtype: of the matrix products.
+    """
+
+    def __init__(self, shapes: Shapes, config: Config, dtype: torch.dtype) -> None:
+        self._shapes, self._config, self._dtype = shapes, config, dtype
+        width = shapes.policy.config.get_text_config().hidden_size
+        with shapes.mode:
+            self._value_head = zero_head(width, torch.device("cpu"))
+        self._scorer = ActionScorer.of(
+            shapes.policy.config,
+            temperature=config.generation.temperature,
+            chunk=config.backend.logprob_chunk,
+        )
+        critic = shapes.critic
+        self._modules = [shapes.policy, self._value_head, *([critic] if critic else [])]
+
+    @contextmanager
+    def _casting(self) -> Iterator[None]:
+        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
+            yield
+
+    def _inputs(self, rows: int) -> TextInputs:
+        """Return [B, L] rows without padding."""
+        generation = self._config.generation
+        width = generation.max_prompt_tokens + generation.max_new_tokens
+        return TextInputs(
+            tokens=torch.zeros(rows, width, dtype=torch.long),
+            attention_mask=torch.ones(rows, width, dtype=torch.bool),
+            num_prompt=generation.max_prompt_tokens,
+        )
+
+    def generation(self, rows: int) -> tuple[Usage, int]:
+        """Write full responses to full prompts; return what that takes, and the cache's bytes."""
+        room = self._config.generation.max_new_tokens
+        model = self._shapes.policy
+        with self._shapes.mode, torch.no_grad(), self._casting(), caching(model):
+            cache = roomy_cache(model.config)
+            prompts = torch.zeros(rows, self._config.generation.max_prompt_tokens, dtype=torch.long)
+            begin = counted(lambda: self._decode(cache, prompts), self._modules)
+            cache = roomy_cache(model.config)
+
+            def grow() -> None:  # to where it is longest but for one token
+                self._decode(cache, prompts)
+                fill(cache, room - 1)
+
+            last = counted(lambda: self._decode(cache, prompts[:, :1]), self._modules, grow)
+            held = cache_bytes(cache)
+        return begin.then(last.times(room)), held
+
+    def _decode(self, cache: DynamicCache, tokens: Tensor) -> None:
+        rows, width = tokens.shape
+        seen = cache.get_seq_length()
+        mask = torch.ones(rows, seen + width, dtype=torch.long)
+        model = self._shapes.policy
+        given = {"position_ids": position_ids(mask)[:, seen:]}
+        if "position_ids" not in inspect.signature(model.forward).parameters:
+            given = {}  # ALiBi families count by the mask themselves
+        logits = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **given,
+        ).logits[:, -1]
+        drawn = sample(logits, torch.zeros(rows, dtype=torch.float64), Sampling())
+        token_logprobs(logits, drawn, 1.0)
+
+    def logprobs(self, rows: int) -> Usage:
+        """Score responses without gradients."""
+        with self._shapes.mode, torch.no_grad():
+            return counted(lambda: self._policy_pass(rows), self._modules)
+
+    def values(self, rows: int) -> Usage:
+        """Read values without gradients."""
+        with self._shapes.mode, torch.no_grad():
+            return counted(lambda: self._critic_pass(rows), self._modules)
+
+    def learning(self, rows: int, *, micro_batches: int, with_critic: bool = True) -> Usage:
+        """Take the forward and backward pass of a micro-batch; of the second, where there is one.
+
+        From the second on gradients are there when the forward pass begins.
+        """
+        shapes = self._shapes
+        models = [one for one in (shapes.policy, shapes.critic) if one is not None]
+        for model in models if self._config.backend.gradient_checkpointing else ():
+            enable_checkpointing(model)
+
+        def work() -> None:
+            hidden, figures = self._policy_pass(rows)
+            if not with_critic:
+                figures.backward()
+                return
+            values = self._critic_pass(rows, hidden if shapes.critic is None else None)
+            if shapes.critic is None:
+                (figures + values).backward()
+            else:
+                values.backward()
+                figures.backward()
+
+        with shapes.mode:
+            usage = counted(work, self._modules)
+            if micro_batches > 1:
+                again = counted(work, self._modules)
+                usage = Usage(
+                    peak=again.peak, gradients=again.gradients, flops=usage.flops,
+                    written=usage.written, calls=usage.calls,
+                )  # fmt: skip
+            for module in self._modules:
+                module.zero_grad(set_to_none=True)
+        return usage
+
+    def _policy_pass(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Return hidden states [B, L, D] and a sum [] over the responses' log-probabilities."""
+        inputs = self._inputs(rows)
+        model = self._shapes.policy
+        with self._casting():
+            hidden = hidden_states(model, inputs)
+            before = hidden[:, inputs.num_prompt - 1 : -1].flatten(0, 1)
+            head = cast(nn.Linear, model.get_output_embeddings())
+            targets = inputs.actions.flatten()
+            figures, _ = self._scorer(head, before, targets, entropy="metric")
+        return hidden, figures.sum()
+
+    def _critic_pass(self, rows: int, hidden: Tensor | None = None) -> Tensor:
+        """Return a sum [] over values; of the policy's hidden states [B, L, D] if given."""
+        inputs = self._inputs(rows)
+        critic = self._shapes.critic
+        model: PreTrainedModel = critic or self._shapes.policy
+        head = self._value_head
+        if critic is not None:
+            head = cast(nn.Linear, critic.get_submodule(head_name(critic)))
+        with self._casting():
+            if hidden is None:
+                hidden = hidden_states(model, inputs)
+            return read_values(head, hidden, inputs.num_prompt).sum()
+
+
+def fill(cache: DynamicCache, num_tokens: int) -> None:
+    """Append tokens without computing them, in steps that ask for memory as single ones do."""
+    for layer in attention(cache):
+        assert layer.keys is not None
+        left = num_tokens
+        while left > 0:
+            for size in (min(ROOM, left), min(1, left - ROOM)):
+                if size > 0:
+                    states = layer.keys[..., :1, :].expand(-1, -1, size, -1)
+                    layer.update(states, states)
+            left -= ROOM + 1
+
+
+def cache_bytes(cache: DynamicCache) -> int:
+    """Return what keys and values of a cache take, with the room behind them."""
+    pairs = ((layer.keys, layer.values) for layer in attention(cache))
+    return sum(one.untyped_storage().nbytes() for pair in pairs for one in pair if one is not None)
+
+
+def attention(cache: DynamicCache) -> list[DynamicLayer]:
+    """Return the layers of a cache that grow with its tokens."""
+    return [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]

@@ -1,0 +1,139 @@
+"""The models of a run without weights: built from a configuration, on fake tensors.
+
+Where `model.path` is not there to be read, `model.config` or `model.dimensions` describe it.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from trainers.config import Config, ModelConfig
+from trainers.errors import ConfigError
+from trainers.models.critic import classifier_of
+from trainers.models.loading import (
+    VOCAB_SIZES,
+    check_context,
+    count_parameters,
+    llama_config,
+    load_config,
+    without_dropout,
+)
+
+NEEDED = ("hidden_size", "intermediate_size", "num_layers", "num_heads")
+HOW = (
+    "To plan without it, give its config.json: --model.config FILE\n"
+    "or its sizes: --model.vocab-size N "
+    + " ".join(f"--model.dimensions.{name.replace('_', '-')} N" for name in NEEDED)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shapes:
+    """The models of a text run, all fake.
+
+    Attributes:
+        mode: the mode their tensors belong to.
+        policy: the causal language model.
+        critic: a token classifier; None where the trunk is shared.
+        source: where the sizes come from, in words.
+    """
+
+    mode: FakeTensorMode
+    policy: PreTrainedModel
+    critic: PreTrainedModel | None
+    source: str
+
+    @property
+    def num_policy(self) -> int:
+        """Parameters of the policy, its value head included where it has one."""
+        head = 0 if self.critic else self.policy.config.get_text_config().hidden_size + 1
+        return count_parameters(self.policy) + head
+
+    @property
+    def num_critic(self) -> int:
+        """Parameters of a separate critic; 0 where there is none."""
+        return 0 if self.critic is None else count_parameters(self.critic)
+
+    @property
+    def num_reference(self) -> int:
+        """Parameters of a copy of the policy."""
+        return count_parameters(self.policy)
+
+
+def model_config(model: ModelConfig) -> tuple[PretrainedConfig, str]:
+    """Return the configuration of a run's model, and where it comes from.
+
+    Raises:
+        ConfigError: it cannot be read and is not described, or the description does not read.
+    """
+    if model.path is None:
+        vocab_size = model.vocab_size or VOCAB_SIZES[model.preset]
+        given = any(getattr(model.dimensions, name) for name in NEEDED)
+        return llama_config(model, vocab_size), "sizes given" if given else model.preset
+    if model.config is not None:
+        return _from_file(model.config), f"{model.path}, by {model.config}"
+    given = [name for name in NEEDED if getattr(model.dimensions, name)]
+    if not given:
+        try:
+            return load_config(model.path), model.path
+        except ConfigError as error:
+            raise ConfigError(f"{error}\n{HOW}") from error
+    missing = [f"model.dimensions.{name}" for name in NEEDED if name not in given]
+    missing += [] if model.vocab_size else ["model.vocab_size"]
+    if missing:
+        raise ConfigError(
+            f"model.dimensions describe {model.path} in part; missing: {', '.join(missing)}.\n{HOW}"
+        )
+    return llama_config(model, model.vocab_size or 0), f"{model.path}, by model.dimensions"
+
+
+def _from_file(name: str) -> PretrainedConfig:
+    if not Path(name).is_file():
+        raise ConfigError(f"model.config {name} does not exist or is no file.")
+    try:
+        return without_dropout(AutoConfig.from_pretrained(name, trust_remote_code=False))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"model.config {name} is no model's config.json: {error}") from error
+
+
+def shapes_of(config: Config) -> Shapes:
+    """Build the fake models of a text run.
+
+    Raises:
+        ConfigError: as of `model_config`; or prompts and responses do not fit the context.
+    """
+    described, source = model_config(config.model)
+    if config.ppo.num_iterations and "model.dimensions" not in source:
+        limits = config.generation.max_prompt_tokens, config.generation.max_new_tokens
+        check_context(described, *limits)
+    # One that is not installed here, such as flash_attention_2, takes no more than sdpa does.
+    kernel = "eager" if config.model.attention == "eager" else "sdpa"
+    mode = FakeTensorMode()
+    with mode:
+        try:
+            policy = AutoModelForCausalLM.from_config(
+                described, attn_implementation=kernel, dtype=torch.float32
+            ).train()
+        except ValueError as error:
+            raise ConfigError(f"{source} is no causal language model: {error}") from error
+        critic = _critic(config, policy)
+    return Shapes(mode=mode, policy=policy, critic=critic, source=source)
+
+
+def _critic(config: Config, policy: PreTrainedModel) -> PreTrainedModel | None:
+    if config.ppo.critic == "shared" or not config.ppo.num_iterations:
+        return None
+    described = copy.deepcopy(policy.config)
+    if config.ppo.critic_init != "policy":
+        described = load_config(config.ppo.critic_init)
+    described.num_labels, described.classifier_dropout = 1, 0.0
+    return classifier_of(described, type(policy).__name__).train()
