@@ -53,6 +53,9 @@ class BackendConfig:
     """Plain torch, with every weight on every rank; or DeepSpeed, as `zero` says."""
     zero: ZeroConfig = Field(default_factory=ZeroConfig)
     """ZeRO; only `deepspeed` reads it."""
+    num_ranks: Count | None = None
+    """Processes, over all hosts, that a launcher must have started, and `llmgym launch` writes into
+    its scripts; null: any number."""
     micro_batch_tokens: Count = 4096
     """Most tokens, padding included, of one forward and backward pass of a rank."""
     logprob_chunk: Count = 512

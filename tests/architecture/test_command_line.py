@@ -21,6 +21,7 @@ FROZEN_VERBS = [
     "export",
     "report",
     "runs",
+    "launch",
     "schema",
     "doctor",
 ]

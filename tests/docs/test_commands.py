@@ -6,7 +6,7 @@ import pytest
 import tyro
 
 from tests.docs.pages import PAGES, ROOT, commands, name
-from trainers.cli import VERBS, data, envs, export, play, report, rewards, runs, schema
+from trainers.cli import VERBS, data, envs, export, launch, play, report, rewards, runs, schema
 from trainers.cli import eval as evaluation
 from trainers.cli.arguments import read_arguments
 from trainers.cli.doctor import Options as Doctor
@@ -21,6 +21,7 @@ OPTIONS = {
     "export": export.Options,
     "report": report.Options,
     "runs": runs.Command,
+    "launch": launch.Options,
     "schema": schema.Options,
     "doctor": Doctor,
 }
@@ -31,6 +32,10 @@ EVERY = [(name(page), words) for page in PAGES for words in commands(page)]
 
 def read(verb, words, folder):
     """Parse the words of a verb as the command line does."""
+    words = words[: words.index(">")] if ">" in words else words
+    if verb == "launch" and "--" in words:
+        read("train", words[words.index("--") + 1 :], folder)
+        words = words[: words.index("--")]
     if verb in OPTIONS:
         return tyro.cli(OPTIONS[verb], args=words)
     launch = read_arguments(words, verb)

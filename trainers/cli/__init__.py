@@ -33,6 +33,7 @@ VERBS = {
     "export": "copy a run's model as a plain Hugging Face folder, verified",
     "report": "one page of a run that opens from disk, or several runs compared",
     "runs": "list the runs of a folder, or show what differs between two",
+    "launch": "print a script that starts a run on many GPUs: deepspeed, torchrun, slurm",
     "schema": "every setting: its meaning, type, range and default",
     "doctor": "what this machine has, and the fix for what it lacks",
 }
@@ -73,6 +74,8 @@ def _of_parts(verb: str) -> ModuleType | None:
             from trainers.cli import rewards as module
         case "data":
             from trainers.cli import data as module
+        case "launch":
+            from trainers.cli import launch as module
         case "schema":
             from trainers.cli import schema as module
         case "doctor":

@@ -63,12 +63,18 @@ def compute_dtype(model: ModelConfig, device: torch.device, num_parameters: int)
 
 
 def check_shares(config: Config, world: World) -> None:
-    """Refuse batch numbers that do not divide among ranks or minibatches.
+    """Refuse another number of ranks than was asked for, and batches that do not divide among them.
 
     Raises:
-        ConfigError: they do not.
+        ConfigError: says which.
     """
-    ppo = config.ppo
+    ppo, wanted = config.ppo, config.backend.num_ranks
+    if wanted not in (None, world.size):
+        raise ConfigError(
+            f"backend.num_ranks is {wanted}, and {world.size} were started: a launcher that finds "
+            "no hostfile, or fewer GPUs, starts fewer without a word. llmgym launch check "
+            f"--hostfile FILE looks at hosts; --backend.num-ranks {world.size} takes these."
+        )
     if not ppo.num_iterations:
         return
     if ppo.num_prompts % world.size:

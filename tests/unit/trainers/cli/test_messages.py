@@ -8,16 +8,17 @@ import pytest
 
 from tests.architecture.source import PACKAGES, ROOT, found, name, nodes
 from trainers import config_schema as schema
-from trainers.cli import VERBS, data, envs, eval, export, play, report, rewards, runs
+from trainers.cli import VERBS, data, envs, eval, export, launch, play, report, rewards, runs
 from trainers.cli import schema as schema_verb
 from trainers.cli.arguments import OPTIONS as START
 
 VERBS_OPTIONS = (eval.Options, play.Options, export.Options, schema_verb.Options)
 VERBS_OPTIONS += (envs.List, envs.Show, envs.Check, envs.New, rewards.Options, data.Options)
-VERBS_OPTIONS += (report.Options, runs.List, runs.Diff)
+VERBS_OPTIONS += (report.Options, runs.List, runs.Diff, launch.Options)
 FREE = ("envs.0.kwargs.", "rewards.0.kwargs.", "eval.kwargs.")
 """Arguments of environments and rewards: their names are theirs."""
-OF_OTHERS = {"nproc_per_node", "local_rank"}
+OF_OTHERS = {"nproc_per_node", "local_rank", "nnodes", "node_rank", "master_addr", "master_port"}
+OF_OTHERS |= {"standalone", "num_accelerators", "force_multi", "signal", "kill_on_bad_exit"}
 """Options of launchers."""
 FILES = {"tokenizer.json", "run.lock", "tokenizer.pad_token", "tokenizer.eos_token"}
 """Names of files, and of attributes in a line of Python."""

@@ -1,0 +1,235 @@
+"""The printed scripts, run with launchers that only write down what they were started with."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from trainers.cli import main
+from trainers.config_files import presets
+
+ROOT = Path(__file__).parents[4]
+KEPT = {
+    "deepspeed.sh": ["deepspeed", "--nodes", "4", "--", "llama_70b_4x8_zero3_offload"],
+    "torchrun.sh": ["torchrun", "--nodes", "4", "--", "llama_70b_4x8_zero3_offload"],
+    "slurm.sbatch": ["slurm", "--nodes", "4", "--", "llama_70b_4x8_zero3_offload"],
+}
+LAUNCHERS = ["deepspeed", "torchrun", "slurm"]
+LAUNCHER = """#!/bin/bash
+# Takes down its words, writes the next status and ends with the next code; "serve" runs a rank.
+{ printf '%s\\0' "$@"; printf '\\0'; } >> calls
+next=$(head -n 1 ends); sed -i 1d ends
+mkdir -p runs/a
+if [ "$next" = serve ]; then
+  trap 'echo launcher >> signals' TERM
+  bash scripts/train_ppo.py & rank=$!
+  printf '{"host": "%s", "pid": %s}' "$(hostname)" "$rank" > runs/a/run.lock
+  wait "$rank"; while kill -0 "$rank" 2>/dev/null; do wait "$rank"; done
+  exit 0
+fi
+read -r code status <<< "$next"
+[ -z "$status" ] || printf '{\\n "status": "%s"\\n}\\n' "$status" > runs/a/status.json
+exit "$code"
+"""
+RANK = """
+save() { echo rank >> signals; echo '{"status": "interrupted"}' > runs/a/status.json; exit 0; }
+trap save TERM
+while [ ! -s runs/a/run.lock ]; do :; done
+echo ready > gate
+while :; do read -r -t 1 < idle; done
+"""
+SRUN = """#!/bin/bash
+shift  # --kill-on-bad-exit
+SLURM_NODEID=0 exec "$@"
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = requeue ]; then echo "$2" >> requeued; else echo first; echo second; fi
+"""
+LLMGYM = """#!/bin/bash
+echo "$@" >> checks
+exit "$(cat reachable)"
+"""
+
+
+def printed(capsys, *words):
+    assert main(["launch", *words]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A folder to start scripts in, with every launcher replaced."""
+    tools = {"deepspeed": LAUNCHER, "torchrun": LAUNCHER, "srun": SRUN, "scontrol": SCONTROL}
+    (tmp_path / "bin").mkdir()
+    for name, text in {**tools, "llmgym": LLMGYM}.items():
+        (tmp_path / "bin" / name).write_text(text, "utf-8")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "train_ppo.py").write_text(RANK, "utf-8")
+    (tmp_path / "reachable").write_text("0")
+    os.mkfifo(tmp_path / "gate")
+    os.mkfifo(tmp_path / "idle")
+    return tmp_path
+
+
+def started(cluster, script, *, ends):
+    """Start a script whose launcher ends as told, one line an attempt."""
+    (cluster / "ends").write_text("\n".join(ends) + "\n", "utf-8")
+    (cluster / "job.sh").write_text(script, "utf-8")
+    path = f"{cluster / 'bin'}:{os.environ['PATH']}"
+    slurm = {"SLURM_JOB_NODELIST": "first", "SLURM_JOB_ID": "77"}
+    return subprocess.Popen(
+        ["bash", "job.sh"],
+        cwd=cluster,
+        env={**os.environ, **slurm, "PATH": path, "PAUSE": "0", "ATTEMPTS": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ran(cluster, script, *, ends):
+    process = started(cluster, script, ends=ends)
+    said, _ = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def calls(cluster):
+    file = cluster / "calls"
+    text = file.read_text("utf-8") if file.exists() else ""
+    return [call.split("\0") for call in text.split("\0\0") if call]
+
+
+@pytest.mark.parametrize("file", KEPT)
+def test_the_scripts_that_are_kept_are_what_is_printed(file, capsys):
+    kept = (ROOT / "scripts" / "launch" / file).read_text("utf-8")
+    assert kept == printed(capsys, *KEPT[file]), f"llmgym launch {' '.join(KEPT[file])} writes it"
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_words_reach_the_training_as_they_were_typed(launcher, cluster, capsys):
+    odd = ["--envs.0.kwargs.path", "my 'own' $file", "--reward", 'a b.py:f"g', "--name", "a"]
+    script = printed(capsys, launcher, "--gpus", "2", "--", "quickstart", *odd)
+    assert ran(cluster, script, ends=["0 finished"])[0] == 0
+    (call,) = calls(cluster)
+    words = call[call.index("scripts/train_ppo.py") + 1 :]
+    assert words == ["quickstart", *odd, "--backend.num-ranks", "2", "--resume"]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    ("ends", "code", "starts"),
+    [
+        (["0 finished"], 0, 1),
+        (["1 failed", "1 running", "0 finished"], 0, 3),
+        (["1 failed", "0 converged"], 0, 2),
+        (["1", "1", "1", "0 finished"], 1, 3),
+        (["2"], 2, 1),
+        (["1 finished"], 0, 1),  # a launcher that ends badly after a run that ended well
+        (["0 interrupted"], 0, 1),
+    ],
+)
+def test_a_run_is_started_until_it_is_finished(launcher, ends, code, starts, cluster, capsys):
+    script = printed(capsys, launcher, "--gpus", "1", "--", "quickstart", "--name", "a")
+    assert ran(cluster, script, ends=ends)[0] == code
+    assert len(calls(cluster)) == starts
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_finished_run_is_never_started_again(launcher, cluster, capsys):
+    script = printed(capsys, launcher, "--gpus", "1", "--", "quickstart", "--name", "a")
+    ran(cluster, script, ends=["0 finished"])
+    code, said = ran(cluster, script, ends=["0 finished"])
+    assert (code, said) == (0, "runs/a is finished\n")
+    assert len(calls(cluster)) == 1
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_reaches_the_ranks_and_not_the_launcher(launcher, number, cluster, capsys):
+    script = printed(capsys, launcher, "--gpus", "1", "--", "quickstart", "--name", "a")
+    process = started(cluster, script, ends=["serve", "0 finished"])
+    try:
+        assert (cluster / "gate").read_text() == "ready\n"  # waits until the rank is there
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert (cluster / "signals").read_text() == "rank\n"
+    assert json.loads((cluster / "runs/a/status.json").read_text())["status"] == "interrupted"
+    assert len(calls(cluster)) == 1
+    assert (cluster / "requeued").exists() is (launcher == "slurm")
+
+
+def test_hosts_are_asked_before_deepspeed_starts_and_again_at_every_attempt(cluster, capsys):
+    hosts = cluster / "hosts"
+    hosts.write_text("one slots=2\ntwo slots=2\n", "utf-8")
+    (cluster / "reachable").write_text("1")
+    chosen = ["--hostfile", str(hosts), "--include", "two:0"]
+    script = printed(capsys, "deepspeed", *chosen, "--", "quickstart", "--name", "a")
+    assert ran(cluster, script, ends=["0 finished"])[0] == 1
+    assert calls(cluster) == []
+    asked = f"launch check --hostfile {hosts} --ranks 1 --include two:0\n"
+    assert (cluster / "checks").read_text() == asked * 3
+    (cluster / "reachable").write_text("0")
+    assert ran(cluster, script, ends=["0 finished"])[0] == 0
+    (call,) = calls(cluster)
+    assert call[call.index("--hostfile") + 1] == str(hosts)
+    assert call[call.index("--include") + 1] == "two:0"
+    assert "--force_multi" in call, "the one host that is left is not this one"
+
+
+def test_what_ranks_need_of_the_environment_is_written_without_keys(cluster, capsys, monkeypatch):
+    monkeypatch.setenv("LLMGYM_DATA", "/data")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    script = printed(capsys, "deepspeed", "--nodes", "2", "--", "quickstart", "--name", "a")
+    ran(cluster, script, ends=["0 finished"])
+    lines = (cluster / ".deepspeed_env").read_text().splitlines()
+    assert "LLMGYM_DATA=/data" in lines
+    assert not [line for line in lines if "secret" in line]
+    (cluster / ".deepspeed_env").write_text("MINE=1\n")
+    ran(cluster, script, ends=["0 finished"])
+    assert (cluster / ".deepspeed_env").read_text() == "MINE=1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks"),
+    [
+        (["slurm", "--", "llama_70b_4x8_zero3_offload"], 32),
+        (["slurm", "--nodes", "2", "--", "llama_70b_4x8_zero3_offload"], 16),
+        (["torchrun", "--gpus", "4", "--", "llama_8b_1x8_zero3_offload"], 8),
+        (["torchrun", "--gpus", "4", "--", "quickstart"], 4),
+        (["deepspeed", "--", "quickstart", "--backend.num-ranks", "2"], 2),
+    ],
+)
+def test_the_number_of_ranks_is_written_into_the_command(words, ranks, capsys):
+    assert f"--backend.num-ranks {ranks} --resume" in printed(capsys, *words)
+
+
+@pytest.mark.parametrize("preset", [name for name in presets() if "zero3" in name])
+def test_a_preset_of_a_cluster_divides_among_its_ranks(preset, capsys):
+    ranks = {"1x8": 8, "4x8": 32}[preset.split("_")[2]]
+    assert f"--backend.num-ranks {ranks} " in printed(capsys, "slurm", "--", preset)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["slurm"], "nothing stands behind --"),
+        (["slurm", "--hostfile", "h", "--", "quickstart"], "--hostfile has no meaning for slurm"),
+        (["slurm", "--nodes", "0", "--", "quickstart"], "--nodes must be 1 or more, got 0."),
+        (["deepspeed", "--include", "a", "--", "quickstart"], "Add --hostfile FILE."),
+        (["deepspeed", "--hostfile", "none", "--", "quickstart"], "the hostfile none cannot be"),
+        (["slurm", "--", "quickstrat"], 'no preset "quickstrat". Did you mean quickstart?'),
+        (["slurm", "--", "quickstart", "--clean"], "--clean would lose the work"),
+        (["slurm", "--gpus", "3", "--", "llama_8b_1x8_zero3_offload"], "no whole number of nodes"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused(words, said, capsys):
+    assert main(["launch", *words]) == 2
+    assert said in capsys.readouterr().err

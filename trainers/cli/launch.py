@@ -1,0 +1,158 @@
+"""`llmgym launch`: print a script that starts a run with a launcher; start nothing. No torch.
+
+llmgym launch slurm --nodes 4 -- CONFIG [SETTINGS]     the words behind -- are those of train
+llmgym launch check --hostfile FILE --ranks 32         what the script for deepspeed asks first
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from trainers.cli.arguments import Launch, read_arguments
+from trainers.cli.hostfile import check_reachable, chosen, count, read_hostfile
+from trainers.cli.launch_scripts import SCRIPTS, Job
+from trainers.cli.train import config_of
+from trainers.config import Config
+from trainers.errors import ConfigError
+
+GPUS = 8
+"""GPUs of a node where nothing says otherwise."""
+TAKEN = {
+    "deepspeed": {"nodes", "gpus", "hostfile", "include", "exclude"},
+    "torchrun": {"nodes", "gpus"},
+    "slurm": {"nodes", "gpus"},
+    "check": {"nodes", "gpus", "hostfile", "include", "exclude", "ranks"},
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print a script that starts the run which the words of `train` behind -- describe.
+
+    `check` reads a hostfile as strictly as can be, and asks every host for an answer over ssh.
+    """
+
+    launcher: tyro.conf.Positional[Literal["deepspeed", "torchrun", "slurm", "check"]]
+    """What starts the ranks."""
+    nodes: int | None = None
+    """Hosts; of a hostfile the first ones. By default what backend.num_ranks needs."""
+    gpus: int | None = None
+    """GPUs of each of them, a rank each; by default 8, or all slots of a hostfile."""
+    hostfile: Path | None = None
+    """A line a host, `NAME slots=8`."""
+    include: str | None = None
+    """Hosts of it to take, with slots: `a@b:0,1`."""
+    exclude: str | None = None
+    """Hosts or slots of it to leave out, written alike."""
+    ranks: int | None = None
+    """How many ranks there must be."""
+
+
+def _check_options(options: Options) -> None:
+    for field in fields(Options)[1:]:
+        value = getattr(options, field.name)
+        if value is not None and field.name not in TAKEN[options.launcher]:
+            raise ConfigError(
+                f"--{field.name} has no meaning for {options.launcher}. Drop it.\n"
+                "llmgym launch --help lists the options"
+            )
+        if isinstance(value, int) and value < 1:
+            raise ConfigError(f"--{field.name} must be 1 or more, got {value}.")
+    if (options.include or options.exclude) and options.hostfile is None:
+        raise ConfigError("--include and --exclude choose of a hostfile. Add --hostfile FILE.")
+
+
+def _shape(options: Options, config: Config) -> tuple[int, int, int]:
+    """Return nodes, GPUs of a node, and ranks; of hosts that differ, the most GPUs of one."""
+    wanted = config.backend.num_ranks
+    if options.hostfile is not None:
+        hosts = chosen(
+            read_hostfile(options.hostfile), include=options.include, exclude=options.exclude,
+            nodes=options.nodes, gpus=options.gpus,
+        )  # fmt: skip
+        return len(hosts), max(map(len, hosts.values())), count(hosts)
+    gpus = options.gpus or min(GPUS, wanted or GPUS)
+    if options.nodes is None and wanted is not None and wanted % gpus:
+        raise ConfigError(
+            f"backend.num_ranks {wanted} are no whole number of nodes with {gpus} GPUs. Set "
+            "--nodes and --gpus."
+        )
+    nodes = options.nodes or (wanted or gpus) // gpus
+    return nodes, gpus, nodes * gpus
+
+
+def _job(options: Options, config: Config, launch: Launch, words: Sequence[str]) -> Job:
+    if launch.resume or launch.clean:
+        raise ConfigError("the script adds --resume by itself, and --clean would lose the work.")
+    nodes, gpus, ranks = _shape(options, config)
+    given = [
+        word
+        for field in fields(Options)[1:]
+        if (value := getattr(options, field.name)) is not None
+        for word in (f"--{field.name}", str(value))
+    ]
+    return Job(
+        made_by=shlex.join(["llmgym", "launch", options.launcher, *given, "--", *words]),
+        what=words[0] if launch.preset else config.run.name,
+        words=(*words, "--backend.num-ranks", str(ranks)),
+        run_dir=f"{config.run.dir}/{config.run.name}",
+        run_name=config.run.name,
+        nodes=nodes,
+        gpus=gpus,
+        ranks=ranks,
+        hostfile=str(options.hostfile or "hostfile") if _has_hosts(options, nodes) else None,
+        chosen=_choice(options, nodes, gpus),
+    )
+
+
+def _has_hosts(options: Options, nodes: int) -> bool:
+    return options.hostfile is not None or nodes > 1
+
+
+def _choice(options: Options, nodes: int, gpus: int) -> dict[str, str]:
+    """Return the options that choose of a hostfile: the name that `check` knows, and the value."""
+    if options.include:
+        return {"include": options.include}
+    if options.exclude:
+        return {"exclude": options.exclude}
+    return {"nodes": str(nodes)} | ({"gpus": str(gpus)} if options.gpus else {})
+
+
+def _check(options: Options) -> int:
+    """Look at the hosts; say what there is."""
+    hosts = chosen(
+        read_hostfile(options.hostfile or Path("hostfile")), include=options.include,
+        exclude=options.exclude, nodes=options.nodes, gpus=options.gpus,
+    )  # fmt: skip
+    if options.ranks not in (None, count(hosts)):
+        said = ", ".join(f"{host} {len(slots)}" for host, slots in hosts.items())
+        raise ConfigError(
+            f"{options.ranks} ranks are wanted, and the hostfile gives {count(hosts)}: {said}. "
+            "Correct its slots, or print the script again for what there is."
+        )
+    check_reachable([*hosts])
+    print(f"{len(hosts)} hosts answer, with {count(hosts)} ranks")
+    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a script, or look at the hosts of a hostfile."""
+    own, words = ([*argv], [])
+    if "--" in own:
+        own, words = own[: own.index("--")], own[own.index("--") + 1 :]
+    options = tyro.cli(Options, args=own, prog="llmgym launch")
+    _check_options(options)
+    if options.launcher == "check":
+        return _check(options)
+    if not words:
+        raise ConfigError(
+            f"nothing stands behind --. Name what to train:\nllmgym launch {options.launcher} "
+            "-- quickstart"
+        )
+    launch = read_arguments(words)
+    print(SCRIPTS[options.launcher](_job(options, config_of(launch), launch, words)), end="")
+    return 0
