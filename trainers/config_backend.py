@@ -53,9 +53,6 @@ class BackendConfig:
     """Plain torch, with every weight on every rank; or DeepSpeed, as `zero` says."""
     zero: ZeroConfig = Field(default_factory=ZeroConfig)
     """ZeRO; only `deepspeed` reads it."""
-    num_ranks: Count | None = None
-    """Processes, over all hosts, that a launcher must have started, and `llmgym launch` writes into
-    its scripts; null: any number."""
     micro_batch_tokens: Count = 4096
     """Most tokens, padding included, of one forward and backward pass of a rank."""
     logprob_chunk: Count = 512
@@ -65,11 +62,11 @@ class BackendConfig:
     timeout_seconds: Positive = 1800.0
     """How long a rank waits for the others."""
     nodes: Count = 1
-    """Machines that `llmgym plan` counts on; a run has those it is started on. Short form:
-    --nodes."""
+    """Machines of the run, each with as many `gpus`. Short form: --nodes."""
     gpus: Count | None = None
-    """GPUs of each of them, a process a GPU, for `llmgym plan`; null: the processes and GPUs there
-    are. Short form: --gpus."""
+    """GPUs of each of them, a process a GPU: `llmgym plan` counts on them, `llmgym launch` starts
+    them, and a run that finds another number of processes is refused; null: those there are. Short
+    form: --gpus."""
 
     def __post_init__(self) -> None:
         """Refuse a DeepSpeed file that nothing would read, and machines of unknown size."""

@@ -21,8 +21,8 @@ export NCCL_DEBUG=${NCCL_DEBUG:-WARN} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 start() {
   llmgym launch check --hostfile hostfile --ranks 32 --nodes 4 || return
   deepspeed --master_port "${MASTER_PORT:-29500}" --hostfile hostfile --force_multi \
-    --num_nodes 4 scripts/train_ppo.py llama_70b_4x8_zero3_offload --backend.num-ranks 32 \
-    --resume
+    --num_nodes 4 scripts/train_ppo.py llama_70b_4x8_zero3_offload --backend.nodes 4 \
+    --backend.gpus 8 --resume
 }
 
 stop() {  # Rank 0 tells the others, and all save. The launcher would kill them after 30 seconds.

@@ -17,7 +17,7 @@ export NCCL_DEBUG=${NCCL_DEBUG:-WARN} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 start() {
   exec torchrun --nnodes 4 --node_rank "$NODE" --master_addr "$FIRST" \
     --master_port "${MASTER_PORT:-29500}" --nproc_per_node 8 scripts/train_ppo.py \
-    llama_70b_4x8_zero3_offload --backend.num-ranks 32 --resume
+    llama_70b_4x8_zero3_offload --backend.nodes 4 --backend.gpus 8 --resume
 }
 
 stop() {  # The ranks of this node tell the others, and all save; torchrun would kill them soon.

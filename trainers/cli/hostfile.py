@@ -113,6 +113,11 @@ def count(hosts: Mapping[str, Sequence[int]]) -> int:
     return sum(map(len, hosts.values()))
 
 
+def told(hosts: Mapping[str, Sequence[int]]) -> str:
+    """Return the hosts and how many slots each has, in words."""
+    return ", ".join(f"{host} {len(slots)}" for host, slots in hosts.items())
+
+
 def check_reachable(hosts: Sequence[str], ssh: Sequence[str] = SSH) -> None:
     """Ask every host for an answer over ssh, without a password, all of them at once.
 

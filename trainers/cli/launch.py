@@ -13,7 +13,7 @@ from typing import Literal
 import tyro
 
 from trainers.cli.arguments import Launch, read_arguments
-from trainers.cli.hostfile import check_reachable, chosen, count, read_hostfile
+from trainers.cli.hostfile import check_reachable, chosen, count, read_hostfile, told
 from trainers.cli.launch_scripts import SCRIPTS, Job
 from trainers.cli.train import config_of
 from trainers.config import Config
@@ -39,9 +39,9 @@ class Options:
     launcher: tyro.conf.Positional[Literal["deepspeed", "torchrun", "slurm", "check"]]
     """What starts the ranks."""
     nodes: int | None = None
-    """Hosts; of a hostfile the first ones. By default what backend.num_ranks needs."""
+    """Hosts, of a hostfile the first ones; by default backend.nodes."""
     gpus: int | None = None
-    """GPUs of each of them, a rank each; by default 8, or all slots of a hostfile."""
+    """GPUs of each, a rank each; by default all slots of a hostfile, backend.gpus, or 8."""
     hostfile: Path | None = None
     """A line a host, `NAME slots=8`."""
     include: str | None = None
@@ -66,29 +66,28 @@ def _check_options(options: Options) -> None:
         raise ConfigError("--include and --exclude choose of a hostfile. Add --hostfile FILE.")
 
 
-def _shape(options: Options, config: Config) -> tuple[int, int, int]:
-    """Return nodes, GPUs of a node, and ranks; of hosts that differ, the most GPUs of one."""
-    wanted = config.backend.num_ranks
+def _shape(options: Options, config: Config) -> tuple[int, int]:
+    """Return nodes, and the GPUs of each."""
     if options.hostfile is not None:
         hosts = chosen(
             read_hostfile(options.hostfile), include=options.include, exclude=options.exclude,
             nodes=options.nodes, gpus=options.gpus,
         )  # fmt: skip
-        return len(hosts), max(map(len, hosts.values())), count(hosts)
-    gpus = options.gpus or min(GPUS, wanted or GPUS)
-    if options.nodes is None and wanted is not None and wanted % gpus:
-        raise ConfigError(
-            f"backend.num_ranks {wanted} are no whole number of nodes with {gpus} GPUs. Set "
-            "--nodes and --gpus."
-        )
-    nodes = options.nodes or (wanted or gpus) // gpus
-    return nodes, gpus, nodes * gpus
+        numbers = {len(slots) for slots in hosts.values()}
+        if len(numbers) > 1:
+            raise ConfigError(
+                f"hosts must have as many slots each, got {told(hosts)}. --gpus {min(numbers)} "
+                "takes so many of all, --include chooses."
+            )
+        return len(hosts), *numbers
+    gpus = options.gpus or config.backend.gpus or GPUS
+    return options.nodes or (config.backend.nodes if config.backend.gpus else 1), gpus
 
 
 def _job(options: Options, config: Config, launch: Launch, words: Sequence[str]) -> Job:
     if launch.resume or launch.clean:
         raise ConfigError("the script adds --resume by itself, and --clean would lose the work.")
-    nodes, gpus, ranks = _shape(options, config)
+    nodes, gpus = _shape(options, config)
     given = [
         word
         for field in fields(Options)[1:]
@@ -98,14 +97,13 @@ def _job(options: Options, config: Config, launch: Launch, words: Sequence[str])
     return Job(
         made_by=shlex.join(["llmgym", "launch", options.launcher, *given, "--", *words]),
         what=words[0] if launch.preset else config.run.name,
-        words=(*words, "--backend.num-ranks", str(ranks)),
+        words=(*words, "--backend.nodes", str(nodes), "--backend.gpus", str(gpus)),
         run_dir=f"{config.run.dir}/{config.run.name}",
         run_name=config.run.name,
         nodes=nodes,
         gpus=gpus,
-        ranks=ranks,
         hostfile=str(options.hostfile or "hostfile") if _has_hosts(options, nodes) else None,
-        chosen=_choice(options, nodes, gpus),
+        chosen=_choice(options, nodes),
     )
 
 
@@ -113,13 +111,13 @@ def _has_hosts(options: Options, nodes: int) -> bool:
     return options.hostfile is not None or nodes > 1
 
 
-def _choice(options: Options, nodes: int, gpus: int) -> dict[str, str]:
+def _choice(options: Options, nodes: int) -> dict[str, str]:
     """Return the options that choose of a hostfile: the name that `check` knows, and the value."""
     if options.include:
         return {"include": options.include}
     if options.exclude:
         return {"exclude": options.exclude}
-    return {"nodes": str(nodes)} | ({"gpus": str(gpus)} if options.gpus else {})
+    return {"nodes": str(nodes)} | ({"gpus": str(options.gpus)} if options.gpus else {})
 
 
 def _check(options: Options) -> int:
@@ -129,10 +127,9 @@ def _check(options: Options) -> int:
         exclude=options.exclude, nodes=options.nodes, gpus=options.gpus,
     )  # fmt: skip
     if options.ranks not in (None, count(hosts)):
-        said = ", ".join(f"{host} {len(slots)}" for host, slots in hosts.items())
         raise ConfigError(
-            f"{options.ranks} ranks are wanted, and the hostfile gives {count(hosts)}: {said}. "
-            "Correct its slots, or print the script again for what there is."
+            f"{options.ranks} ranks are wanted, and the hostfile gives {count(hosts)}: "
+            f"{told(hosts)}. Correct its slots, or print the script again for what there is."
         )
     check_reachable([*hosts])
     print(f"{len(hosts)} hosts answer, with {count(hosts)} ranks")

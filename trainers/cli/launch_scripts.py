@@ -22,7 +22,6 @@ class Job:
         run_name: its last part.
         nodes: hosts.
         gpus: GPUs of a host.
-        ranks: over all hosts.
         hostfile: a file of hosts; None: this host alone.
         chosen: options that choose hosts of it.
     """
@@ -34,7 +33,6 @@ class Job:
     run_name: str
     nodes: int
     gpus: int
-    ranks: int
     hostfile: str | None = None
     chosen: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -151,7 +149,7 @@ def _deepspeed(job: Job) -> str:
         names = {"nodes": "num_nodes", "gpus": "num_gpus"}
         # One host that is left is a remote one all the same: without --force_multi it is this.
         launcher += [f"--hostfile {file}", "--force_multi"]
-        check = ["llmgym launch check", f"--hostfile {file}", f"--ranks {job.ranks}"]
+        check = ["llmgym launch check", f"--hostfile {file}", f"--ranks {job.nodes * job.gpus}"]
         for name, value in job.chosen.items():
             launcher += [f"--{names.get(name, name)} {shlex.quote(value)}"]
             check += [f"--{name} {shlex.quote(value)}"]

@@ -68,12 +68,13 @@ def check_shares(config: Config, world: World) -> None:
     Raises:
         ConfigError: says which.
     """
-    ppo, wanted = config.ppo, config.backend.num_ranks
+    ppo, wanted = config.ppo, config.backend.ranks
     if wanted not in (None, world.size):
         raise ConfigError(
-            f"backend.num_ranks is {wanted}, and {world.size} were started: a launcher that finds "
-            "no hostfile, or fewer GPUs, starts fewer without a word. llmgym launch check "
-            f"--hostfile FILE looks at hosts; --backend.num-ranks {world.size} takes these."
+            f"backend.nodes {config.backend.nodes} x backend.gpus {config.backend.gpus} are "
+            f"{wanted} ranks, and {world.size} were started. deepspeed starts those of one machine "
+            "where it finds no hostfile, with a warning alone.\n"
+            "llmgym launch check --hostfile FILE looks at hosts; --backend.gpus null takes any"
         )
     if not ppo.num_iterations:
         return

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from trainers.cli import main
-from trainers.config_files import presets
+from trainers.config_files import presets, read
+from trainers.distributed import World
+from trainers.errors import ConfigError
+from trainers.runner.assemble import check_shares
 
 ROOT = Path(__file__).parents[4]
 KEPT = {
@@ -116,7 +119,7 @@ def test_words_reach_the_training_as_they_were_typed(launcher, cluster, capsys):
     assert ran(cluster, script, ends=["0 finished"])[0] == 0
     (call,) = calls(cluster)
     words = call[call.index("scripts/train_ppo.py") + 1 :]
-    assert words == ["quickstart", *odd, "--backend.num-ranks", "2", "--resume"]
+    assert words == ["quickstart", *odd, "--backend.nodes", "1", "--backend.gpus", "2", "--resume"]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -198,23 +201,38 @@ def test_what_ranks_need_of_the_environment_is_written_without_keys(cluster, cap
 
 
 @pytest.mark.parametrize(
-    ("words", "ranks"),
+    ("words", "nodes", "gpus"),
     [
-        (["slurm", "--", "llama_70b_4x8_zero3_offload"], 32),
-        (["slurm", "--nodes", "2", "--", "llama_70b_4x8_zero3_offload"], 16),
-        (["torchrun", "--gpus", "4", "--", "llama_8b_1x8_zero3_offload"], 8),
-        (["torchrun", "--gpus", "4", "--", "quickstart"], 4),
-        (["deepspeed", "--", "quickstart", "--backend.num-ranks", "2"], 2),
+        (["slurm", "--", "llama_70b_4x8_zero3_offload"], 4, 8),
+        (["slurm", "--nodes", "2", "--", "llama_70b_4x8_zero3_offload"], 2, 8),
+        (["torchrun", "--gpus", "4", "--", "llama_8b_1x8_zero3_offload"], 1, 4),
+        (["torchrun", "--", "quickstart"], 1, 8),
+        (["deepspeed", "--", "quickstart", "--gpus", "2"], 1, 2),
     ],
 )
-def test_the_number_of_ranks_is_written_into_the_command(words, ranks, capsys):
-    assert f"--backend.num-ranks {ranks} --resume" in printed(capsys, *words)
+def test_nodes_and_gpus_are_written_into_the_command(words, nodes, gpus, capsys):
+    script = printed(capsys, *words).replace("\\\n    ", "")
+    assert f"--backend.nodes {nodes} --backend.gpus {gpus} --resume" in script
 
 
 @pytest.mark.parametrize("preset", [name for name in presets() if "zero3" in name])
-def test_a_preset_of_a_cluster_divides_among_its_ranks(preset, capsys):
-    ranks = {"1x8": 8, "4x8": 32}[preset.split("_")[2]]
-    assert f"--backend.num-ranks {ranks} " in printed(capsys, "slurm", "--", preset)
+def test_a_preset_of_a_cluster_divides_among_its_ranks(preset):
+    config = read([presets()[preset]])
+    shape = f"{config.backend.nodes}x{config.backend.gpus}"
+    assert shape == preset.split("_")[2]
+    check_shares(config, World(size=config.backend.ranks))
+    with pytest.raises(ConfigError, match=f"are {config.backend.ranks} ranks, and 1 were started"):
+        check_shares(config, World())
+
+
+def test_hosts_with_unequal_slots_are_refused_until_so_many_of_each_are_chosen(tmp_path, capsys):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=3\nb slots=2\n", "utf-8")
+    words = ["launch", "deepspeed", "--hostfile", str(hosts)]
+    assert main([*words, "--", "quickstart"]) == 2
+    assert "as many slots each, got a 3, b 2. --gpus 2 takes so many" in capsys.readouterr().err
+    assert main([*words, "--gpus", "2", "--", "quickstart"]) == 0
+    assert "--num_nodes 2 --num_gpus 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -227,7 +245,6 @@ def test_a_preset_of_a_cluster_divides_among_its_ranks(preset, capsys):
         (["deepspeed", "--hostfile", "none", "--", "quickstart"], "the hostfile none cannot be"),
         (["slurm", "--", "quickstrat"], 'no preset "quickstrat". Did you mean quickstart?'),
         (["slurm", "--", "quickstart", "--clean"], "--clean would lose the work"),
-        (["slurm", "--gpus", "3", "--", "llama_8b_1x8_zero3_offload"], "no whole number of nodes"),
     ],
 )
 def test_what_cannot_be_launched_is_refused(words, said, capsys):
