@@ -79,7 +79,7 @@ def _shape(options: Options, config: Config) -> tuple[int, int]:
                 f"hosts must have as many slots each, got {told(hosts)}. --gpus {min(numbers)} "
                 "takes so many of all, --include chooses."
             )
-        return len(hosts), *numbers
+        return len(hosts), numbers.pop()
     gpus = options.gpus or config.backend.gpus or GPUS
     return options.nodes or (config.backend.nodes if config.backend.gpus else 1), gpus
 
