@@ -10,10 +10,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainers.backends.torch import OptimizerSettings, TorchEngine
 from trainers.batch import Experience, Metrics, Rollout, TextInputs
-from trainers.config import BackendConfig, Config, GenerationConfig, RunConfig
+from trainers.config import (
+    BackendConfig,
+    Config,
+    GenerationConfig,
+    LoRAConfig,
+    ModelConfig,
+    RunConfig,
+)
 from trainers.config_files import read
 from trainers.config_ppo import PPOConfig
 from trainers.learner import Learner
+from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import train_tokenizer
 from trainers.models.critic import Critic, SharedActorCritic, token_classifier
@@ -63,10 +71,11 @@ def letters(response):
     return sum(map(ord, response)) % 11 / 10
 
 
-def settings(*, tokens=1_000_000, seed=0, new=8, **ppo):
-    """Settings of PPO, with micro-batches of `tokens`."""
+def settings(*, tokens=1_000_000, seed=0, new=8, lora=0, **ppo):
+    """Settings of PPO, with micro-batches of `tokens` and adapters of rank `lora`."""
     return Config(
         run=RunConfig(seed=seed),
+        model=ModelConfig(lora=LoRAConfig(rank=lora, alpha=2.0)),
         ppo=PPOConfig(**ppo),
         generation=GenerationConfig(max_new_tokens=new),
         backend=BackendConfig(micro_batch_tokens=tokens),
@@ -103,6 +112,10 @@ def learner(config, *, seed=0, temperature=1.0, model=None, engine=torch_engine)
         critic = Critic(token_classifier(model))
         head = critic.head
     torch.nn.init.normal_(head.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
+    if config.model.lora.rank:
+        adapted(model, config, seed=seed)
+        if critic is not None:
+            adapted(critic.model, config, seed=seed)
     engines = [
         engine(module, optimizer(config, rate), name) if module else None
         for name, module, rate in (
@@ -111,6 +124,15 @@ def learner(config, *, seed=0, temperature=1.0, model=None, engine=torch_engine)
         )
     ]
     return Learner(*engines, config)
+
+
+def adapted(model, config, *, seed=0):
+    """Put adapters into a model that change what it computes, so that both halves learn."""
+    adapt(model, config.model.lora, seed=seed)
+    rng = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=rng)
 
 
 def control_learner(config, *, obs_size=3, seed=0):

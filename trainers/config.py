@@ -56,6 +56,30 @@ class DimensionsConfig:
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
+class LoRAConfig:
+    """Adapters (arXiv:2106.09685): thin matrices that learn beside weights that do not."""
+
+    rank: Whole = 0
+    """Width of the thin matrices; 0: no adapters, every weight learns."""
+    alpha: Positive = 32.0
+    """Adapters are scaled by alpha / rank."""
+    targets: list[str] = Field(default_factory=lambda: ["all-linear"], min_length=1)
+    """Layers that get adapters: `all-linear` those of the body, `auto` those that peft names for
+    the family, or names, or ends of names, such as `q_proj`."""
+    critic: Literal["adapters", "whole"] = "adapters"
+    """Whether a separate critic learns adapters of its own or all its weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse a choice of layers beside another."""
+        for word in ("all-linear", "auto"):
+            if word in self.targets and len(self.targets) > 1:
+                raise ConfigError(
+                    f"model.lora.targets {word} chooses layers by itself, got {self.targets}. "
+                    "Leave it alone, or name layers only."
+                )
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
 class ModelConfig:
     """The policy: a model that exists, or a fresh one."""
 
@@ -79,6 +103,8 @@ class ModelConfig:
     float32 for models below 4 M parameters on a CPU. Weights are always float32."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel; auto leaves the choice to transformers."""
+    lora: LoRAConfig = Field(default_factory=LoRAConfig)
+    """Adapters instead of all weights."""
 
     def __post_init__(self) -> None:
         """Refuse a description of a model that is not named."""
@@ -317,6 +343,11 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what numeric environments cannot do, and two models in one run."""
+        if self.is_control and self.model.lora.rank:
+            raise ConfigError(
+                f"model.lora.rank {self.model.lora.rank} adapts a language model that exists, and "
+                "model.preset mlp learns from nothing. Set --model.lora.rank 0."
+            )
         if self.is_control and self.ppo.on_truncation == "mask":
             raise ConfigError(
                 "ppo.on_truncation mask leaves out whole episodes, and one of model.preset mlp "

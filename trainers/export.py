@@ -20,6 +20,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from trainers.checkpoint.manifest import fsync
 from trainers.errors import CheckpointError
+from trainers.models.adapters import Adapter
 from trainers.models.chat import ChatFormat
 from trainers.models.classifier import Judge
 from trainers.models.critic import Critic, SharedActorCritic
@@ -87,7 +88,12 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def export_policy(
-    folder: Path, model: PreTrainedModel, chat: ChatFormat, card: Mapping[str, Any]
+    folder: Path,
+    model: PreTrainedModel,
+    chat: ChatFormat,
+    card: Mapping[str, Any],
+    *,
+    adapter: Adapter | None = None,
 ) -> None:
     """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
 
@@ -96,6 +102,7 @@ def export_policy(
         model: the bare model; its weights are written as they are, tied ones once.
         chat: its tokenizer, template and end tokens, all of which go into generation_config.json.
         card: see `render_card`.
+        adapter: what `model` has merged in; it is written to `adapter/` as well.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -113,6 +120,8 @@ def export_policy(
         model.save_pretrained(aside)
         chat.tokenizer.save_pretrained(aside)
         generation.save_pretrained(aside)
+        if adapter is not None:
+            adapter.save(aside / "adapter")
         (aside / "README.md").write_text(render_card(card), encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from trainers.config import Config
 from trainers.distributed import global_max, is_main
 from trainers.functional.logprobs import EntropyMode
 from trainers.functional.schedules import rate_factor
+from trainers.models.adapters import adapters_off, has_adapters
 from trainers.models.plain import plain
 
 
@@ -81,15 +82,22 @@ def evaluated(
 def whole(engine: Engine) -> nn.Module:
     """Return an engine's module with every weight, to be saved by rank 0; a collective.
 
-    Where weights are shared out, rank 0 gets a copy on the CPU and the others the module as it is.
+    Where weights are shared out, or adapters lie beside them, rank 0 gets a copy on the CPU, with
+    adapters merged, and the others the module as it is.
     """
-    if not engine.is_sharded:
+    if not engine.is_sharded and not has_adapters(engine.module):
         return engine.module
+    weights = gathered(engine)
+    return plain(engine.module, weights) if is_main() else engine.module
+
+
+def gathered(engine: Engine, *, trained: bool = False) -> dict[str, Tensor]:
+    """Return an engine's weights by name, on the CPU of rank 0; none elsewhere; a collective."""
     weights: dict[str, Tensor] = {}
-    for name, tensor in engine.weights():
+    for name, tensor in engine.weights(trained=trained):
         if is_main():
             weights[name] = tensor.to("cpu", copy=True)
-    return plain(engine.module, weights) if is_main() else engine.module
+    return weights
 
 
 @final
@@ -126,6 +134,10 @@ class Learner:
     def whole_policy(self) -> nn.Module:
         """Return the policy with every weight, on rank 0; a collective."""
         return whole(self._policy)
+
+    def trained_policy(self) -> dict[str, Tensor]:
+        """Return what learns of the policy, by name, on rank 0; a collective."""
+        return gathered(self._policy, trained=True)
 
     def whole_critic(self) -> nn.Module | None:
         """Return the critic with every weight, on rank 0; None when the trunk is shared."""
@@ -262,3 +274,17 @@ class FrozenPolicy:
                 return self._module(micro, mask, entropy="none").logprobs
 
         return evaluated(inputs, run, budget=self._budget, device=self._device)
+
+
+@final
+class BasePolicy:
+    """The reference of a policy that learns adapters: the same weights, adapters off."""
+
+    def __init__(self, learner: Learner) -> None:
+        """Take the learner of the policy."""
+        self._learner = learner
+
+    def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
+        """Return [B, T] log-probabilities of the actions."""
+        with adapters_off(self._learner.policy_module):
+            return self._learner.logprobs(inputs, response_mask)

@@ -30,9 +30,9 @@ def cases(places, critics=("separate", "shared"), dtype="float32"):
     return [(*place, critic, dtype) for critic in critics for place in places]
 
 
-def alone(critic, count, first=0):
+def alone(learns, count, first=0):
     """Figures and weights of plain torch in this process, on all rows at once."""
-    config = tiny.settings(critic=critic, entropy_coef=0.1, **zero.RATES)
+    config = zero.settings(learns)
     learner = tiny.learner(config)
     figures = zero.updates(learner, config, first + count)
     return figures[first:], zero.full(learner)
@@ -109,7 +109,7 @@ def test_a_state_goes_on_exactly_and_at_another_stage_and_number_of_ranks():
         for pair in same + other:
             assert_goes_on(found[pair], exact=pair in same)
     states = ranks[0][same[1]][3]  # of two ranks at stage 3, taken up by plain torch alone
-    config = tiny.settings(critic="separate", entropy_coef=0.1, **zero.RATES)
+    config = zero.settings("separate")
     learner = tiny.learner(config, seed=7)
     learner.load_state_dict(states)
     (figures,), (expected,) = zero.updates(learner, config, 1, first=2), alone("separate", 1, 2)[0]
@@ -131,7 +131,7 @@ def test_every_stage_goes_on_exactly_and_from_every_other():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_one_process_of_plain_torch_is_taken_up_by_two_ranks():
-    config = tiny.settings(critic="separate", entropy_coef=0.1, **zero.RATES)
+    config = zero.settings("separate")
     learner = tiny.learner(config)
     zero.updates(learner, config, 2)
     chosen = cases(PLACES, ["separate"])

@@ -72,8 +72,15 @@ def updates(learner, config, count, *, first=0, splits=None):
     return figures
 
 
+def settings(learns):
+    """Settings of what learns: a `separate` critic or a `shared` trunk, or adapters of them."""
+    lora = 3 if learns.startswith("lora") else 0
+    critic = learns.removeprefix("lora").strip() or "separate"
+    return tiny.settings(critic=critic, lora=lora, entropy_coef=0.1, **RATES)
+
+
 def trained(cases, count, splits=None):
-    """For each (stage, offload, critic, dtype): figures of each update, and the weights."""
+    """For each (stage, offload, what learns, dtype): figures of each update, and the weights."""
     found = {}
     for case in cases:
         learner, config = built(case)
@@ -100,8 +107,8 @@ def resumed(pairs):
 
 def built(case, seed=0):
     """A learner of a case, and its settings."""
-    stage, offload, critic, dtype = case
-    config = tiny.settings(critic=critic, entropy_coef=0.1, **RATES)
+    stage, offload, learns, dtype = case
+    config = settings(learns)
     engine = engines(stage, offload, getattr(torch, dtype))
     return tiny.learner(config, seed=seed, engine=engine), config
 

@@ -64,18 +64,22 @@ class Engine(ABC):
         """Set the rate of every parameter group."""
 
     @abstractmethod
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (name, full tensor) one at a time; a collective where weights are sharded."""
+    def weights(self, *, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
+        """Yield (name, full tensor) one at a time; a collective where weights are sharded.
+
+        Args:
+            trained: only those that learn; beside adapters the rest never changes.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return this rank's pieces of weights and optimizer state, copied to the CPU.
+        """Return this rank's pieces of what learns and of its optimizer's state, on the CPU.
 
             {"weights": {name: piece}, "optimizer": {kind: {name: piece}}, "starts": {name: int}}
 
         A piece is a run of a tensor's numbers, from `starts` on (0 where it is not named), in
         float32. No number is in two ranks' pieces, so an engine of any kind, at any number of
-        ranks, can take up what another left.
+        ranks, can take up what another left. Weights that do not learn are those it began with.
         """
 
     @abstractmethod
@@ -130,6 +134,13 @@ def pieces_of(
         if name in inner:
             found.append((int(state["starts"].get(name, 0)), inner[name]))
     return found
+
+
+def learning(module: nn.Module, *, trained: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield (name, parameter) of a module, a tied one once; all of them unless `trained`."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad or not trained:
+            yield name, parameter
 
 
 def check_names(states: Sequence[Mapping[str, Any]], mine: Iterator[str], engine: str) -> None:

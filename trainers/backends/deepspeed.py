@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainers.backends.base import Engine, check_names, fill, pieces_of
+from trainers.backends.base import Engine, check_names, fill, learning, pieces_of
 from trainers.backends.torch import MOMENTS, OptimizerSettings
 from trainers.distributed import name_accelerator
 from trainers.errors import LOWER_RATES, BackendError, NonFiniteError
@@ -110,7 +110,7 @@ def frozen(module: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _initialized(module: nn.Module, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trained = [parameter for _, parameter in learning(module)]
     return library().initialize(
         model=module,
         model_parameters=trained or None,
@@ -225,10 +225,10 @@ class DeepSpeedEngine(Engine):
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, *, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, full tensor), a tied tensor once; at stage 3 copy it before the next."""
         zero = library().zero
-        for name, parameter in self._module.named_parameters():
+        for name, parameter in learning(self._module, trained=trained):
             sharded = (
                 zero.GatheredParameters([parameter])
                 if self._stage == 3
@@ -240,10 +240,8 @@ class DeepSpeedEngine(Engine):
     def _pieces(self) -> Iterator[tuple[str, nn.Parameter, int, int]]:
         """Yield (name, parameter, start, count): the numbers whose masters lie on this rank."""
         rank = dist.get_rank()
-        for name, parameter in self._module.named_parameters():
+        for name, parameter in learning(self._module):
             found: Any = parameter
-            if not parameter.requires_grad:
-                continue
             if self._stage == 3:
                 start = rank * found.ds_tensor.ds_numel  # padded: the last rank may have less
                 count = min(found.ds_tensor.ds_numel, max(found.ds_numel - start, 0))
@@ -301,8 +299,7 @@ class DeepSpeedEngine(Engine):
     @torch.no_grad()
     def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Restore what an engine of any kind returned on every rank, bit for bit."""
-        named = dict(self._module.named_parameters())
-        check_names(states, iter(named), self._name)
+        check_names(states, (name for name, _ in learning(self._module)), self._name)
         steps = [int(step) for state in states for step in state["optimizer"]["step"].values()]
         self._steps = max(steps, default=0)
         self._start_moments()

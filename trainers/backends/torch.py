@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.backends.base import Engine, check_names, fill, pieces_of
+from trainers.backends.base import Engine, check_names, fill, learning, pieces_of
 from trainers.errors import LOWER_RATES, NonFiniteError
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -50,7 +50,7 @@ class TorchEngine(Engine):
         if dist.is_initialized():  # rank 0's weights become everyone's
             self._wrapped = DistributedDataParallel(self._module, broadcast_buffers=False)
         self._optimizer = torch.optim.AdamW(
-            self._module.parameters(),
+            [parameter for _, parameter in learning(self._module)],
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
@@ -120,17 +120,17 @@ class TorchEngine(Engine):
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, *, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, tensor), a tied tensor once."""
-        for name, parameter in self._module.named_parameters():
+        for name, parameter in learning(self._module, trained=trained):
             yield name, parameter.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights, AdamW's moments and step counts by name; nothing off rank 0."""
+        """Return what learns, AdamW's moments and step counts by name; nothing off rank 0."""
         moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
         weights: dict[str, Tensor] = {}
         is_main = not dist.is_initialized() or dist.get_rank() == 0
-        for name, parameter in self._module.named_parameters() if is_main else ():
+        for name, parameter in learning(self._module) if is_main else ():
             weights[name] = _copied(parameter)
             for kind, value in self._optimizer.state.get(parameter, {}).items():
                 moments[kind][name] = _copied(value)
@@ -139,7 +139,7 @@ class TorchEngine(Engine):
     @torch.no_grad()
     def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Restore what `state_dict` returned on every rank, bit for bit."""
-        named = dict(self._module.named_parameters())
+        named = dict(learning(self._module))
         check_names(states, iter(named), self._name)
         self._optimizer.state.clear()
         for name, parameter in named.items():

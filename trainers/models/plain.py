@@ -5,24 +5,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from trainers.models.adapters import merged
 from trainers.models.causal_lm import CausalPolicy
+from trainers.models.classifier import Judge
 from trainers.models.critic import Critic, SharedActorCritic
 
 
 def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """Return a module of the kind of `module` that holds `weights`, by name, a tied one once.
 
+    Adapters are added to the weights they adapt.
+
     Buffers that are not saved, such as the angles of positions, are missing: it does not compute.
     """
-    assert isinstance(module, CausalPolicy | SharedActorCritic | Critic), type(module)
+    assert isinstance(module, CausalPolicy | SharedActorCritic | Critic | Judge), type(module)
     with torch.device("meta"):
         model = type(module.model)(module.model.config)
-        if isinstance(module, Critic):
-            made: nn.Module = Critic(model)
+        if isinstance(module, Critic | Judge):
+            made: nn.Module = type(module)(model)
         else:
             scorer = module.scorer
             made = type(module)(model, temperature=scorer.temperature, chunk=scorer.chunk)
-    report = made.load_state_dict(dict(weights), strict=False, assign=True)
+    report = made.load_state_dict(merged(module, weights), strict=False, assign=True)
     model.tie_weights()
     assert not report.unexpected_keys, report.unexpected_keys
     empty = [name for name, one in made.named_parameters() if one.is_meta]

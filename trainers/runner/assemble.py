@@ -27,14 +27,16 @@ from llmgym.vector import LLMVectorEnv
 from trainers.backends.base import Engine
 from trainers.backends.deepspeed import DeepSpeedEngine, frozen
 from trainers.backends.torch import OptimizerSettings, TorchEngine
+from trainers.collect.base import Reference
 from trainers.config import Config, ModelConfig
 from trainers.distributed import World
 from trainers.errors import ConfigError
 from trainers.generation.transformers import WeightSource
-from trainers.learner import FrozenPolicy, Learner
+from trainers.learner import BasePolicy, FrozenPolicy, Learner
+from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
-from trainers.models.critic import SharedActorCritic
+from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.loading import build_critic, count_parameters
 from trainers.runner.session import Session
 from trainers.runner.zero import Zero, save_json
@@ -275,25 +277,24 @@ class Devices:
         return frozen(module, self.zero.frozen())
 
 
-def text_learner(config: Config, policy: Policy, devices: Devices) -> Learner:
-    """Build policy and critic engines around a text policy."""
-    ppo = config.ppo
-    critic = None
-    if ppo.critic == "separate":
-        module = build_critic(
-            policy.model,
-            ppo.critic_init,
-            gradient_checkpointing=config.backend.gradient_checkpointing,
-        )
-        settings = optimizer_settings(config, ppo.critic_learning_rate)
-        critic = devices.engine(module, settings, "critic")
-    engine = devices.engine(policy, optimizer_settings(config, ppo.learning_rate), "policy")
-    return Learner(engine, critic, config)
+def critic_of(config: Config, policy: Policy) -> Critic | None:
+    """Build a separate critic, from a policy without adapters; None where the trunk is shared."""
+    ppo, lora = config.ppo, config.model.lora
+    if ppo.critic == "shared":
+        return None
+    checkpointing = config.backend.gradient_checkpointing
+    critic = build_critic(policy.model, ppo.critic_init, gradient_checkpointing=checkpointing)
+    if lora.rank and lora.critic == "adapters":
+        adapt(critic.model, lora, seed=config.run.seed)
+    return critic
 
 
 def reference_of(config: Config, policy: Policy, devices: Devices) -> FrozenPolicy | None:
-    """Copy the policy as it is now, for the KL; None where no KL is asked for."""
-    if config.ppo.kl_placement == "none":
+    """Copy the policy as it is now, for the KL; None where no copy is needed.
+
+    With adapters the reference is the policy itself, its adapters off (`BasePolicy`).
+    """
+    if config.ppo.kl_placement == "none" or config.model.lora.rank:
         return None
     model = copy.deepcopy(policy.model)
     scorer = policy.scorer
@@ -324,6 +325,40 @@ def writer_of(policy: Policy, devices: Devices) -> Writer:
     return Writer(policy=copied.to(devices.device, devices.weights), weights="copied")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextModels:
+    """What a text run trains, is held against and writes with.
+
+    Attributes:
+        num_trained: parameters of the policy that learn.
+    """
+
+    learner: Learner
+    reference: Reference | None
+    writer: Writer
+    num_trained: int
+
+
+def text_models(config: Config, policy: Policy, devices: Devices) -> TextModels:
+    """Build engines, reference and writer around a policy, which is taken for good."""
+    ppo, lora = config.ppo, config.model.lora
+    critic = critic_of(config, policy)
+    if lora.rank:
+        adapt(policy.model, lora, seed=config.run.seed)
+    count = sum(one.numel() for one in policy.parameters() if one.requires_grad)
+    writer = writer_of(policy, devices)  # copied before an engine shares the weights out
+    reference: Reference | None = reference_of(config, policy, devices)
+    second = None
+    if critic is not None:
+        settings = optimizer_settings(config, ppo.critic_learning_rate)
+        second = devices.engine(critic, settings, "critic")
+    engine = devices.engine(policy, optimizer_settings(config, ppo.learning_rate), "policy")
+    learner = Learner(engine, second, config)
+    if lora.rank and ppo.kl_placement != "none":
+        reference = BasePolicy(learner)
+    return TextModels(learner=learner, reference=reference, writer=writer, num_trained=count)
+
+
 def note_json(file: Path, config: Config, devices: Devices) -> None:
     """Write what DeepSpeed is given of each engine, where it runs them."""
     zero, ppo = devices.zero, config.ppo
@@ -333,7 +368,7 @@ def note_json(file: Path, config: Config, devices: Devices) -> None:
     if ppo.critic == "separate":
         settings = optimizer_settings(config, ppo.critic_learning_rate)
         engines["critic"] = zero.trained(settings)
-    if zero.stage == 3 and ppo.kl_placement != "none":
+    if zero.stage == 3 and ppo.kl_placement != "none" and not config.model.lora.rank:
         engines["reference"] = zero.frozen()
     save_json(file, engines)
 

@@ -55,6 +55,21 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "the run is of text",
         "set generation.max_new_tokens",
     ),
+    *(
+        (
+            f"model.lora.{name}",
+            lambda config: not config.model.lora.rank,
+            "model.lora.rank is 0",
+            "set model.lora.rank",
+        )
+        for name in ("alpha", "targets")
+    ),
+    (
+        "model.lora.critic",
+        lambda config: not config.model.lora.rank or config.ppo.critic == "shared",
+        "model.lora.rank is 0 or ppo.critic is shared",
+        "set model.lora.rank and ppo.critic separate",
+    ),
     (
         "model.hidden_sizes",
         lambda config: not config.is_control,

@@ -24,12 +24,15 @@ from trainers.judgements import (
     split,
     tokenize,
 )
-from trainers.models.classifier import judge_context, judge_tokenizer, load_judge
+from trainers.learner import whole
+from trainers.models.adapters import adapt, check_lora
+from trainers.models.classifier import Judge, judge_context, judge_tokenizer, load_judge
 from trainers.models.loading import count_parameters, enable_checkpointing
 from trainers.reward_model import Judging, Verdict, class_weights, judge, train
 from trainers.runner.assemble import Devices
-from trainers.runner.fingerprints import judgements_digest
+from trainers.runner.fingerprints import judgements_digest, weights_digest
 from trainers.runner.session import Session
+from trainers.runner.zero import save_json
 
 RULE = "A row belongs to a class if all its labels do; every other row is left out."
 PARTS = {"holdout": "rows kept back", "test": "rows of the test file"}
@@ -64,6 +67,7 @@ def train_reward_model(session: Session) -> dict[str, float]:
         The figures of the last step and of the rows it never saw, by name.
     """
     config = session.config
+    check_lora(config)
     rows = _rows(config)
     texts = (
         text
@@ -80,7 +84,14 @@ def train_reward_model(session: Session) -> dict[str, float]:
     head = "its own head" if has_head else "a new head"
     session.note("model", f"{origin}, {count_parameters(model) / 1e6:.1f} M, {head}")
     judging = _judging(session, rows, learned, tokenizer)
-    engine = Devices.of(config, session.world, model).engine(model, _optimizer(config), "judge")
+    devices = Devices.of(config, session.world, model)
+    if config.model.lora.rank:
+        session.identify(base=weights_digest(model))  # in no checkpoint
+        adapt(model.model, config.model.lora, seed=config.run.seed)
+    if devices.zero is not None and session.world.is_main:
+        given = {"judge": devices.zero.trained(_optimizer(config))}
+        save_json(session.folder.path / "deepspeed.json", given)
+    engine = devices.engine(model, _optimizer(config), "judge")
     metrics = _learn(session, engine, learned, judging, parts["holdout"])
     if metrics is None:
         return {}
@@ -93,7 +104,9 @@ def train_reward_model(session: Session) -> dict[str, float]:
         session.log(found, *_ended(config, learned))
         metrics |= found
     card, folder = _card(session, rows, verdicts), session.folder.path / "model"
-    from_main(lambda: export_judge(folder, model, tokenizer, card))
+    trained = whole(engine)
+    assert isinstance(trained, Judge)
+    from_main(lambda: export_judge(folder, trained, tokenizer, card))
     return metrics
 
 

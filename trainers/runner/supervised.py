@@ -13,6 +13,7 @@ from trainers.epochs import num_steps
 from trainers.errors import ConfigError
 from trainers.export import export_policy
 from trainers.learner import whole
+from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
 from trainers.models.loading import (
@@ -25,7 +26,7 @@ from trainers.models.loading import (
     longest_sequence,
 )
 from trainers.runner.assemble import Devices, card, check_prompts
-from trainers.runner.fingerprints import demonstrations_digest
+from trainers.runner.fingerprints import demonstrations_digest, weights_digest
 from trainers.runner.session import Session
 
 SAMPLED_TASKS = 1024
@@ -116,10 +117,14 @@ def _learn(
 ) -> CausalPolicy | None:
     """Run the supervised stage and return what learned; None if it was asked to stop before.
 
-    Where weights are shared out over ranks, rank 0 has them all.
+    Where weights are shared out over ranks, or adapters merged, rank 0 has them all.
     """
     config, world = session.config, session.world
-    engine = Devices.of(config, world, policy).engine(
+    devices = Devices.of(config, world, policy)
+    if config.model.lora.rank and config.model.path is not None:  # a fresh one learns whole
+        session.identify(base=weights_digest(policy.model))  # in no checkpoint
+        adapt(policy.model, config.model.lora, seed=config.run.seed)
+    engine = devices.engine(
         policy,
         OptimizerSettings(
             learning_rate=config.sft.learning_rate,

@@ -14,6 +14,7 @@ from trainers.distributed import from_main
 from trainers.evaluate import check_disjoint, evaluate_text
 from trainers.export import export_critic, export_policy
 from trainers.generation.transformers import TransformersGenerator
+from trainers.models.adapters import Adapter, adapter_of, check_lora, has_adapters
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.loading import (
@@ -31,12 +32,10 @@ from trainers.runner.assemble import (
     card,
     check_prompts,
     note_json,
-    reference_of,
     reward_of,
     task_sampler,
     text_envs,
-    text_learner,
-    writer_of,
+    text_models,
 )
 from trainers.runner.fingerprints import tasks_digest, weights_digest
 from trainers.runner.loop import improve
@@ -53,6 +52,7 @@ def train_text(
         The last iteration's figures by name; none if PPO was left out or never began.
     """
     config = session.config
+    check_lora(config)
     rewarded = reward_of(config, reward)
     if not config.ppo.num_iterations:
         _learn_only(session, env=env, reward=rewarded)
@@ -149,29 +149,28 @@ class TextTraining:
         self._policy = load_policy(started, self._chat)
         size = count_parameters(self._policy)
         devices = Devices.of(config, world, self._policy)
-        writer = writer_of(self._policy, devices)  # before the engine takes the weights
         if world.is_main:
             note_json(session.folder.path / "deepspeed.json", config, devices)
         self._longest = longest_sequence(self._policy.model.config)
-        reference = reference_of(config, self._policy, devices)
         session.identify(tasks=tasks_digest(envs), tokenizer=self._chat.digest)
-        if reference is not None:
-            session.identify(reference=weights_digest(self._policy.model))
-        self.learner = text_learner(config, self._policy, devices)
+        if config.ppo.kl_placement != "none" or config.model.lora.rank:
+            session.identify(reference=weights_digest(self._policy.model))  # in no checkpoint
+        models = text_models(config, self._policy, devices)
+        self.learner, self._base = models.learner, started.model.path
         self._generator = TransformersGenerator(
-            writer.policy,
+            models.writer.policy,
             eos_token_ids=self._chat.eos_token_ids,
             pad_token_id=self._chat.pad_token_id,
             batch_size=config.generation.batch_size,
             autocast=devices.autocast,
-            weights=writer.weights,
+            weights=models.writer.weights,
         )
         parts = TextParts(
             envs=envs,
             generator=self._generator,
             chat=self._chat,
             sampler=task_sampler(config, envs, world),
-            reference=reference,
+            reference=models.reference,
             max_tokens=self._longest,
         )
         self.collector = TextCollector(parts, config, world)
@@ -180,6 +179,9 @@ class TextTraining:
         kept = kept if there is None else min(kept, there)
         session.note("model", f"{size / 1e6:.1f} M parameters, "
                               f"critic {config.ppo.critic}")  # fmt: skip
+        if models.num_trained < size:
+            session.note("lora", f"{models.num_trained / 1e6:.2f} M parameters of them learn, "
+                                 f"rank {config.model.lora.rank}")  # fmt: skip
         session.note("tasks", f"{config.envs[0].id}: {number or 'endless'} train, "
                               f"{kept} held out")  # fmt: skip
 
@@ -203,6 +205,7 @@ class TextTraining:
         """Write the current policy, or its critic under the name `critic`; a collective."""
         said = card(self._session, self._session.config.model.path)
         modules = {name: self._whole(name) for name in names}
+        adapter = self._adapter() if set(names) - {"critic"} else None
         for name, module in modules.items() if self._session.world.is_main else ():
             folder = self._session.folder.path / name
             if name == "critic":
@@ -210,7 +213,13 @@ class TextTraining:
                 export_critic(folder, module, said)
             else:
                 assert isinstance(module, CausalPolicy | SharedActorCritic)
-                export_policy(folder, module.model, self._chat, said)
+                export_policy(folder, module.model, self._chat, said, adapter=adapter)
+
+    def _adapter(self) -> Adapter | None:
+        """Return what was learned beside the base, on rank 0; a collective."""
+        if not has_adapters(self._policy):
+            return None
+        return adapter_of(self._policy, self.learner.trained_policy(), self._base)
 
     def _whole(self, name: str) -> nn.Module:
         critic = self.learner.whole_critic() if name == "critic" else None

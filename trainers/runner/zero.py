@@ -25,9 +25,9 @@ def check_zero(config: Config, world: World) -> None:
     """
     if config.backend.name != "deepspeed":
         return
-    if config.reward_model.num_epochs:
+    if config.is_control:
         raise ConfigError(
-            "a reward model is trained by plain torch, got backend.name deepspeed. Set "
+            "model.preset mlp is trained by plain torch, got backend.name deepspeed. Set "
             "--backend.name torch."
         )
     tuning(config, world.size)

@@ -18,6 +18,9 @@ IN_VAIN = [
     ("ppo.samples_per_prompt", 2, MLP, "ppo.num_prompts"),
     ("ppo.num_steps", 7, {}, "generation.max_new_tokens"),
     ("model.hidden_sizes", [8], {}, "model.preset"),
+    ("model.lora.alpha", 8.0, {}, "model.lora.rank"),
+    ("model.lora.targets", ["q_proj"], {}, "model.lora.rank"),
+    ("model.lora.critic", "whole", {"ppo.critic": "shared", "model.lora.rank": 2}, "separate"),
     ("backend.zero.stage", 3, {}, "backend.name deepspeed"),
     ("backend.zero.offload", "optimizer", {}, "backend.name deepspeed"),
     ("backend.zero.gather_gb", 1.0, {}, "backend.name deepspeed"),
@@ -47,6 +50,7 @@ def test_a_setting_in_vain_is_named_with_its_value_and_what_has_an_effect(
         {"ppo.on_truncation": "penalty", "ppo.truncation_penalty": -1.0},
         {**MLP, "ppo.samples_per_prompt": 1, "ppo.num_steps": 7, "model.hidden_sizes": [8]},
         {"eval.patience": 2, "eval.min_delta": 0.1},
+        {"model.lora.rank": 2, "model.lora.alpha": 8.0, "model.lora.critic": "whole"},
     ],
 )
 def test_a_setting_that_has_an_effect_is_not(changes):
