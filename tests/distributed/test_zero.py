@@ -26,8 +26,12 @@ PLACES = [
 FEW = [(0, "none"), (2, "none"), (3, "params")]
 
 
-def cases(places, critics=("separate", "shared"), dtype="float32"):
-    return [(*place, critic, dtype) for critic in critics for place in places]
+LEARNS = ["separate", "shared", "lora", "lora shared"]
+"""Policy and a separate critic, one trunk, and adapters of either."""
+
+
+def cases(places, learns, dtype="float32"):
+    return [(*place, one, dtype) for one in learns for place in places]
 
 
 def alone(learns, count, first=0):
@@ -44,9 +48,9 @@ def assert_close(got, wanted, tolerance=1e-5):
         assert abs(got[name] - figure) <= tolerance * max(1, abs(figure)), name
 
 
-def assert_parity(found, critic, count):
+def assert_parity(found, learns, count):
     figures, weights = found
-    expected, wanted = alone(critic, count)
+    expected, wanted = alone(learns, count)
     for one, other in zip(figures, expected, strict=True):
         assert_close(one, other)
     assert weights.keys() == wanted.keys()
@@ -55,7 +59,7 @@ def assert_parity(found, critic, count):
 
 
 def test_two_ranks_learn_what_one_process_learns_however_rows_are_split():
-    chosen = cases(FEW, ["separate"])
+    chosen = cases(FEW, ["separate"]) + cases([(2, "none"), (3, "params")], ["lora"])
     ranks = run_ranks(zero.trained, chosen, 2, 3, timeout=280)
     for found in ranks:
         for case in chosen:
@@ -65,13 +69,13 @@ def test_two_ranks_learn_what_one_process_learns_however_rows_are_split():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("splits", [None, 0, 1])
-@pytest.mark.parametrize("critic", ["separate", "shared"])
-def test_every_stage_and_offload_learns_what_one_process_learns(critic, splits):
-    chosen = cases(PLACES, [critic])
+@pytest.mark.parametrize("learns", LEARNS)
+def test_every_stage_and_offload_learns_what_one_process_learns(learns, splits):
+    chosen = cases(PLACES, [learns])
     ranks = run_ranks(zero.trained, chosen, 10, splits, timeout=1000)
     for found in ranks:
         for case in chosen:
-            assert_parity(found[case], critic, 10)
+            assert_parity(found[case], learns, 10)
 
 
 @pytest.mark.slow
@@ -103,6 +107,7 @@ def assert_goes_on(outcome, *, exact):
 
 def test_a_state_goes_on_exactly_and_at_another_stage_and_number_of_ranks():
     same = [(case, case) for case in cases([(2, "none"), (3, "params")], ["separate"])]
+    same += [(case, case) for case in cases([(3, "none")], ["lora"])]
     other = [(same[1][0], (1, "none", "separate", "float32"))]
     ranks = run_ranks(zero.resumed, same + other, timeout=280)
     for found in ranks:
@@ -118,8 +123,9 @@ def test_a_state_goes_on_exactly_and_at_another_stage_and_number_of_ranks():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_every_stage_goes_on_exactly_and_from_every_other():
-    chosen = cases(PLACES, ["shared"])
+@pytest.mark.parametrize("learns", ["shared", "lora"])
+def test_every_stage_goes_on_exactly_and_from_every_other(learns):
+    chosen = cases(PLACES, [learns])
     same = [(case, case) for case in chosen]
     other = list(zip(chosen, chosen[3:] + chosen[:3], strict=True))
     ranks = run_ranks(zero.resumed, same + other, timeout=1000)

@@ -33,6 +33,7 @@ ZERO = {
 }
 ENDS = {"generation.eos_token_ids": [*range(100)], "generation.max_new_tokens": 6}
 """Many tokens end a response, so that its length is left to chance."""
+LORA = {"model.lora.rank": 3}
 SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 """Small tensors are shared out as well; else a tiny model would be whole everywhere."""
 
@@ -47,9 +48,9 @@ def settings(place, folder):
     return changes
 
 
-def assert_a_run_is_one_of_torch(model, folder, place):
-    wanted_metrics, wanted = trained(model, folder / "alone", 2, False, ENDS)
-    changes = {**settings(place, folder), **ENDS}
+def assert_a_run_is_one_of_torch(model, folder, place, more):
+    wanted_metrics, wanted = trained(model, folder / "alone", 2, False, ENDS | more)
+    changes = {**settings(place, folder), **ENDS, **more}
     ranks = run_ranks(trained, model, str(folder / "zero"), 2, False, changes, timeout=500)
     rows = [row for _, rollouts in ranks for row in rollouts[0]]
     assert [(index, ids) for index, ids, _ in rows] == [(index, ids) for index, ids, _ in wanted[0]]
@@ -68,21 +69,35 @@ def assert_a_run_is_one_of_torch(model, folder, place):
 
 def test_ranks_that_write_from_shards_write_what_one_process_writes(tmp_path):
     model = str(tiny.save_model(tmp_path / "model"))
-    assert_a_run_is_one_of_torch(model, tmp_path, "3, shards write")
+    assert_a_run_is_one_of_torch(model, tmp_path, "3, shards write", {})
+
+
+def test_adapters_at_stage_3_are_gathered_written_with_and_merged_as_in_one_process(tmp_path):
+    model = str(tiny.save_model(tmp_path / "model"))
+    assert_a_run_is_one_of_torch(model, tmp_path, "3, a copy writes", LORA)
+    one, other = (
+        load_file(tmp_path / kind / "a" / "model" / "adapter" / "adapter_model.safetensors")
+        for kind in ("alone", "zero")
+    )
+    assert tiny.difference(one, other) < 1e-4
+    given = json.loads((tmp_path / "zero" / "a" / "deepspeed.json").read_text(encoding="utf-8"))
+    assert given.keys() == {"policy", "critic"}, "no second copy of the weights for a reference"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, LORA], ids=["whole", "adapters"])
 @pytest.mark.parametrize("place", ZERO)
-def test_a_run_on_deepspeed_is_one_of_torch(tmp_path, place):
+def test_a_run_on_deepspeed_is_one_of_torch(tmp_path, place, more):
     model = str(tiny.save_model(tmp_path / "model"))
-    assert_a_run_is_one_of_torch(model, tmp_path, place)
+    assert_a_run_is_one_of_torch(model, tmp_path, place, more)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, LORA], ids=["whole", "adapters"])
 @pytest.mark.parametrize("place", ["2", "3, a copy writes"])
-def test_n_and_n_in_new_processes_are_2n(tmp_path, place):
+def test_n_and_n_in_new_processes_are_2n(tmp_path, place, more):
     model = str(tiny.save_model(tmp_path / "model"))
-    changes = settings(place, tmp_path)
+    changes = settings(place, tmp_path) | more
     whole, halves = str(tmp_path / "whole"), str(tmp_path / "halves")
     run_ranks(trained, model, whole, 2, False, changes, timeout=500)
     run_ranks(trained, model, halves, 1, False, changes, timeout=500)

@@ -110,7 +110,8 @@ def built(case, seed=0):
     stage, offload, learns, dtype = case
     config = settings(learns)
     engine = engines(stage, offload, getattr(torch, dtype))
-    return tiny.learner(config, seed=seed, engine=engine), config
+    base = tiny.llama() if config.model.lora.rank else None  # what no state holds
+    return tiny.learner(config, seed=seed, model=base, engine=engine), config
 
 
 def taken_up(states, cases):

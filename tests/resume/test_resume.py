@@ -15,7 +15,7 @@ from tests.resume.trainee import differences, left_behind, train
 from trainers.checkpoint import find
 from trainers.run_record import read_status
 
-KINDS = ("text", "turns", "control")
+KINDS = ("text", "turns", "lora", "control")
 ITERATIONS = 4
 
 

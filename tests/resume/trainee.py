@@ -36,6 +36,7 @@ TURNS = TEXT | {
     "ppo.num_prompts": 64,
     "sft.num_epochs": 8,
 }
+LORA = TEXT | {"model.lora.rank": 2, "ppo.learning_rate": 1e-3}
 CONTROL = {
     "model.preset": "mlp",
     "model.hidden_sizes": [8],
@@ -61,7 +62,7 @@ EVERY = {
 
 def settings(kind, folder, iterations, **changes):
     """The settings of a run."""
-    own = {"text": TEXT, "turns": TURNS, "control": CONTROL}[kind]
+    own = {"text": TEXT, "turns": TURNS, "lora": LORA, "control": CONTROL}[kind]
     given = {"run.dir": str(folder), "ppo.num_iterations": iterations}
     return read([], {**own, **EVERY, **given, **changes})
 

@@ -22,7 +22,7 @@ from trainers.loggers.credentials import has_credentials
 DISTRIBUTION = "llmgym-rl"
 OWN_INSTALLATION = ("deepspeed", "vllm")
 """Libraries of no extra, used where they are."""
-OPTIONAL = ("data", "math")
+OPTIONAL = ("peft", "data", "math")
 MIN_DISK_GB = 5.0
 MIN_MEMORY_GB = 2.0
 REQUIREMENT = re.compile(r"([\w.-]+)\s*([^;\[]*)(?:\[.*\])?(?:;.*extra\s*==\s*['\"]([\w-]+)['\"])?")
