@@ -70,7 +70,7 @@ def check_lora(config: Config) -> None:
             "--sft.num-epochs 1 or more."
         )
     if model.path is None:
-        found = llama_config(model.preset, 300, model.context)
+        found = llama_config(model, 300)
         _targets(_outline(f"the fresh {model.preset} model", found), model.lora)
     else:
         _targets(_outline(model.path, load_config(model.path)), model.lora)
@@ -78,7 +78,7 @@ def check_lora(config: Config) -> None:
         _targets(_outline(ppo.critic_init, load_config(ppo.critic_init)), model.lora)
 
 
-def _outline(source: str, config: PretrainedConfig) -> nn.Module:
+def _outline(source: str, config: PretrainedConfig) -> PreTrainedModel:
     """Return a body without weights."""
     try:
         with torch.device("meta"):
@@ -87,7 +87,7 @@ def _outline(source: str, config: PretrainedConfig) -> nn.Module:
         raise ConfigError(explained(source, error)) from error
 
 
-def _targets(body: nn.Module, lora: LoRAConfig) -> list[str]:
+def _targets(body: PreTrainedModel, lora: LoRAConfig) -> list[str]:
     """Return the ends of the names of the layers that are adapted.
 
     Raises:
@@ -117,16 +117,17 @@ def _targets(body: nn.Module, lora: LoRAConfig) -> list[str]:
     return list(wanted)
 
 
-def adapt(model: PreTrainedModel, lora: LoRAConfig, *, seed: int) -> None:
+def adapt(model: PreTrainedModel, lora: LoRAConfig, *, seed: int, empty: bool = False) -> None:
     """Freeze a model's body, and its head over the vocabulary, and put adapters beside its layers.
 
     The model computes what it did before, to the last bit. A and B are drawn by `seed`; the global
-    generator is untouched.
+    generator is untouched. Where they are to be `empty`, they are on the device meta.
 
     Raises:
         ConfigError: a target matches no layer.
     """
     peft, body = library(), model.base_model
+    assert isinstance(body, PreTrainedModel)
     wanted = _targets(body, lora)
     if model.get_output_embeddings() is not None:  # a classifier's head, in contrast, learns
         model.requires_grad_(False)
@@ -136,7 +137,7 @@ def adapt(model: PreTrainedModel, lora: LoRAConfig, *, seed: int) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        peft.inject_adapter_in_model(settings, body, NAME)
+        peft.inject_adapter_in_model(settings, body, NAME, low_cpu_mem_usage=empty)
 
 
 def has_adapters(module: nn.Module) -> bool:

@@ -70,6 +70,7 @@ class Forecast:
 
     Attributes:
         parameters: of each model by its role.
+        learned: how many of them learn.
         dtype: of the matrix products.
         source: where the sizes of the policy come from.
         is_gpu: whether memory is that of a GPU.
@@ -84,6 +85,7 @@ class Forecast:
     source: str
     is_gpu: bool
     batch: Batch
+    learned: dict[str, int] = field(default_factory=dict)
     memory: list[Phase] = field(default_factory=list)
     disk: dict[str, int] = field(default_factory=dict)
     work: list[tuple[str, Usage, float]] = field(default_factory=list)
@@ -93,6 +95,12 @@ class Forecast:
     def peak(self) -> Phase | None:
         """The phase that takes most; None where nothing is known."""
         return max(self.memory, key=lambda phase: phase.total, default=None)
+
+    def state(self, role: str) -> ModelState:
+        """Return what a rank holds of a model that learns, whole or in part."""
+        size = self.parameters.get(role, 0)
+        learned = self.learned.get(role, size)
+        return trained(learned, self.batch.ranks) + frozen(size - learned)
 
     def add(self, name: str, detail: str, state: ModelState, usage: Usage) -> None:
         """Add a phase."""
@@ -131,7 +139,7 @@ def forecast_text(
     parameters = {"policy": shapes.num_policy}
     if config.ppo.num_iterations:
         parameters |= {"critic": shapes.num_critic} if shapes.critic else {}
-        if config.ppo.kl_placement != "none":
+        if config.ppo.kl_placement != "none" and not config.model.lora.rank:
             parameters["reference"] = shapes.num_reference
     forecast = Forecast(
         parameters=parameters,
@@ -139,8 +147,11 @@ def forecast_text(
         source=shapes.source,
         is_gpu=is_gpu,
         batch=Batch.of(config, ranks),
-        disk=disk_of(config, parameters),
+        disk=disk_of(config, parameters, shapes.num_learned),
+        learned=shapes.num_learned,
     )
+    if config.sft.num_epochs and config.model.lora.rank and config.model.path is None:
+        forecast.notes.append("the supervised stage of a fresh model learns whole, and takes more")
     if any(one.model for one in config.rewards):
         forecast.notes.append("memory and time of the reward model, which come on top")
     rehearsal = Rehearsal(shapes, config, dtype)
@@ -161,14 +172,13 @@ def forecast_text(
 
 def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     """Add the supervised stage: the policy alone."""
-    batch, size = forecast.batch, forecast.parameters["policy"]
-    state = trained(size, batch.ranks)
+    batch, state = forecast.batch, forecast.state("policy")
     rows = math.ceil(config.sft.batch_size / batch.ranks)
     micro = min(max(batch.micro_batch_tokens // batch.width, 1), rows)
     number = math.ceil(rows / micro)
     usage = rehearsal.learning(micro, micro_batches=number, with_critic=False)
     forecast.add("sft", f"{micro} x {batch.width} tokens", state, usage)
-    forecast.add_save("sft save", state, size)
+    forecast.add_save("sft save", state, forecast.learned["policy"])
     examples = config.data.num_examples
     if examples is None:
         forecast.notes.append("time of the supervised stage: data.num_examples is not set")
@@ -181,18 +191,17 @@ def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> Non
 
 def _judged(forecast: Forecast) -> None:
     """Add the stage of reward models: what is held, without its activations."""
-    size = forecast.parameters["policy"]
-    state = trained(size, forecast.batch.ranks)
+    state = forecast.state("policy")
     forecast.add("judge", "without activations", state, Usage(peak=0, gradients=state.gradients))
-    forecast.add_save("judge save", state, size)
+    forecast.add_save("judge save", state, forecast.learned["policy"])
     forecast.notes.append("activations and time of the stage reward_model")
 
 
 def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     """Add PPO: its phases in their order."""
     batch, sizes = forecast.batch, forecast.parameters
-    state = trained(sizes["policy"], batch.ranks) + frozen(sizes.get("reference", 0))
-    state += trained(sizes.get("critic", 0), batch.ranks)
+    state = forecast.state("policy") + forecast.state("critic")
+    state += frozen(sizes.get("reference", 0))
     kept = EXPERIENCE_BYTES * batch.rank_rows * batch.width
     iterations = config.ppo.num_iterations
 
@@ -203,13 +212,13 @@ def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     rollout = _written(config.generation.batch_size, batch.rank_rows, rehearsal)
     add("rollout", *rollout)
     rows = f"{batch.scored_rows} x {batch.width} tokens"
-    models = 1 + ("reference" in sizes)
+    models = 1 + (config.ppo.kl_placement != "none")
     add("logprobs", rows, rehearsal.logprobs(batch.scored_rows), models * batch.scored_batches)
     add("values", rows, rehearsal.values(batch.scored_rows), batch.scored_batches)
     usage = rehearsal.learning(batch.micro_rows, micro_batches=batch.micro_batches)
     passes = batch.micro_batches * batch.steps
     add("update", f"{batch.micro_rows} x {batch.width} tokens", usage, passes)
-    forecast.add_save("save", state, sizes["policy"] + sizes.get("critic", 0))
+    forecast.add_save("save", state, sum(forecast.learned.values()))
     if config.eval.num_tasks:
         mine = math.ceil(config.eval.num_tasks / batch.ranks)
         evaluation = _written(config.generation.batch_size, mine, rehearsal)
@@ -252,26 +261,30 @@ def forecast_control(config: Config, parameters: dict[str, int], num_obs: int) -
     return forecast
 
 
-def disk_of(config: Config, parameters: dict[str, int]) -> dict[str, int]:
+def disk_of(
+    config: Config, parameters: dict[str, int], learned: dict[str, int] | None = None
+) -> dict[str, int]:
     """Return the bytes of a run folder by part, at most; one checkpoint more while it is written.
 
     Args:
         config: of the run.
         parameters: of each model by its role.
+        learned: how many of them learn; None: all.
     """
+    saved = {role: parameters.get(role, 0) for role in ("policy", "critic")} | (learned or {})
     ppo, generation, log = config.ppo, config.generation, config.log
     policy, critic = parameters["policy"], parameters.get("critic", 0)
     found: dict[str, int] = {}
     if config.sft.num_epochs:
         saves = min(config.sft.num_epochs, config.checkpoint.keep_last) + 1
-        found[f"checkpoints/sft_*, {saves}"] = saves * checkpoint_bytes(policy)
+        found[f"checkpoints/sft_*, {saves}"] = saves * checkpoint_bytes(saved["policy"])
     if config.model.path is None or config.sft.num_epochs:
         found["base"] = 0 if config.is_control else export_bytes(policy)
     found["model"] = export_bytes(policy)
     if ppo.num_iterations:
         every = config.checkpoint.every or ppo.num_iterations
         saves = min(math.ceil(ppo.num_iterations / every), config.checkpoint.keep_last) + 1
-        found[f"checkpoints/ppo_*, {saves}"] = saves * checkpoint_bytes(policy + critic)
+        found[f"checkpoints/ppo_*, {saves}"] = saves * checkpoint_bytes(sum(saved.values()))
         found["critic"] = export_bytes(critic or policy)
         if config.eval.num_tasks:
             found["best"] = export_bytes(policy)

@@ -88,6 +88,8 @@ class _Counter(TorchDispatchMode):
                 self._known.append(tensor.untyped_storage())
                 self._sizes[self._known[-1]._cdata] = 0
             for parameter in module.parameters():
+                if not parameter.requires_grad:
+                    continue
                 self.gradients += 0 if parameter.grad is None else parameter.grad.nbytes
                 hook = partial(self._graduate, seen=parameter.grad is not None)
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(hook))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     AutoConfig,
@@ -18,6 +19,7 @@ from transformers import (
 
 from trainers.config import Config, ModelConfig
 from trainers.errors import ConfigError
+from trainers.models.adapters import adapt
 from trainers.models.critic import classifier_of
 from trainers.models.loading import (
     VOCAB_SIZES,
@@ -57,6 +59,13 @@ class Shapes:
         """Parameters of the policy, its value head included where it has one."""
         head = 0 if self.critic else self.policy.config.get_text_config().hidden_size + 1
         return count_parameters(self.policy) + head
+
+    @property
+    def num_learned(self) -> dict[str, int]:
+        """How many of them learn, by role; beside adapters most do not."""
+        heads = self.num_policy - count_parameters(self.policy)
+        found = {"policy": _learned(self.policy) + heads}
+        return found if self.critic is None else found | {"critic": _learned(self.critic)}
 
     @property
     def num_critic(self) -> int:
@@ -126,7 +135,25 @@ def shapes_of(config: Config) -> Shapes:
         except ValueError as error:
             raise ConfigError(f"{source} is no causal language model: {error}") from error
         critic = _critic(config, policy)
+    lora = config.model.lora
+    for model in (policy, critic if lora.critic == "adapters" else None):
+        if lora.rank and model is not None:
+            adapt(model, lora, seed=0, empty=True)
+            _fill(model, mode)
     return Shapes(mode=mode, policy=policy, critic=critic, source=source)
+
+
+def _fill(model: PreTrainedModel, mode: FakeTensorMode) -> None:
+    """Make fake what peft left on the device meta: it cannot move what is fake."""
+    for layer in model.modules():
+        for name, one in layer.named_parameters(recurse=False):
+            if one.is_meta:
+                with mode:
+                    setattr(layer, name, nn.Parameter(torch.empty(one.shape)))
+
+
+def _learned(model: PreTrainedModel) -> int:
+    return sum(one.numel() for one in model.parameters() if one.requires_grad)
 
 
 def _critic(config: Config, policy: PreTrainedModel) -> PreTrainedModel | None:

@@ -171,7 +171,7 @@ def test_a_fresh_state_clears_the_moments_that_were_there():
 def test_a_tensor_that_never_had_a_gradient_can_be_restored():
     one, other = engine(), engine(seed=2)
     for single in (one, other):
-        single.module[0].bias.requires_grad_(False)
+        single.module.register_parameter("unused", torch.nn.Parameter(torch.randn(3)))
     step(one)
 
     other.load_state_dict([one.state_dict()])

@@ -7,9 +7,17 @@ import torch
 from torch import nn
 
 from tests.unit.trainers.models.families import FAMILIES, family_model, ragged_inputs
-from trainers.config import BackendConfig, Config, DimensionsConfig, GenerationConfig, ModelConfig
+from trainers.config import (
+    BackendConfig,
+    Config,
+    DimensionsConfig,
+    GenerationConfig,
+    LoRAConfig,
+    ModelConfig,
+)
 from trainers.config_ppo import PPOConfig
 from trainers.generation.cache import roomy_cache
+from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import token_classifier
 from trainers.models.fresh import fresh_llama, llama_config
@@ -70,6 +78,30 @@ def test_parameters_are_those_of_the_real_models(critic):
     else:
         assert shapes.num_policy == count_parameters(model)
         assert shapes.num_critic == count_parameters(token_classifier(model))
+
+
+@pytest.mark.parametrize(
+    ("critic", "lora"), [("separate", "adapters"), ("separate", "whole"), ("shared", "adapters")]
+)
+def test_of_adapters_only_what_learns_has_gradients_and_moments(critic, lora):
+    adapters = LoRAConfig(rank=3, critic=lora)
+    config = with_(CONFIG, ppo={"critic": critic}, model={"vocab_size": 300, "lora": adapters})
+    shapes = shapes_of(config)
+    model = fresh_llama(llama_config(config.model, 300), 0)
+    size = count_parameters(model)
+    adapt(model, adapters, seed=0)
+    thin = count_parameters(model) - size
+    head = 129
+    learned = {"policy": thin + (head if critic == "shared" else 0)}
+    if critic == "separate":
+        learned["critic"] = {"adapters": thin + head, "whole": shapes.num_critic}[lora]
+    assert shapes.num_learned == learned
+    found = forecast_text(config, shapes, dtype=torch.float32)
+    assert "reference" not in found.parameters
+    update = next(phase for phase in found.memory if phase.name == "update")
+    assert update.weights == 4 * (shapes.num_policy + shapes.num_critic)
+    assert update.optimizer == 8 * sum(learned.values())
+    assert update.gradients <= 4 * sum(learned.values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
