@@ -5,6 +5,7 @@ import math
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import torch
@@ -23,7 +24,9 @@ from trainers.plan.forecast import Forecast, forecast_control, forecast_text
 from trainers.plan.pace import ASSUMED, Pace, probed
 from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
-from trainers.runner.assemble import check_shares, compute_dtype, constructing
+from trainers.plan.state import Holding
+from trainers.runner.assemble import check_shares, compute_dtype, constructing, engines_json
+from trainers.runner.zero import Zero
 
 
 def show(config: Config, launch: Launch) -> int:
@@ -35,33 +38,45 @@ def show(config: Config, launch: Launch) -> int:
     """
     without_progress_bars()
     ranks = config.backend.ranks or World.from_launcher().size
-    pace = None
+    pace, engines = None, {}
     if config.is_control:
         forecast = _control(config)
     else:
-        if config.ppo.num_iterations or config.data.path is None:
-            spec(config.envs[0].id)
-        shapes = shapes_of(config)
-        is_gpu = config.backend.gpus is not None or torch.cuda.is_available()
-        dtype = _dtype(config, shapes, is_gpu=is_gpu)
-        forecast = forecast_text(config, shapes, dtype=dtype, ranks=ranks, is_gpu=is_gpu)
-        pace = _pace(shapes, dtype, is_gpu=is_gpu)
+        forecast, pace, engines = _text(config, ranks)
     if launch.is_json:
-        print(json.dumps(figures(SCHEMA.dump_python(config, mode="json"), forecast, pace)))
+        settings = SCHEMA.dump_python(config, mode="json")
+        print(json.dumps({**figures(settings, forecast, pace), "deepspeed": engines}))
     else:
         if not launch.is_quiet:
             print(dump(config))
-        print(
-            text(
-                config,
-                forecast,
-                pace=pace,
-                memory=_room(forecast, ranks),
-                disk=_free(Path(config.run.dir)),
-            )
+        if engines and not launch.is_quiet:
+            print(json.dumps(engines, indent=2), end="\n\n")
+        page = text(
+            config,
+            forecast,
+            pace=pace,
+            memory=_room(forecast, ranks),
+            disk=_free(Path(config.run.dir)),
         )
+        print(page)
     check_shares(config, World(size=ranks))  # last: the arithmetic shows what does not divide
     return 0
+
+
+def _text(config: Config, ranks: int) -> tuple[Forecast, Pace, dict[str, Any]]:
+    """Forecast a text run; return its pace and what DeepSpeed is given as well."""
+    if config.ppo.num_iterations or config.data.path is None:
+        spec(config.envs[0].id)
+    is_gpu = config.backend.gpus is not None or torch.cuda.is_available()
+    shapes = shapes_of(config)
+    dtype = _dtype(config, shapes, is_gpu=is_gpu)
+    zero = Zero.of(config, World(size=ranks), dtype, on_gpu=is_gpu)
+    engines = {} if zero is None else engines_json(config, zero)
+    if zero is not None and zero.has_bf16_weights:
+        shapes = shapes_of(config, torch.bfloat16)
+    holding = Holding(ranks=ranks, is_gpu=is_gpu, json=engines.get("policy"))
+    forecast = forecast_text(config, shapes, dtype=dtype, holding=holding)
+    return forecast, _pace(shapes, dtype, is_gpu=is_gpu), engines
 
 
 def _dtype(config: Config, shapes: Shapes, *, is_gpu: bool) -> torch.dtype:
@@ -81,7 +96,7 @@ def _pace(shapes: Shapes, dtype: torch.dtype, *, is_gpu: bool) -> Pace:
 
 def _room(forecast: Forecast, ranks: int) -> int | None:
     """Return the bytes there are for a process, or None."""
-    if forecast.is_gpu:
+    if forecast.holding.is_gpu:
         known = torch.cuda.is_available()
         return torch.cuda.get_device_properties(0).total_memory if known else None
     available = available_memory()

@@ -53,14 +53,16 @@ def read_values(head: nn.Linear, hidden: Tensor, num_prompt: int) -> Tensor:
         return nn.functional.linear(states, head.weight.float(), bias).squeeze(-1)
 
 
-def classifier_of(config: PretrainedConfig, name: str) -> PreTrainedModel:
-    """Return a float32 token classifier with random weights, where tensors are now made.
+def classifier_of(
+    config: PretrainedConfig, name: str, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Return a token classifier with random weights, where tensors are now made.
 
     Raises:
         ConfigError: transformers has none for the architecture, that of the class `name`.
     """
     try:
-        return AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
+        return AutoModelForTokenClassification.from_config(config, dtype=dtype)
     except ValueError as error:
         raise ConfigError(
             f"transformers has no token classifier for {name}, which a separate critic is. Set "

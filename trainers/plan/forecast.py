@@ -14,7 +14,7 @@ from trainers.config import Config
 from trainers.plan.batch import Batch
 from trainers.plan.rehearsal import Rehearsal, Usage
 from trainers.plan.shapes import Shapes
-from trainers.plan.state import WEIGHT, ModelState, checkpoint_bytes, export_bytes, frozen, trained
+from trainers.plan.state import WEIGHT, Holding, ModelState, checkpoint_bytes, export_bytes
 
 UNCOUNTABLE = (
     DataDependentOutputException,
@@ -35,6 +35,8 @@ CHARACTERS = 5
 METRICS_BYTES = 8_000
 """Of one iteration in metrics.jsonl and the offline W&B run."""
 
+ALONE = Holding()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
@@ -44,7 +46,7 @@ class Phase:
         name: as in `timing_s/*`, or a stage.
         detail: what is worked on at once.
         weights: of all models there are.
-        optimizer: Adam's moments, and what data parallel ranks sum in.
+        optimizer: Adam's moments, masters, and what ranks sum gradients up in.
         gradients: at the moment of the peak.
         working: activations, caches, copies.
         heap: what the heap keeps around them on a CPU.
@@ -73,8 +75,9 @@ class Forecast:
         learned: how many of them learn.
         dtype: of the matrix products.
         source: where the sizes of the policy come from.
-        is_gpu: whether memory is that of a GPU.
-        memory: phases in their order.
+        holding: how ranks hold the models.
+        memory: phases in their order, of the GPU where there is one.
+        host: most host memory of a rank with a GPU, by what is done.
         disk: bytes of the run folder by part.
         work: (what, its work in one iteration of a rank, how often it happens in the run).
         notes: what is not known, in words.
@@ -83,10 +86,11 @@ class Forecast:
     parameters: dict[str, int]
     dtype: str
     source: str
-    is_gpu: bool
+    holding: Holding
     batch: Batch
     learned: dict[str, int] = field(default_factory=dict)
     memory: list[Phase] = field(default_factory=list)
+    host: dict[str, int] = field(default_factory=dict)
     disk: dict[str, int] = field(default_factory=dict)
     work: list[tuple[str, Usage, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -100,32 +104,50 @@ class Forecast:
         """Return what a rank holds of a model that learns, whole or in part."""
         size = self.parameters.get(role, 0)
         learned = self.learned.get(role, size)
-        return trained(learned, self.batch.ranks) + frozen(size - learned)
+        return self.holding.trained(learned) + self.holding.frozen(size - learned)
 
-    def add(self, name: str, detail: str, state: ModelState, usage: Usage) -> None:
+    def add(
+        self, name: str, detail: str, state: ModelState, usage: Usage, *, learns: bool = False
+    ) -> None:
         """Add a phase."""
+        stage = self.holding.stage
+        keeps = stage == 3 or (learns and stage is not None)
+        working = max(usage.peak + state.window, state.step if learns else 0)
         self.memory.append(
             Phase(
                 name=name,
                 detail=detail,
                 weights=state.weights,
                 optimizer=state.optimizer + state.buckets,
-                gradients=usage.gradients,
-                working=usage.peak,
-                heap=0 if self.is_gpu else round(HEAP_SHARE * usage.peak),
+                gradients=state.gradients if keeps else usage.gradients,
+                working=working,
+                heap=0 if self.holding.is_gpu else round(HEAP_SHARE * working),
             )
         )
 
     def add_save(self, name: str, state: ModelState, num_learned: int) -> None:
         """Add the writing of a checkpoint, which copies weights and moments to the host."""
-        copies = checkpoint_bytes(num_learned)
-        if self.is_gpu:
-            self.notes.append(f"a {name} takes {shown(copies)} of host memory on rank 0")
-        self.add(name, "copy of the state", state, Usage(peak=0 if self.is_gpu else copies))
+        is_shared_out = bool(self.holding.stage)
+        copies = checkpoint_bytes(num_learned) // (self.holding.ranks if is_shared_out else 1)
+        if self.holding.stage == 3:  # then rank 0 gathers each model to export it
+            copies = max(copies, self.holding.weight * self.parameters["policy"])
+        if self.holding.is_gpu:
+            self.host[name] = state.host + copies
+        usage = Usage(peak=0 if self.holding.is_gpu else copies)
+        self.add(name, "copy of the state", replace(state, window=0), usage)
+
+    def add_load(self, state: ModelState) -> None:
+        """Add the beginning: each rank loads float32 weights whole, and copies them once."""
+        others = (count for role, count in self.parameters.items() if role != "policy")
+        whole = WEIGHT * (self.parameters["policy"] + max(others, default=0))
+        if self.holding.is_gpu:
+            self.host.update(load=whole, training=state.host)
+        elif self.holding.stage:
+            self.add("load", "whole weights", ModelState(weights=whole), Usage(peak=0))
 
 
 def forecast_text(
-    config: Config, shapes: Shapes, *, dtype: torch.dtype, ranks: int = 1, is_gpu: bool = False
+    config: Config, shapes: Shapes, *, dtype: torch.dtype, holding: Holding = ALONE
 ) -> Forecast:
     """Forecast a text run; nothing is allocated.
 
@@ -133,8 +155,7 @@ def forecast_text(
         config: of the run.
         shapes: its models.
         dtype: of the matrix products.
-        ranks: processes that share the work.
-        is_gpu: each has a GPU.
+        holding: how many processes share the work, and how they hold the models.
     """
     parameters = {"policy": shapes.num_policy}
     if config.ppo.num_iterations:
@@ -145,8 +166,8 @@ def forecast_text(
         parameters=parameters,
         dtype=str(dtype).removeprefix("torch."),
         source=shapes.source,
-        is_gpu=is_gpu,
-        batch=Batch.of(config, ranks),
+        holding=holding,
+        batch=Batch.of(config, holding.ranks),
         disk=disk_of(config, parameters, shapes.num_learned),
         learned=shapes.num_learned,
     )
@@ -154,6 +175,8 @@ def forecast_text(
         forecast.notes.append("the supervised stage of a fresh model learns whole, and takes more")
     if any(one.model for one in config.rewards):
         forecast.notes.append("memory and time of the reward model, which come on top")
+    if holding.ranks > 1:
+        forecast.notes.append("time that ranks talk to one another and move what is offloaded")
     rehearsal = Rehearsal(shapes, config, dtype)
     try:
         if config.sft.num_epochs:
@@ -173,11 +196,13 @@ def forecast_text(
 def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     """Add the supervised stage: the policy alone."""
     batch, state = forecast.batch, forecast.state("policy")
+    forecast.add_load(state)
     rows = math.ceil(config.sft.batch_size / batch.ranks)
     micro = min(max(batch.micro_batch_tokens // batch.width, 1), rows)
     number = math.ceil(rows / micro)
-    usage = rehearsal.learning(micro, micro_batches=number, with_critic=False)
-    forecast.add("sft", f"{micro} x {batch.width} tokens", state, usage)
+    keeps = not forecast.holding.stage
+    usage = rehearsal.learning(micro, micro_batches=number, with_critic=False, keeps=keeps)
+    forecast.add("sft", f"{micro} x {batch.width} tokens", state, usage, learns=True)
     forecast.add_save("sft save", state, forecast.learned["policy"])
     examples = config.data.num_examples
     if examples is None:
@@ -199,14 +224,22 @@ def _judged(forecast: Forecast) -> None:
 
 def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     """Add PPO: its phases in their order."""
-    batch, sizes = forecast.batch, forecast.parameters
-    state = forecast.state("policy") + forecast.state("critic")
-    state += frozen(sizes.get("reference", 0))
+    batch, sizes, holding = forecast.batch, forecast.parameters, forecast.holding
+    copy = holding.copied(sizes["policy"], round(config.backend.zero.gather_gb * 2**30))
+    state = forecast.state("policy") + forecast.state("critic") + copy
+    state += holding.frozen(sizes.get("reference", 0))
+    forecast.add_load(state)
+    if holding.stage == 3 and not copy.weights:
+        forecast.notes.append(
+            "time of a rollout: the policy takes more than backend.zero.gather_gb "
+            f"{config.backend.zero.gather_gb:g}, so each layer is gathered for every token"
+        )
     kept = EXPERIENCE_BYTES * batch.rank_rows * batch.width
     iterations = config.ppo.num_iterations
 
     def add(name: str, detail: str, usage: Usage, passes: float, often: float = iterations) -> None:
-        forecast.add(name, detail, state, replace(usage, peak=usage.peak + kept))
+        usage = replace(usage, peak=usage.peak + kept)
+        forecast.add(name, detail, state, usage, learns=name == "update")
         forecast.work.append((name, usage.times(passes), often))
 
     rollout = _written(config.generation.batch_size, batch.rank_rows, rehearsal)
@@ -215,7 +248,9 @@ def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     models = 1 + (config.ppo.kl_placement != "none")
     add("logprobs", rows, rehearsal.logprobs(batch.scored_rows), models * batch.scored_batches)
     add("values", rows, rehearsal.values(batch.scored_rows), batch.scored_batches)
-    usage = rehearsal.learning(batch.micro_rows, micro_batches=batch.micro_batches)
+    usage = rehearsal.learning(
+        batch.micro_rows, micro_batches=batch.micro_batches, keeps=not holding.stage
+    )
     passes = batch.micro_batches * batch.steps
     add("update", f"{batch.micro_rows} x {batch.width} tokens", usage, passes)
     forecast.add_save("save", state, sum(forecast.learned.values()))
@@ -246,12 +281,12 @@ def forecast_control(config: Config, parameters: dict[str, int], num_obs: int) -
         parameters=parameters,
         dtype="float32",
         source=f"mlp {config.model.hidden_sizes}",
-        is_gpu=False,
+        holding=ALONE,
         batch=batch,
         disk=disk_of(config, parameters),
         notes=["time, which is the environment's own"],
     )
-    state = trained(sum(parameters.values()))
+    state = ALONE.trained(sum(parameters.values()))
     experience = batch.rows * (4 * num_obs + EXPERIENCE_BYTES)
     units = sum(config.model.hidden_sizes) * len(parameters)
     activations = 3 * WEIGHT * units * batch.micro_rows

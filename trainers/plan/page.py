@@ -45,6 +45,32 @@ def memory_lines(forecast: Forecast) -> list[str]:
     return lines
 
 
+def rank_lines(config: Config, forecast: Forecast) -> list[str]:
+    """Return how many processes there are, and how they share the models."""
+    backend, ranks = config.backend, forecast.holding.ranks
+    if forecast.holding.json is None and ranks == 1:
+        return []
+    there = f"{backend.nodes} x {backend.gpus} GPUs = {ranks}" if backend.gpus else f"{ranks}"
+    how = "torch, the whole models on each"
+    if forecast.holding.json is not None:
+        how = f"DeepSpeed ZeRO {backend.zero.stage}, offload {backend.zero.offload}"
+    return [f"{there}: {how}"]
+
+
+def host_lines(config: Config, forecast: Forecast) -> list[str]:
+    """Return the memory of the host beside that of its GPUs."""
+    if not forecast.host:
+        return []
+    each = ", ".join(f"{name} {shown(size)}" for name, size in forecast.host.items() if size)
+    name, most = max(forecast.host.items(), key=lambda item: item[1])
+    ranks = config.backend.gpus or forecast.holding.ranks
+    where = "NVMe and host memory" if config.backend.zero.nvme_path else "memory"
+    return [
+        f"a rank: {each}",
+        f"about {shown(ranks * most)} of {where} a machine at most, in {name}",
+    ]
+
+
 def verdict(peak: Phase | None, room: int | None, *, is_gpu: bool) -> list[str]:
     """Return whether the phase that takes most fits, and what to do if not."""
     if peak is None:
@@ -105,10 +131,12 @@ def text(
         "--checkpoint.keep-last"
     )  # fmt: skip
     lines = [
+        *labelled("ranks", rank_lines(config, forecast)),
         *labelled("model", [f"{forecast.source} in {forecast.dtype}: {sizes}"]),
         *labelled("batch", spelled(config, forecast.batch)),
         *labelled("memory", memory_lines(forecast), wrapped=False),
-        *labelled("", verdict(forecast.peak, memory, is_gpu=forecast.is_gpu)),
+        *labelled("host", host_lines(config, forecast)),
+        *labelled("", verdict(forecast.peak, memory, is_gpu=forecast.holding.is_gpu)),
         *labelled(
             "disk", [f"{shown(written)} in {config.run.dir}/{config.run.name} {fits}", parts]
         ),
@@ -136,6 +164,7 @@ def figures(
             "optimizer_steps": batch.steps,
             "micro_batches": batch.micro_batches,
         },
+        "host": forecast.host,
         "memory": [{**asdict(one), "total": one.total} for one in forecast.memory],
         "disk": forecast.disk,
         "time": seconds,

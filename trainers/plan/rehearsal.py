@@ -5,6 +5,7 @@ that of the allocator, for any architecture: saved activations, caches, casts, a
 goes between them. B rows, P prompt, T response tokens, L = P + T.
 """
 
+import gc
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
@@ -74,10 +75,14 @@ class Usage:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the bytes of tensors that are alive; those of `resident` modules do not count."""
+    """Counts the bytes of tensors that are alive; those of `resident` modules do not count.
 
-    def __init__(self, resident: list[nn.Module]) -> None:
+    Gradients are kept, or each goes as soon as it is there, as where ranks share them out.
+    """
+
+    def __init__(self, resident: list[nn.Module], *, keeps_gradients: bool) -> None:
         super().__init__()
+        self._keeps_gradients = keeps_gradients
         self.live = self.gradients = self.written = self.calls = 0
         self.peak, self.gradients_at_peak = 0, 0
         self._sizes: dict[int, int] = {}
@@ -96,8 +101,11 @@ class _Counter(TorchDispatchMode):
         self.live = self.gradients
 
     def _graduate(self, parameter: Tensor, *, seen: bool) -> None:
-        if not seen:
-            assert parameter.grad is not None
+        assert parameter.grad is not None
+        gc.collect()  # recomputed activations hang in cycles while operations are looked at
+        if not self._keeps_gradients:
+            parameter.grad = None
+        elif not seen:
             self.gradients += parameter.grad.nbytes
             if self.live == self.peak:  # it was this gradient's birth
                 self.gradients_at_peak = self.gradients
@@ -147,12 +155,16 @@ def counted(
     work: Callable[[], object],
     resident: list[nn.Module],
     before: Callable[[], object] | None = None,
+    *,
+    keeps_gradients: bool = True,
 ) -> Usage:
     """Do some work on fake tensors and return what it takes beyond the resident modules.
 
     What `before` leaves counts as memory, its own work does not.
     """
-    counter = _Counter(resident)
+    gc.collect()
+    gc.freeze()  # so that what stood before is not looked through again
+    counter = _Counter(resident, keeps_gradients=keeps_gradients)
     flops = FlopCounterMode(display=False)
     try:
         with counter:
@@ -163,6 +175,7 @@ def counted(
                 work()
     finally:
         counter.close()
+        gc.unfreeze()
     return Usage(
         peak=counter.peak - counter.gradients_at_peak,
         gradients=counter.gradients_at_peak,
@@ -196,7 +209,7 @@ class Rehearsal:
 
     @contextmanager
     def _casting(self) -> Iterator[None]:
-        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
+        with torch.autocast("cpu", self._dtype, enabled=self._dtype != self._shapes.policy.dtype):
             yield
 
     def _inputs(self, rows: int) -> TextInputs:
@@ -256,10 +269,13 @@ class Rehearsal:
         with self._shapes.mode, torch.no_grad():
             return counted(lambda: self._critic_pass(rows), self._modules)
 
-    def learning(self, rows: int, *, micro_batches: int, with_critic: bool = True) -> Usage:
+    def learning(
+        self, rows: int, *, micro_batches: int, with_critic: bool = True, keeps: bool = True
+    ) -> Usage:
         """Take the forward and backward pass of a micro-batch; of the second, where there is one.
 
-        From the second on gradients are there when the forward pass begins.
+        From the second on gradients are there when the forward pass begins. Where ranks share them
+        out (`keeps` false), none is counted.
         """
         shapes = self._shapes
         models = [one for one in (shapes.policy, shapes.critic) if one is not None]
@@ -279,8 +295,8 @@ class Rehearsal:
                 figures.backward()
 
         with shapes.mode:
-            usage = counted(work, self._modules)
-            if micro_batches > 1:
+            usage = counted(work, self._modules, keeps_gradients=keeps)
+            if micro_batches > 1 and keeps:
                 again = counted(work, self._modules)
                 usage = Usage(
                     peak=again.peak, gradients=again.gradients, flops=usage.flops,

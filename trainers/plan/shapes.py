@@ -114,8 +114,12 @@ def _from_file(name: str) -> PretrainedConfig:
         raise ConfigError(f"model.config {name} is no model's config.json: {error}") from error
 
 
-def shapes_of(config: Config) -> Shapes:
+def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
     """Build the fake models of a text run.
+
+    Args:
+        config: of the run.
+        weights: the type of what is computed with.
 
     Raises:
         ConfigError: as of `model_config`; or prompts and responses do not fit the context.
@@ -130,7 +134,7 @@ def shapes_of(config: Config) -> Shapes:
     with mode:
         try:
             policy = AutoModelForCausalLM.from_config(
-                described, attn_implementation=kernel, dtype=torch.float32
+                described, attn_implementation=kernel, dtype=weights
             ).train()
         except ValueError as error:
             raise ConfigError(f"{source} is no causal language model: {error}") from error
@@ -139,17 +143,17 @@ def shapes_of(config: Config) -> Shapes:
     for model in (policy, critic if lora.critic == "adapters" else None):
         if lora.rank and model is not None:
             adapt(model, lora, seed=0, empty=True)
-            _fill(model, mode)
+            _fill(model, mode, weights)
     return Shapes(mode=mode, policy=policy, critic=critic, source=source)
 
 
-def _fill(model: PreTrainedModel, mode: FakeTensorMode) -> None:
+def _fill(model: PreTrainedModel, mode: FakeTensorMode, weights: torch.dtype) -> None:
     """Make fake what peft left on the device meta: it cannot move what is fake."""
     for layer in model.modules():
         for name, one in layer.named_parameters(recurse=False):
             if one.is_meta:
                 with mode:
-                    setattr(layer, name, nn.Parameter(torch.empty(one.shape)))
+                    setattr(layer, name, nn.Parameter(torch.empty(one.shape, dtype=weights)))
 
 
 def _learned(model: PreTrainedModel) -> int:
@@ -163,4 +167,4 @@ def _critic(config: Config, policy: PreTrainedModel) -> PreTrainedModel | None:
     if config.ppo.critic_init != "policy":
         described = load_config(config.ppo.critic_init)
     described.num_labels, described.classifier_dropout = 1, 0.0
-    return classifier_of(described, type(policy).__name__).train()
+    return classifier_of(described, type(policy).__name__, policy.dtype).train()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -39,7 +38,7 @@ from trainers.models.chat import ChatFormat
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.loading import build_critic, count_parameters
 from trainers.runner.session import Session
-from trainers.runner.zero import Zero, save_json
+from trainers.runner.zero import Zero
 
 MOST = 10_000
 EnvFactory = Callable[..., gymnasium.Env]
@@ -359,18 +358,16 @@ def text_models(config: Config, policy: Policy, devices: Devices) -> TextModels:
     return TextModels(learner=learner, reference=reference, writer=writer, num_trained=count)
 
 
-def note_json(file: Path, config: Config, devices: Devices) -> None:
-    """Write what DeepSpeed is given of each engine, where it runs them."""
-    zero, ppo = devices.zero, config.ppo
-    if zero is None:
-        return
+def engines_json(config: Config, zero: Zero) -> dict[str, dict[str, Any]]:
+    """Return what DeepSpeed is given, by engine."""
+    ppo = config.ppo
     engines = {"policy": zero.trained(optimizer_settings(config, ppo.learning_rate))}
     if ppo.critic == "separate":
         settings = optimizer_settings(config, ppo.critic_learning_rate)
         engines["critic"] = zero.trained(settings)
     if zero.stage == 3 and ppo.kl_placement != "none" and not config.model.lora.rank:
         engines["reference"] = zero.frozen()
-    save_json(file, engines)
+    return engines
 
 
 def task_sampler(config: Config, envs: LLMVectorEnv, world: World) -> TaskSampler:

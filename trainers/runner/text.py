@@ -31,7 +31,7 @@ from trainers.runner.assemble import (
     accepted,
     card,
     check_prompts,
-    note_json,
+    engines_json,
     reward_of,
     task_sampler,
     text_envs,
@@ -41,6 +41,7 @@ from trainers.runner.fingerprints import tasks_digest, weights_digest
 from trainers.runner.loop import improve
 from trainers.runner.session import Session
 from trainers.runner.supervised import base_model
+from trainers.runner.zero import save_json
 
 
 def train_text(
@@ -149,8 +150,8 @@ class TextTraining:
         self._policy = load_policy(started, self._chat)
         size = count_parameters(self._policy)
         devices = Devices.of(config, world, self._policy)
-        if world.is_main:
-            note_json(session.folder.path / "deepspeed.json", config, devices)
+        if world.is_main and devices.zero is not None:
+            save_json(session.folder.path / "deepspeed.json", engines_json(config, devices.zero))
         self._longest = longest_sequence(self._policy.model.config)
         session.identify(tasks=tasks_digest(envs), tokenizer=self._chat.digest)
         if config.ppo.kl_placement != "none" or config.model.lora.rank:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +44,31 @@ class Zero:
         config: of the run.
         is_bf16: whether products are in bfloat16.
         more: what the user's file adds.
+        on_gpu: whether engines have one, here or where the run is meant for.
     """
 
     config: Config
     is_bf16: bool
-    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    more: Mapping[str, Any]
+    on_gpu: bool
 
     @classmethod
-    def of(cls, config: Config, world: World, dtype: torch.dtype) -> "Zero | None":
-        """Return that of a run; None where the backend is another."""
+    def of(
+        cls, config: Config, world: World, dtype: torch.dtype, *, on_gpu: bool | None = None
+    ) -> "Zero | None":
+        """Return that of a run, here unless `on_gpu` is given; None where the backend is another.
+
+        Raises:
+            ConfigError: a line of the user's file.
+        """
         if config.backend.name != "deepspeed":
             return None
-        return cls(config=config, is_bf16=dtype == torch.bfloat16, more=tuning(config, world.size))
+        return cls(
+            config=config,
+            is_bf16=dtype == torch.bfloat16,
+            more=tuning(config, world.size),
+            on_gpu=torch.cuda.is_available() if on_gpu is None else on_gpu,
+        )
 
     @property
     def stage(self) -> int:
@@ -80,14 +93,15 @@ class Zero:
             "eps": settings.eps,
             "weight_decay": settings.weight_decay,
         }
-        if needs_torch_adam(zero.offload):
+        is_there = self.on_gpu and not torch.cuda.is_available()  # then with a compiler
+        if not is_there and needs_torch_adam(zero.offload):
             adamw["torch_adam"] = True
         return engine_json(
             zero,
             adamw,
             max_grad_norm=settings.max_grad_norm,
             is_bf16=self.has_bf16_weights,
-            on_gpu=torch.cuda.is_available(),
+            on_gpu=self.on_gpu,
             tuning=self.more,
         )
 
@@ -96,7 +110,7 @@ class Zero:
         return frozen_json(
             self.config.backend.zero,
             is_bf16=self.has_bf16_weights,
-            on_gpu=torch.cuda.is_available(),
+            on_gpu=self.on_gpu,
             tuning=self.more,
         )
 

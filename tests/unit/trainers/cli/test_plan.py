@@ -114,6 +114,36 @@ def test_gpus_that_are_not_there_are_planned_for(capsys):
     assert "250 TFLOP/s" in page or torch.cuda.is_available()
 
 
+def test_machines_that_share_a_model_out_are_planned_for(capsys):
+    words = ["--backend.name", "deepspeed", "--backend.zero.stage", "3", "--nodes", "2",
+             "--gpus", "2", "--backend.zero.offload", "params"]  # fmt: skip
+    page = said(capsys, "plan", *SMALL, *words)
+    assert "2 x 2 GPUs = 4: DeepSpeed ZeRO 3, offload params" in page
+    assert '"offload_param"' in page
+    assert "of memory a machine at most, in" in page
+    found = json.loads(said(capsys, "plan", *SMALL, *words, "--json"))
+    assert found["deepspeed"]["policy"]["bf16"]["enabled"] is True
+    assert set(found["host"]) == {"load", "training", "save"}
+    assert {one["weights"] for one in found["memory"]} == {2 * found["parameters"]["policy"]}
+
+
+def test_a_stage_is_planned_for_ranks_on_this_machine(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ["--backend.name", "deepspeed", "--backend.zero.stage", "2", "--model.dtype", "float32"]
+    found = json.loads(said(capsys, "plan", *SMALL, *words, "--json"))
+    sizes, rows = found["parameters"], {one["name"]: one for one in found["memory"]}
+    assert rows["update"]["weights"] == 4 * sum(sizes.values())
+    shares = [-(-sizes[role] // 2) for role in ("policy", "critic")]
+    assert rows["update"]["gradients"] == 4 * sum(shares)
+    assert rows["rollout"]["gradients"] == 0
+
+
+def test_a_users_file_is_read_as_strictly_as_in_a_run(capsys, alone):
+    (alone / "ds.json").write_text('{"zero_optimisation": {}}', "utf-8")
+    words = ["--backend.name", "deepspeed", "--deepspeed_config", "ds.json"]
+    assert "Did you mean zero_optimization" in said(capsys, "plan", *SMALL, *words, code=2)
+
+
 def test_what_does_not_fit_is_said_with_what_to_do(capsys, monkeypatch):
     monkeypatch.setattr(module, "available_memory", lambda: 2**20)
     monkeypatch.setattr(module, "_free", lambda _folder: 2**20)

@@ -140,6 +140,22 @@ def test_gradients_stand_already_when_a_second_micro_batch_begins():
     assert rehearsal.learning(4, micro_batches=2).gradients == everything
 
 
+def test_gradients_that_are_shared_out_are_not_counted():
+    rehearsal = Rehearsal(shapes_of(CONFIG), CONFIG, torch.float32)
+    kept, shared = (rehearsal.learning(4, micro_batches=2, keeps=keeps) for keeps in (True, False))
+    assert shared.gradients == 0
+    assert shared.peak < kept.peak + kept.gradients
+
+
+def test_weights_in_bfloat16_need_no_casts():
+    whole, half = (
+        Rehearsal(shapes_of(CONFIG, weights), CONFIG, torch.bfloat16).logprobs(1)
+        for weights in (torch.float32, torch.bfloat16)
+    )
+    size = shapes_of(CONFIG).num_policy
+    assert half.peak < whole.peak - size  # the casts of most weights, 2 bytes each
+
+
 def cached(config, rows):
     return Rehearsal(shapes_of(config), config, torch.float32).generation(rows)[1]
 

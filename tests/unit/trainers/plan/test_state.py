@@ -2,25 +2,88 @@
 
 import pytest
 
+from trainers.backends.zero_config import engine_json
 from trainers.config import BackendConfig, Config, GenerationConfig, ModelConfig
+from trainers.config_backend import ZeroConfig
 from trainers.config_ppo import PPOConfig
 from trainers.plan.batch import Batch, spelled
-from trainers.plan.state import checkpoint_bytes, export_bytes, frozen, trained
+from trainers.plan.state import Holding, checkpoint_bytes, export_bytes
+
+PLAIN = Holding()
+NUM = 10**9
+
+
+def zero(*, stage, offload="none", ranks=4, is_bf16=True, is_gpu=True):
+    """Return how ranks hold models under ZeRO, as DeepSpeed is told to."""
+    settings = ZeroConfig(stage=stage, offload=offload)
+    json = engine_json(
+        settings, {"lr": 1.0}, max_grad_norm=1.0, is_bf16=is_bf16, on_gpu=is_gpu, tuning={}
+    )
+    return Holding(ranks=ranks, is_gpu=is_gpu, json=json)
 
 
 def test_a_model_that_learns_takes_sixteen_bytes_a_parameter():
-    state = trained(1000)
+    state = PLAIN.trained(1000)
     assert (state.weights, state.optimizer, state.gradients) == (4000, 8000, 4000)
     assert state.held == 12_000
 
 
 def test_a_frozen_model_takes_its_weights_alone():
-    state = trained(1000) + frozen(500)
+    state = PLAIN.trained(1000) + PLAIN.frozen(500)
     assert (state.weights, state.held, state.gradients) == (6000, 14_000, 4000)
 
 
 def test_ranks_keep_a_second_copy_of_the_gradients():
-    assert trained(1000, ranks=2).held == trained(1000).held + 4000
+    assert Holding(ranks=2).trained(1000).held == PLAIN.trained(1000).held + 4000
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload", "on_gpu", "on_host"),
+    [
+        (0, "none", 4 + 4 + 8, 0),
+        (1, "none", 2 + 4 + 12 / 4, 0),
+        (2, "none", 2 + (4 + 12) / 4, 0),
+        (3, "none", (2 + 4 + 12) / 4, 0),
+        (1, "optimizer", 2 + 2, (12 + 4 + 2 + 2) / 4),
+        (2, "optimizer", 2, (12 + 4 + 2 + 2) / 4),
+        (3, "optimizer", 2 / 4, (12 + 4 + 4) / 4),
+        (3, "params", 0, (2 + 12 + 4 + 4) / 4),
+    ],
+)
+def test_stages_share_out_and_offloads_move(stage, offload, on_gpu, on_host):
+    state = zero(stage=stage, offload=offload).trained(NUM)
+    stands = state.weights + state.optimizer + state.gradients
+    assert (stands / NUM, state.host / NUM) == (on_gpu, on_host)
+
+
+def test_in_float32_the_weights_of_stage_three_are_the_masters():
+    state = zero(stage=3, is_bf16=False).trained(NUM)
+    assert state.weights + state.optimizer + state.gradients == (4 + 8 + 4) * NUM / 4
+
+
+@pytest.mark.parametrize("offload", ["optimizer", "params"])
+def test_without_a_gpu_what_is_offloaded_stays_in_the_same_memory(offload):
+    away = zero(stage=3, offload=offload).trained(NUM)
+    here = zero(stage=3, offload=offload, is_gpu=False).trained(NUM)
+    assert here.host == 0
+    assert here.weights + here.optimizer == away.weights + away.optimizer + away.host
+
+
+@pytest.mark.parametrize(("stage", "share"), [(0, 4), (2, 2), (3, 0.5)])
+def test_a_reference_is_shared_out_where_the_policy_is(stage, share):
+    assert zero(stage=stage).frozen(NUM).weights == share * NUM
+
+
+def test_a_copy_to_write_with_is_made_at_stage_three_if_it_is_small_enough():
+    assert zero(stage=3).copied(NUM, 2 * NUM).weights == 2 * NUM
+    assert zero(stage=3).copied(NUM, 2 * NUM - 1).weights == 0
+    assert zero(stage=2).copied(NUM, 2 * NUM).weights == 0
+
+
+def test_of_several_models_one_is_gathered_at_a_time():
+    holding = zero(stage=3)
+    both = holding.trained(NUM) + holding.trained(NUM // 2)
+    assert both.window == holding.trained(NUM).window == 2 * NUM
 
 
 def test_a_checkpoint_has_weights_and_moments_and_an_export_the_weights():
