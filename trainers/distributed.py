@@ -6,7 +6,8 @@ MASTER_PORT, where the ranks meet. Starts no process.
 
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import reduce
@@ -20,6 +21,7 @@ from trainers.batch import Metrics
 from trainers.errors import BackendError
 
 Item = TypeVar("Item")
+IN_PHASE = "in phase "
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def start(world: World, timeout_seconds: float, *, even_alone: bool = False) -> 
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
         return
     if not torch.cuda.is_available():
-        dist.init_process_group("gloo", timeout=limit)
+        _meet(world, "gloo", limit)
         return
     seen = torch.cuda.device_count()
     if world.local_rank >= seen:
@@ -95,7 +97,42 @@ def start(world: World, timeout_seconds: float, *, even_alone: bool = False) -> 
             "CUDA_VISIBLE_DEVICES."
         )
     torch.cuda.set_device(world.device)  # where gather and broadcast put what they send
-    dist.init_process_group("nccl", timeout=limit, device_id=world.device)
+    _meet(world, "nccl", limit, device_id=world.device)
+
+
+def _meet(world: World, backend: str, limit: timedelta, **more: Any) -> None:
+    try:
+        dist.init_process_group(backend, timeout=limit, **more)
+    except dist.DistError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise BackendError(
+            f"rank {world.rank} did not meet the other {world.size - 1} at {place} within "
+            f"{limit.total_seconds():g} s ({str(error).splitlines()[0]}). A host did not start, or "
+            "its network does not lead there: see docs/guides/launch.md."
+        ) from error
+
+
+def limit_waits(timeout_seconds: float) -> None:
+    """Let groups that a library made give up as soon as ours; theirs would wait for 30 minutes."""
+    c10d: Any = dist.distributed_c10d  # pyright: ignore[reportPrivateImportUsage] - not in __all__
+    for group in c10d._world.pg_map if dist.is_initialized() else ():
+        c10d._set_pg_timeout(timedelta(seconds=timeout_seconds), group)
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Name what is done inside in each error that leaves it; the innermost name counts."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{IN_PHASE}{name}")
+        raise
+
+
+def phase_of(error: BaseException) -> str:
+    """Return the phase that an error left, `the start` where it left none."""
+    notes = (note for note in getattr(error, "__notes__", ()) if note.startswith(IN_PHASE))
+    return next(notes, f"{IN_PHASE}the start").removeprefix(IN_PHASE)
 
 
 def shutdown(*, together: bool = False) -> None:

@@ -17,9 +17,16 @@ class BackendError(RuntimeError):
     """Raised when ranks disagree, a collective fails or memory runs out."""
 
 
+class LostRankError(BackendError):
+    """Raised on every rank that is left when one fails, dies or does not answer; says which."""
+
+
 class GenerationError(RuntimeError):
     """Raised when text cannot be generated: no end token, stale weights, non-finite logits."""
 
+
+SAID_ELSEWHERE = "another rank prints this error"
+"""A note on an error that one rank prints for all."""
 
 LOWER_RATES = (
     "Often a learning rate is too high: lower --ppo.learning-rate or --ppo.critic-learning-rate, "

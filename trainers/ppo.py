@@ -25,7 +25,7 @@ from trainers.batch import ActionOrder, ControlInputs, Experience, Metrics, Roll
 from trainers.collect.base import Collector
 from trainers.config import Config
 from trainers.config_ppo import PPOConfig
-from trainers.distributed import global_max, global_metrics, global_moments, global_sum
+from trainers.distributed import global_max, global_metrics, global_moments, global_sum, phase
 from trainers.functional.kl import kl_estimate, ratio_of
 from trainers.functional.logprobs import EntropyMode
 from trainers.learner import Learner
@@ -343,6 +343,7 @@ def over_target_kl(metrics: Metrics, config: PPOConfig) -> bool:
     return metrics.values().get("policy/approxkl_avg", 0.0) > config.target_kl
 
 
+@phase("update")
 def learn(learner: Learner, experience: Experience, config: Config, iteration: int) -> Metrics:
     """Run the epochs of one iteration, until `target_kl` is passed."""
     metrics = Metrics()

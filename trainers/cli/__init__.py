@@ -13,6 +13,7 @@ from contextlib import suppress
 from types import ModuleType
 
 from trainers.errors import (
+    SAID_ELSEWHERE,
     BackendError,
     CheckpointError,
     ConfigError,
@@ -117,8 +118,10 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _say(error: Exception) -> None:
-    """Print an error to stderr; what every rank finds alike, rank 0 says."""
-    if not isinstance(error, ConfigError) or os.environ.get("RANK", "0") == "0":
+    """Print an error to stderr; what every rank finds alike, one of them says."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    is_said = SAID_ELSEWHERE in getattr(error, "__notes__", ())
+    if not is_said and (is_main or not isinstance(error, ConfigError)):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
 
 

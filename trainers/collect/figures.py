@@ -18,6 +18,7 @@ from trainers.collect.episodes import Episodes, Slot
 from trainers.collect.shaping import Shaped
 from trainers.config_ppo import PPOConfig
 from trainers.distributed import World, gather, global_metrics, global_moments
+from trainers.distributed import phase as named
 from trainers.functional.kl import kl_estimate
 
 
@@ -33,7 +34,8 @@ class Phases:
         """Add the time inside to `phase`."""
         began = time.perf_counter()
         try:
-            yield
+            with named(phase):
+                yield
         finally:
             spent = time.perf_counter() - began
             self.seconds[phase] = self.seconds.get(phase, 0.0) + spent

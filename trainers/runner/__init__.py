@@ -27,6 +27,7 @@ from trainers.runner.assemble import EnvFactory, check_shares
 from trainers.runner.control import train_control
 from trainers.runner.idle import without_effect
 from trainers.runner.judging import train_reward_model
+from trainers.runner.peers import watched
 from trainers.runner.session import Session
 from trainers.runner.text import train_text
 from trainers.runner.zero import check_zero
@@ -93,10 +94,12 @@ def run(
         with Session(
             config, world, folder, loggers=heard if world.is_main else (), resume=resume
         ) as session:
-            if config.reward_model.num_epochs:
-                metrics = train_reward_model(session)
-            else:
-                metrics = (train_control if config.is_control else train_text)(session, env, reward)
+            with watched(folder, world, config.backend.timeout_seconds):
+                if config.reward_model.num_epochs:
+                    metrics = train_reward_model(session)
+                else:
+                    learn = train_control if config.is_control else train_text
+                    metrics = learn(session, env, reward)
             if world.is_main:
                 _draw(folder.path)
         if world.is_main:

@@ -7,7 +7,7 @@ from typing import Protocol
 from llmgym.errors import RewardError
 from trainers.batch import Evaluation
 from trainers.collect.base import Collector
-from trainers.distributed import gather
+from trainers.distributed import gather, limit_waits, phase
 from trainers.errors import CheckpointError
 from trainers.learner import Learner
 from trainers.ppo import train
@@ -48,6 +48,7 @@ def improve(session: Session, training: Training) -> dict[str, float]:
         The last iteration's figures by name.
     """
     config, total = session.config, session.config.ppo.num_iterations
+    limit_waits(config.backend.timeout_seconds)
     begin = _continued(session, training)
     session.start_loggers()
     if begin == 0:
@@ -93,6 +94,7 @@ def _close(session: Session, step: int) -> None:
         _log.info("converged at iteration %d: %s", step, session.converged())
 
 
+@phase("evaluate")
 def _evaluate(session: Session, training: Training, step: int) -> None:
     """Score the policy, and write it to best/ if no other was better; a broken reward costs that.
 
@@ -127,6 +129,7 @@ def _finish(problem: str | None) -> None:
         raise CheckpointError(problem)
 
 
+@phase("save")
 def _save(session: Session, training: Training, step: int, *, must: bool) -> None:
     problem = _written(training, ["model", "critic"])
     session.save(

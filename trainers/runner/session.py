@@ -90,6 +90,8 @@ class Session:
         """Leave status, logs and signal handlers in order."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self._handlers and error is not None and self.world.size > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's: there is a word to say
         if self._handlers:
             faulthandler.unregister(signal.SIGUSR2)
         status: Status = "interrupted" if self._stopping else "finished"

@@ -1,0 +1,47 @@
+"""A rank of a run in which rank 1 is killed, hangs or fails: python lost.py HOW MODEL FOLDER."""
+
+import os
+import signal
+import sys
+import threading
+from unittest import mock
+
+from tests import tiny
+from trainers.cli import main
+from trainers.collect.text import TextCollector
+from trainers.distributed import phase
+from trainers.errors import NonFiniteError
+
+STUCK = threading.Event()
+
+
+def lost(how):
+    """What rank 1 does instead of collecting its second rollout."""
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "stuck":
+        STUCK.wait()
+    elif how == "fails":
+        raise RuntimeError("the disk of this host is gone")
+    raise NonFiniteError("every rank says so")
+
+
+def run(how, model, folder):
+    """Train by the command line, as a launcher's rank does."""
+    collect = TextCollector.collect
+
+    def collected(self, actor, iteration):
+        if iteration == 1 and (os.environ["RANK"] == "1" or how == "all"):
+            with phase("rollout"):
+                lost(how)
+        return collect(self, actor, iteration)
+
+    words = {**tiny.RUN, "model.path": model, "run.dir": folder, "checkpoint.every": 1}
+    words["backend.timeout_seconds"] = 6.0
+    typed = [str(word) for key, value in words.items() for word in (f"--{key}", value)]
+    with mock.patch.object(TextCollector, "collect", collected):
+        return main(["train", *typed, *sys.argv[4:]])
+
+
+if __name__ == "__main__":
+    sys.exit(run(*sys.argv[1:4]))

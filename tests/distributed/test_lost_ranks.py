@@ -1,0 +1,72 @@
+"""A rank that dies, hangs or fails ends all of them in time, with one message that names it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.distributed.ranks import free_port
+from trainers.checkpoint import find
+from trainers.run_record import read_status
+
+ROOT = Path(__file__).parents[2]
+HERE = socket.gethostname()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny.save_model(tmp_path_factory.mktemp("model")))
+
+
+def ended(how, model, folder, *more, size=2):
+    """Run ranks until those that are left have ended; (codes, what each printed)."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.distributed.lost", how, model, str(folder), *more],
+            cwd=ROOT,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    try:
+        left = [one for rank, one in enumerate(processes) if how != "stuck" or rank != 1]
+        said = [one.communicate(timeout=200)[1] for one in left]
+        return [one.returncode for one in left], said
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("killed", "rank 1 ({host}) died in rollout: its connection was closed; the other 1"),
+        ("stuck", "rank 1 ({host}) did not finish rollout within 6 s; the other 1 stopped."),
+        ("fails", "rank 1 ({host}) failed in rollout: RuntimeError: the disk of this host is"),
+    ],
+)
+def test_one_message_names_rank_phase_and_log(how, message, model, tmp_path):
+    codes, said = ended(how, model, tmp_path)
+    assert 1 in codes
+    errors = [line for text in said for line in text.splitlines() if "Error" in line]
+    assert len(errors) == 1, said
+    assert errors[0].startswith(f"LostRankError: {message.format(host=HERE)}")
+    assert str(tmp_path / "a" / "logs" / "attempt_1" / "rank_1.log") in errors[0]
+    assert "Continue with the same command and --resume." in said[0]
+    assert read_status(tmp_path / "a")["status"] == "failed"
+    assert find(tmp_path / "a" / "checkpoints", "ppo").path.name == "ppo_000001"
+
+
+def test_what_every_rank_finds_is_said_once_in_its_own_words(model, tmp_path):
+    codes, said = ended("all", model, tmp_path)
+    assert codes == [1, 1]
+    assert [text.count("NonFiniteError: every rank says so") for text in said] == [1, 0]
