@@ -115,7 +115,7 @@ def open_run(
         CheckpointError: on every rank, if it cannot be written or another run is in it.
         BackendError: on every rank, if ranks differ in settings or versions.
     """
-    same_everywhere(settings=config.digest, **versions())
+    same_everywhere(settings=config.digest, resume=str(resume), clean=str(clean), **versions())
     path = Path(config.run.dir) / config.run.name
     try:
         attempt = from_main(

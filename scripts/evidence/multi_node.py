@@ -1,8 +1,8 @@
 """Two hosts on one machine: trained over, one of them lost in mid-run, and gone on with.
 
 A host is a network namespace with an address, a name and an sshd of its own; a veth pair is the
-cable. The scripts that `llmgym launch` prints start the ranks, by deepspeed over pdsh and ssh and by
-torchrun. Needs root, and the Debian packages iproute2, openssh-server and pdsh.
+cable. The scripts that `llmgym launch` prints start the ranks, by deepspeed over pdsh and ssh, or
+by torchrun. Needs root, and the Debian packages iproute2, openssh-server and pdsh.
 
 Run: python scripts/evidence/multi_node.py FOLDER
 """

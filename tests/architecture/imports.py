@@ -63,6 +63,7 @@ NO_TORCH = (
     "trainers/config_files.py",
     "trainers/run_record.py",
     "trainers/backends/__init__.py",
+    "trainers/backends/builds.py",
     "trainers/backends/zero_config.py",
     "trainers/backends/zero_keys.py",
 )

@@ -120,7 +120,7 @@ def _failures() -> tuple[type[Exception], ...]:
 def _say(error: Exception) -> None:
     """Print an error to stderr; what every rank finds alike, one of them says."""
     is_main = os.environ.get("RANK", "0") == "0"
-    is_said = SAID_ELSEWHERE in getattr(error, "__notes__", ())
+    is_said = any(SAID_ELSEWHERE in getattr(x, "__notes__", ()) for x in (error, error.__cause__))
     if not is_said and (is_main or not isinstance(error, ConfigError)):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
 

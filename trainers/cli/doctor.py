@@ -17,6 +17,7 @@ from typing import Literal
 
 import tyro
 
+from trainers.backends.builds import stale_locks
 from trainers.loggers.credentials import has_credentials
 
 DISTRIBUTION = "llmgym-rl"
@@ -162,7 +163,10 @@ def compute() -> Iterator[Finding]:
 
 
 def compilers() -> Iterator[Finding]:
-    """Look at what DeepSpeed's CPU offload and torch.compile build with."""
+    """Look at what DeepSpeed's CPU offload and torch.compile build with, and at killed builds."""
+    if locks := stale_locks():
+        found, remedy = "a killed build lets each start wait", f"rm {' '.join(map(str, locks))}"
+        yield Finding(name="builds", found=found, status="warn", remedy=remedy)
     tools = {"g++": shutil.which("g++") or shutil.which("clang++"), "ninja": shutil.which("ninja")}
     missing = [name for name, path in tools.items() if path is None]
     if not missing:

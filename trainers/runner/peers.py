@@ -70,10 +70,8 @@ def watched(folder: RunFolder, world: World, timeout_seconds: float) -> Iterator
         causes = [rank for rank, said in farewells.items() if said.is_cause]
         if len(causes) == world.size:  # all of them found the same
             raise
-        told = LostRankError(_message(farewells, hosts, folder.log_file.parent, timeout_seconds))
-        if min(farewells) != world.rank:
-            told.add_note(SAID_ELSEWHERE)
-        raise told from error
+        logs = folder.log_file.parent
+        raise LostRankError(_message(farewells, hosts, logs, timeout_seconds)) from error
 
 
 def _parted(logs: Path, world: World, own: Farewell) -> dict[int, Farewell]:

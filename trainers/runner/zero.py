@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trainers.backends.builds import check_locks
 from trainers.backends.deepspeed import check_nvme, library, needs_torch_adam
 from trainers.backends.torch import OptimizerSettings
 from trainers.backends.zero_config import engine_json, frozen_json, tuning
@@ -21,7 +22,7 @@ def check_zero(config: Config, world: World) -> None:
 
     Raises:
         ConfigError: a setting, or a line of the user's file.
-        BackendError: deepspeed, or what NVMe needs, is not there.
+        BackendError: deepspeed, or what NVMe needs, is not there; a build was killed.
     """
     if config.backend.name != "deepspeed":
         return
@@ -32,6 +33,8 @@ def check_zero(config: Config, world: World) -> None:
         )
     tuning(config, world.size)
     library()
+    if torch.cuda.is_available() or config.backend.zero.nvme_path is not None:
+        check_locks()  # a CPU takes torch's Adam, and builds nothing
     if config.backend.zero.nvme_path is not None:
         check_nvme(Path(config.backend.zero.nvme_path))
 

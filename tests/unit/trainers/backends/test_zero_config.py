@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from trainers.backends import zero_keys
+from trainers.backends import deepspeed, zero_keys
 from trainers.backends.zero_config import engine_json, frozen_json, tuning
 from trainers.config import Config
 from trainers.config_files import read
-from trainers.errors import ConfigError
+from trainers.errors import BackendError, ConfigError
 
 ADAMW = {"lr": 1e-6, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.0, "torch_adam": True}
 
@@ -231,3 +231,44 @@ def test_a_file_that_is_not_there_is_said(tmp_path):
 def test_settings_without_effect_are_refused(changes, said):
     with pytest.raises(ConfigError, match=said):
         settings(**changes)
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize(
+    ("offload", "tools", "said"),
+    [
+        ("optimizer", {"ninja"}, "no g++: torch's Adam takes the place of DeepSpeed's"),
+        ("none", {"nvcc"}, "no ninja: torch's Adam takes the place of DeepSpeed's"),
+        ("optimizer", {"ninja", "g++"}, None),
+    ],
+)
+def test_a_missing_compiler_is_named_with_what_takes_its_place(
+    offload, tools, said, monkeypatch, caplog
+):
+    monkeypatch.setattr(deepspeed.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(deepspeed.shutil, "which", lambda tool: tool if tool in tools else None)
+    assert deepspeed.needs_torch_adam(offload) is (said is not None)
+    assert [record.getMessage() for record in caplog.records] == ([said] if said else [])
+
+
+@pytest.mark.deepspeed
+def test_a_folder_on_nvme_that_cannot_be_written_is_refused(tmp_path):
+    for path in (tmp_path / "none", tmp_path / "file"):
+        (tmp_path / "file").touch()
+        with pytest.raises(BackendError, match=r"is no folder that can be written\. Make it, or"):
+            deepspeed.check_nvme(path)
+
+
+@pytest.mark.deepspeed
+def test_nvme_without_its_library_is_refused_with_the_package(tmp_path, monkeypatch):
+    from deepspeed.ops import op_builder  # noqa: PLC0415
+
+    lacks = staticmethod(lambda verbose: False)
+    monkeypatch.setattr(op_builder.AsyncIOBuilder, "is_compatible", lacks)
+    with pytest.raises(BackendError, match=r"needs libaio.*apt-get install libaio-dev"):
+        deepspeed.check_nvme(tmp_path)
+
+
+def test_a_stage_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(ConfigError, match=r"backend\.zero\.stage must be .*0.*3, got 4"):
+        zero(4)

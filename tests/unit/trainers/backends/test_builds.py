@@ -1,0 +1,58 @@
+"""A lock that a killed build has left is named before a start would wait for it."""
+
+import os
+import time
+
+import pytest
+
+from trainers import cli
+from trainers.backends.builds import STALE_SECONDS, check_locks, stale_locks
+from trainers.config_files import read
+from trainers.distributed import World
+from trainers.errors import BackendError
+from trainers.runner import zero
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A folder of builds with two locks of killed ones, and one of a build under way."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    old, deep, young = (
+        tmp_path / "cpu_adam" / "lock",
+        tmp_path / "py311_cu128" / "fused_adam" / "lock",
+        tmp_path / "async_io" / "lock",
+    )
+    for lock in (old, deep, young):
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+    past = time.time() - STALE_SECONDS - 1
+    for lock in (old, deep):
+        os.utime(lock, (past, past))
+    return [old, deep]
+
+
+def test_only_old_locks_are_stale_and_the_message_removes_them(locked):
+    assert stale_locks() == locked
+    with pytest.raises(BackendError, match="wait without") as raised:
+        check_locks()
+    assert str(raised.value).endswith(f"rm {locked[0]} {locked[1]}")
+    for lock in locked:
+        lock.unlink()
+    check_locks()
+
+
+def test_the_doctor_names_them(locked, capsys):
+    cli.main(["doctor"])
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "builds" in one]
+    assert line.startswith("warn")
+    assert f"rm {locked[0]} {locked[1]}" in line
+
+
+@pytest.mark.deepspeed
+def test_a_start_that_builds_is_refused_and_one_on_a_cpu_is_not(locked, monkeypatch):
+    config = read([], {"backend.name": "deepspeed"})
+    zero.check_zero(config, World())
+    monkeypatch.setattr(zero.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(zero, "library", lambda: None)
+    with pytest.raises(BackendError, match="a build of an extension was killed"):
+        zero.check_zero(config, World())
