@@ -80,10 +80,11 @@ def test_every_stage_and_offload_learns_what_one_process_learns(learns, splits):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_bfloat16_weights_with_float32_masters_start_close_and_go_on_exactly():
-    chosen = cases(PLACES, ["separate"], "bfloat16")
+@pytest.mark.parametrize("learns", ["separate", "lora"])
+def test_bfloat16_weights_with_float32_masters_start_close_and_go_on_exactly(learns):
+    chosen = cases(PLACES, [learns], "bfloat16")
     found, _ = run_ranks(zero.trained, chosen, 1, 0, timeout=400)
-    (expected,), _ = alone("separate", 1)
+    (expected,), _ = alone(learns, 1)
     for case in chosen:  # later steps of Adam drift apart: the first ones follow signs alone
         (figures,), _ = found[case]
         for name in ("policy/grad_norm", "value/grad_norm", "loss/total"):
