@@ -67,7 +67,8 @@ def test_short_forms_are_settings():
     assert (got.data.path, got.run.name, got.rewards[0].function) == ("p.jsonl", "a", "my.py:score")
     typed = ("--backend.name", "deepspeed", "--deepspeed_config", "ds.json")
     assert config(*typed).backend.zero.config == "ds.json"
-    assert SHORT.keys() == {"data", "name", "reward", "deepspeed_config"}
+    assert config("--nodes", "1", "--gpus", "2").backend.gpus == 2
+    assert SHORT.keys() == {"data", "name", "reward", "deepspeed_config", "nodes", "gpus"}
 
 
 def test_dashes_and_underscores_are_one():
@@ -162,6 +163,10 @@ def test_the_options_of_a_start_are_these():
         "--plugins MODULE",
         "--resume [CHECKPOINT]",
         "--clean",
+        "--dry-run",
+        "--gpus N",
+        "--nodes N",
+        "--json",
         "--quiet",
         "--data FILE",
         "--name NAME",

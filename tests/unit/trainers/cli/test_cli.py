@@ -37,6 +37,7 @@ def test_the_verbs_are_these():
         "train",
         "sft",
         "reward-model",
+        "plan",
         "eval",
         "play",
         "envs",
@@ -45,6 +46,7 @@ def test_the_verbs_are_these():
         "export",
         "report",
         "runs",
+        "launch",
         "schema",
         "doctor",
     ]

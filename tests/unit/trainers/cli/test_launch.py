@@ -86,6 +86,8 @@ def started(cluster, script, *, ends):
     slurm = {"SLURM_JOB_NODELIST": "first", "SLURM_JOB_ID": "77"}
     return subprocess.Popen(
         ["bash", "job.sh"],
+        # A shell cannot trap what was ignored when it started, as SIGINT is behind an `&`.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         cwd=cluster,
         env={**os.environ, **slurm, "PATH": path, "PAUSE": "0", "ATTEMPTS": "3"},
         stdout=subprocess.PIPE,
