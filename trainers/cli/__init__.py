@@ -6,6 +6,7 @@ Exit codes: 0 done, or saved on request; 1 failed; 2 wrong usage or settings.
 import difflib
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Sequence
@@ -119,10 +120,24 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def _say(error: Exception) -> None:
     """Print an error to stderr; what every rank finds alike, one of them says."""
+    if _reader_left(error):
+        return
     is_main = os.environ.get("RANK", "0") == "0"
     is_said = any(SAID_ELSEWHERE in getattr(x, "__notes__", ()) for x in (error, error.__cause__))
     if not is_said and (is_main or not isinstance(error, ConfigError)):
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _reader_left(error: Exception) -> bool:
+    """Tell whether what reads our output, such as `head`, has enough of it; drop the rest then."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    output = select.poll()
+    output.register(sys.stdout, 0)  # errors alone
+    if not output.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 class _Stderr(logging.Handler):

@@ -221,3 +221,9 @@ def test_the_script_of_launchers_is_the_same_command():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "ppo.gama is not a setting" in done.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    script = f"{sys.executable} -m trainers.cli schema | head -c 10"
+    shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (len(shown.stdout), shown.stderr) == (10, "")
