@@ -16,7 +16,7 @@ PYTEST = $(BIN)/python -m pytest -q
 SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype \
   --deselect tests/unit/trainers/test_evaluate.py::test_evaluation_draws_nothing_from_the_global_generators
 
-.PHONY: install encoder train test test-required test-shapes test-slow test-gpu format lint type architecture check clean help
+.PHONY: install encoder train test test-required test-shapes test-slow test-gpu bench-gpu format lint type architecture check clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -57,6 +57,9 @@ test-slow: install  ## the slow part
 
 test-gpu: install  ## the tests that need a CUDA device; fails where there is none
 	$(PYTEST) -m gpu
+
+bench-gpu: install  ## memory and times of models of 0.5 and 1.5 billion parameters; needs GPUs of 80 GB
+	$(BIN)/python scripts/evidence/gpu.py
 
 format: install  ## rewrite the code in the house's layout
 	$(BIN)/ruff check --fix-only --quiet .
