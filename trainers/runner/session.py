@@ -61,7 +61,7 @@ class Session:
             world=world,
             keep_last=config.checkpoint.keep_last,
         )
-        self._stopping = self._has_converged = False
+        self._is_asked = self._is_stopping = self._has_converged = False
         self._is_saved = True
         self._has_failed = False
         self._is_logging = False
@@ -94,7 +94,7 @@ class Session:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's: there is a word to say
         if self._handlers:
             faulthandler.unregister(signal.SIGUSR2)
-        status: Status = "interrupted" if self._stopping else "finished"
+        status: Status = "interrupted" if self._is_stopping else "finished"
         reason = {}
         if self._has_converged:
             status, reason = "converged", {"reason": self.converged()}
@@ -108,15 +108,15 @@ class Session:
         self.folder.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._stopping:
+        if number == signal.SIGINT and self._is_asked:
             raise KeyboardInterrupt
-        self._stopping = True
+        self._is_asked = True
 
     def should_stop(self) -> bool:
         """Tell whether any rank was asked to stop; the same answer on every rank."""
-        asked = global_max(torch.tensor(int(self._stopping), device=self.world.device))
-        self._stopping = bool(asked)
-        return self._stopping
+        asked = global_max(torch.tensor(int(self._is_asked), device=self.world.device))
+        self._is_stopping = bool(asked)  # one that comes while ranks are asked counts the next time
+        return self._is_stopping
 
     def converge(self) -> None:
         """Note that the run ends because nothing gets better."""

@@ -1,5 +1,8 @@
 """What a session saves, and when."""
 
+import os
+import signal
+
 import pytest
 
 from trainers import checkpoint
@@ -7,6 +10,7 @@ from trainers.batch import Evaluation
 from trainers.config_files import read
 from trainers.distributed import World
 from trainers.run_folder import open_run
+from trainers.runner import session as module
 from trainers.runner.session import Session
 
 
@@ -49,3 +53,14 @@ def test_single_scores_are_kept_of_the_first_and_the_newest_evaluation(session):
     ]
     assert [len(done[0].scores) for _, done in evaluations] == [2, 0, 0, 2]
     assert [len(done[0].rows) for _, done in evaluations] == [2, 0, 0, 2]
+
+
+def test_a_signal_that_comes_while_ranks_are_asked_counts_the_next_time(session, monkeypatch):
+    def signalled(asked):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return asked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "global_max", signalled)
+        assert not session.should_stop()
+    assert session.should_stop()
