@@ -1,6 +1,7 @@
 """A learner on DeepSpeed, and what a few updates of it leave behind; run at two ranks."""
 
 import random
+from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -16,7 +17,7 @@ from trainers.ppo import update
 ROWS = [[6, 0, 3], [1, 2, 4, 5, 7]]
 """The rows of each rank: unequal in number and in tokens."""
 RATES = {"learning_rate": 1e-2, "critic_learning_rate": 1e-2}
-SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+SHARD_ALL = {"stage3_param_persistence_threshold": 0}
 """Small tensors are shared out as well; else a tiny model would be whole everywhere."""
 
 
@@ -26,8 +27,8 @@ def mine(made):
     return made.rows(torch.tensor(list(rows)))
 
 
-def engines(stage, offload="none", dtype=torch.float32):
-    """What builds engines at this stage."""
+def engines(stage, offload="none", dtype=torch.float32, **more):
+    """What builds engines at this stage, with `more` for DeepSpeed's ZeRO."""
     from trainers.backends.deepspeed import DeepSpeedEngine  # noqa: PLC0415 - where it is installed
 
     def build(module, settings, name):
@@ -44,7 +45,7 @@ def engines(stage, offload="none", dtype=torch.float32):
             max_grad_norm=settings.max_grad_norm,
             is_bf16=dtype == torch.bfloat16 and stage > 0,
             on_gpu=False,
-            tuning=SHARD_ALL if stage == 3 else {},
+            tuning={"zero_optimization": {**(SHARD_ALL if stage == 3 else {}), **more}},
         )
         return DeepSpeedEngine(module, settings, name=name, device=tiny.CPU, dtype=dtype, json=json)
 
@@ -125,23 +126,28 @@ def taken_up(states, cases):
 
 
 def poisoned(cases):
-    """For each case: what was raised when a gradient on rank 1 is NaN, and if no weight moved.
+    """For each (case, where): what a NaN on rank 1 alone raises here, and if no weight moved.
 
-    The loss is finite: its gradient is what a bad kernel, or a sum that is too large, makes it.
+    A bad `loss` comes from the rows. A bad `gradient` of a finite loss is what a bad kernel, or a
+    sum that is too large, makes it.
     """
     found = {}
-    for case in cases:
+    for case, where in cases:
         learner, config = built(case)
         updates(learner, config, 1)
         before = full(learner)
+        rows = mine(tiny.experience())
+        if where == "loss" and dist.get_rank() == 1:
+            rows = replace(rows, returns=rows.returns + torch.nan)
+        backward = _poison(learner._policy) if where == "gradient" else learner._policy.backward
         said = None
         try:
-            with mock.patch.object(learner._policy, "backward", _poison(learner._policy)):
-                update(learner, mine(tiny.experience()), config)
+            with mock.patch.object(learner._policy, "backward", backward):
+                update(learner, rows, config)
         except NonFiniteError as error:
             said = str(error)
         after = full(learner)
-        found[case] = said, all(torch.equal(before[name], after[name]) for name in before)
+        found[case, where] = said, all(torch.equal(before[name], after[name]) for name in before)
     return found
 
 

@@ -5,9 +5,9 @@
 
     stage         weights   gradients         masters, moments
     0             4         4                 8
-    1             w         4                 12 / N
+    1             w         4; bfloat16: 6    12 / N
     2             w         4 / N             12 / N
-    3             w / N     4 / N             12 / N; in float32 the weights are the masters: 8 / N
+    3             w / N     4 / N             12 / N
 
 Offloaded optimizers lie in host memory with their gradients, offloaded weights as well. Buckets,
 layers that are gathered and copies of a step are those of DeepSpeed 0.19 as its JSON sets them.
@@ -138,23 +138,24 @@ class Holding:
                 buckets=BUCKET * summed,
             )
         is_away = self._is_away("optimizer")
-        is_master = stage == 3 and self.weight == MASTER and not is_away
-        optimizer = (0 if is_master else MASTER * part) + MOMENTS * part
+        optimizer = (MASTER + MOMENTS) * part
         flat = min(part, section["sub_group_size"]) if stage == 3 else part
         pass_of_adam = COPIES * flat if json["optimizer"]["params"].get("torch_adam") else 0
         buckets = self._buckets(num_parameters, section)
         if not is_away:
-            shares = num_parameters if stage == 1 else part
+            gradients = GRADIENT * (num_parameters if stage == 1 else part)
+            if stage == 1 and self.weight == BFLOAT16:  # as they come, beside their sums
+                gradients += BFLOAT16 * num_parameters
             owned = self.weight * part if stage == 2 else 0  # as they were reduced
             return ModelState(
                 optimizer=optimizer,
-                gradients=GRADIENT * shares,
+                gradients=gradients,
                 buckets=buckets + owned,
                 step=GRADIENT * flat + pass_of_adam,
             )
-        # Gradients: those of the step, and those that micro-batches are added up in. Stages 1 and
-        # 2 have a copy of the new weights as well.
-        more = GRADIENT if stage == 3 else 2 * self.weight
+        # Gradients: those of the step, and those that micro-batches are added up in. Stage 2 keeps
+        # those of the last one as well.
+        more = {1: self.weight, 2: 2 * self.weight, 3: GRADIENT}[json["zero_optimization"]["stage"]]
         return ModelState(
             gradients=self.weight * num_parameters if stage == 1 else 0,
             buckets=buckets,

@@ -41,10 +41,10 @@ def test_ranks_keep_a_second_copy_of_the_gradients():
     ("stage", "offload", "on_gpu", "on_host"),
     [
         (0, "none", 4 + 4 + 8, 0),
-        (1, "none", 2 + 4 + 12 / 4, 0),
+        (1, "none", 2 + 4 + 2 + 12 / 4, 0),
         (2, "none", 2 + (4 + 12) / 4, 0),
         (3, "none", (2 + 4 + 12) / 4, 0),
-        (1, "optimizer", 2 + 2, (12 + 4 + 2 + 2) / 4),
+        (1, "optimizer", 2 + 2, (12 + 4 + 2) / 4),
         (2, "optimizer", 2, (12 + 4 + 2 + 2) / 4),
         (3, "optimizer", 2 / 4, (12 + 4 + 4) / 4),
         (3, "params", 0, (2 + 12 + 4 + 4) / 4),
@@ -56,9 +56,9 @@ def test_stages_share_out_and_offloads_move(stage, offload, on_gpu, on_host):
     assert (stands / NUM, state.host / NUM) == (on_gpu, on_host)
 
 
-def test_in_float32_the_weights_of_stage_three_are_the_masters():
+def test_in_float32_the_masters_of_stage_three_are_a_second_copy():
     state = zero(stage=3, is_bf16=False).trained(NUM)
-    assert state.weights + state.optimizer + state.gradients == (4 + 8 + 4) * NUM / 4
+    assert state.weights + state.optimizer + state.gradients == (4 + 12 + 4) * NUM / 4
 
 
 @pytest.mark.parametrize("offload", ["optimizer", "params"])
