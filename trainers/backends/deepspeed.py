@@ -147,7 +147,7 @@ class DeepSpeedEngine(Engine):
         self._dtype = dtype
         self._can_offload = (
             device.type == "cuda"
-            and self._stage > 0
+            and self._stage > 1  # stage 1 in bfloat16 cannot
             and "offload_optimizer" not in json["zero_optimization"]
         )
         self._steps = 0
@@ -347,7 +347,10 @@ class DeepSpeedEngine(Engine):
     def offload(self) -> None:
         """Move masters and moments to host memory, unless they lie there already."""
         if self._can_offload:
-            self._engine.offload_states()
+            from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum as Kind
+
+            # By default it takes the weights as well, which others go on computing with.
+            self._engine.offload_states(include=[Kind.hp_params, Kind.optim_states])
 
     def reload(self) -> None:
         """Move them back."""
