@@ -82,7 +82,7 @@ def distances(generator, request, response, sampling):
     return (bounds - drawn[:, None]).abs().min(-1).values.tolist()
 
 
-def replayed(changes, recorded=None):
+def replayed(changes, recorded=None, resume=False):
     """Run on this rank: what was sampled, or, where that is given, (row, own and recorded ids)."""
     kept, seen = {}, []
     generate = TransformersGenerator.generate
@@ -99,7 +99,7 @@ def replayed(changes, recorded=None):
 
     config = tiny.run_settings(changes["model.path"], changes["run.dir"], **changes)
     with mock.patch.object(TransformersGenerator, "generate", generated):
-        run(config, reward=tiny.letters, loggers=[JsonlLogger()])
+        run(config, reward=tiny.letters, resume=resume, loggers=[JsonlLogger()])
     return kept if recorded is None else seen
 
 
