@@ -146,7 +146,11 @@ def _said(task: Task) -> str:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+    return repr(_cut(text, 40))
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _written(reward: Reward, place: str) -> str:
@@ -175,8 +179,8 @@ def _failures(answers: Sequence[Answer], reward: Reward, place: str) -> Iterator
         at = "" if " at " in error else _written(reward, place)
         yield (
             f"{len(those)} of {len(answers)} calls failed, first on row {first.row}, response "
-            f"{first.kind} {_short(first.response)}: {error}{at}. A failed reward is never 0: the "
-            "sample is left out, and too many stop the run."
+            f"{first.kind} {_short(first.response)}: {_cut(error, 300)}{at}. A failed reward is "
+            "never 0: the sample is left out, and too many stop the run."
         )
 
 

@@ -21,9 +21,9 @@ from trainers.backends.builds import stale_locks
 from trainers.loggers.credentials import has_credentials
 
 DISTRIBUTION = "llmgym-rl"
-OWN_INSTALLATION = ("deepspeed", "vllm")
+OWN_INSTALLATION = ("vllm",)
 """Libraries of no extra, used where they are."""
-OPTIONAL = ("peft", "data", "math")
+OPTIONAL = ("deepspeed", "peft", "data", "math")
 MIN_DISK_GB = 5.0
 MIN_MEMORY_GB = 2.0
 REQUIREMENT = re.compile(r"([\w.-]+)\s*([^;\[]*)(?:\[.*\])?(?:;.*extra\s*==\s*['\"]([\w-]+)['\"])?")
@@ -123,6 +123,9 @@ def _group(
     *,
     missing: Literal["ok", "warn", "fail"],
 ) -> Finding:
+    if not wanted:
+        found = "unknown to what is installed here"
+        return Finding(name=name, found=found, status="warn", remedy="pip install -e . once more")
     have = {one: version_of(one) for one, _ in wanted}
     absent = [one for one, version in have.items() if version is None]
     outside = [

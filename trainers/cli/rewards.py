@@ -103,14 +103,14 @@ def _line(one: Answer) -> str:
 
 def report(trial: Trial) -> list[str]:
     """Return the table: each kind of response, the first rows in full, spread and time."""
-    lines = [f"{'response':<10}{'rows':>5}{'least':>9}{'mean':>9}{'most':>9}{'failed':>8}{'ms':>8}"]
+    lines = [f"{'response':<10}{'rows':>5}{'least':>9}{'mean':>9}{'most':>9}{'failed':>8}{'ms':>9}"]
     for kind in (GOLD, *WORST):
         asked = [one for one in trial.answers if one.kind == kind]
         fine = [one.score.value for one in trial.of(kind)]
         if asked:
             told = "".join(f"{one:>9.4g}" for one in spread(fine)[:3]) if fine else " " * 27
             ms = sum(one.ms for one in asked) / len(asked)
-            lines.append(f"{kind:<10}{len(asked):>5}{told}{len(asked) - len(fine):>8}{ms:>8.3g}")
+            lines.append(f"{kind:<10}{len(asked):>5}{told}{len(asked) - len(fine):>8}{ms:>9.3g}")
     for row in sorted({one.row for one in trial.answers})[:SHOWN_ROWS]:
         those = [one for one in trial.answers if one.row == row]
         lines += [f"row {row}  {_cut(those[0].prompt)}", *map(_line, those)]

@@ -228,7 +228,8 @@ class ConsoleLogger(Logger):
                 self._print(f"  prompt   {cut(str(new.get('prompt', '')), WIDTH - 11)}")
                 for word, row in (("before", old), ("after", new)):
                     reward = f"  reward {figure(row.get('reward', 0.0))}"
-                    text = cut(str(row.get("completion", "")), WIDTH - 11 - len(reward))
+                    said = str(row.get("completion", "")) or "(empty)"
+                    text = cut(said, WIDTH - 11 - len(reward))
                     self._print(f"  {word:<8} {text}{reward}")
 
     def _point(self, status: Status) -> None:

@@ -10,7 +10,7 @@ resumed run, which loads that folder again, has the same reference to the last b
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainers.batch import Evaluation
@@ -33,6 +33,11 @@ from trainers.runner.text import train_text
 from trainers.runner.zero import check_zero
 
 _log = logging.getLogger(__name__)
+
+
+def _named(config: Config, env: str) -> Config:
+    """Return the settings with another environment, which names its figures and its resume."""
+    return replace(config, envs=[replace(config.envs[0], id=env)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,7 @@ def run(
     """
     if config.reward_model.num_epochs and (env is not None or reward is not None):
         raise ConfigError("a reward model learns from rows: env and reward would have no effect.")
+    config, env = (_named(config, env), None) if isinstance(env, str) else (config, env)
     world = World.from_launcher()
     check_shares(config, world)
     if isinstance(resume, Path):

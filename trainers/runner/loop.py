@@ -8,7 +8,7 @@ from llmgym.errors import RewardError
 from trainers.batch import Evaluation
 from trainers.collect.base import Collector
 from trainers.distributed import gather, limit_waits, phase
-from trainers.errors import CheckpointError
+from trainers.errors import CheckpointError, ConfigError
 from trainers.learner import Learner
 from trainers.ppo import train
 from trainers.runner.session import Session
@@ -46,10 +46,18 @@ def improve(session: Session, training: Training) -> dict[str, float]:
 
     Returns:
         The last iteration's figures by name.
+
+    Raises:
+        ConfigError: it has made more iterations than it is to make.
     """
     config, total = session.config, session.config.ppo.num_iterations
     limit_waits(config.backend.timeout_seconds)
     begin = _continued(session, training)
+    if begin > total:
+        raise ConfigError(
+            f"the run has made {begin} iterations, and ppo.num_iterations {total} is fewer. Set "
+            "more with --ppo.num-iterations, or name an earlier checkpoint after --resume."
+        )
     session.start_loggers()
     if begin == 0:
         _evaluate(session, training, 0)
