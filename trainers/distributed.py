@@ -178,6 +178,16 @@ def gather(item: Item) -> list[Item]:
     return items
 
 
+def gather_runs(run: Tensor) -> Tensor:
+    """Return every rank's `run` [n], in rank order, in one tensor [ranks * n]."""
+    if not dist.is_initialized():
+        return run
+    device = "cuda" if dist.get_backend() == "nccl" else run.device
+    found = run.new_empty(dist.get_world_size() * run.numel(), device=device)
+    dist.all_gather(list(found.chunk(dist.get_world_size())), run.to(device))
+    return found.to(run.device)
+
+
 def broadcast(item: Item) -> Item:
     """Return rank 0's picklable `item` on every rank."""
     if not dist.is_initialized():

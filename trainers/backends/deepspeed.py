@@ -29,6 +29,7 @@ from trainers.backends.base import Engine, check_names, fill, learning, pieces_o
 from trainers.backends.torch import MOMENTS, OptimizerSettings
 from trainers.distributed import name_accelerator
 from trainers.errors import LOWER_RATES, BackendError, NonFiniteError
+from trainers.models.shards import Shard, trim_heap, whole
 
 TESTED = "0.19"
 _log = logging.getLogger(__name__)
@@ -110,12 +111,37 @@ def frozen(module: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _initialized(module: nn.Module, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    if any(isinstance(one, Shard) for one in module.parameters()):
+        _take_shards(module, settings)
     trained = [parameter for _, parameter in learning(module)]
     return library().initialize(
         model=module,
         model_parameters=trained or None,
         config=deepcopy(dict(settings)),  # it writes into what it is given
     )[0]
+
+
+def _take_shards(module: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Make weights DeepSpeed's own, one whole tensor at a time, as it would cut a module itself."""
+    dtype = torch.bfloat16 if "bf16" in settings else torch.float32
+    taken: dict[nn.Parameter, Any] = {}
+    for layer in module.modules():
+        for name, weight in list(layer.named_parameters(recurse=False)):
+            if weight not in taken:
+                made: Any = nn.Parameter(whole(weight).to(dtype), weight.requires_grad)
+                if taken:
+                    next(iter(taken.values())).convert_to_zero_parameters(param_list=[made])
+                else:
+                    holder = nn.ParameterList([made])
+                    given = deepcopy(dict(settings))
+                    library().zero.Init(holder, config_dict_or_path=given, dtype=dtype)
+                taken[weight] = made
+                vars(weight).pop("run", None)  # its numbers are in `made` now
+                trim_heap()
+            setattr(layer, name, taken[weight])
+    device = next(iter(taken.values())).device
+    for buffer in module.buffers():  # DeepSpeed moves a module only where it cuts it
+        buffer.data = buffer.data.to(device)
 
 
 @final

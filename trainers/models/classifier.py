@@ -28,6 +28,7 @@ from trainers.models.loading import (
     load_config,
     load_tokenizer,
     longest_sequence,
+    new_weights,
 )
 
 
@@ -150,4 +151,4 @@ def _loaded(source: str, config: PretrainedConfig, attention: str) -> tuple[PreT
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(explained(source, error)) from error
-    return model, bool(report["missing_keys"] or report["mismatched_keys"])
+    return model, bool(new_weights(source, model, report))

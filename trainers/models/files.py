@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from trainers.errors import ConfigError
@@ -45,6 +46,24 @@ def check_exists(source: str) -> None:
 def looks_like_path(source: str) -> bool:
     """Say whether a name can only be a path: hub ids have one slash at most."""
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).exists()
+
+
+def check_weight_names(source: str, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Refuse files whose weights are not those of the model; it would learn from random ones.
+
+    Raises:
+        ConfigError: names some of them.
+    """
+    lost, left = sorted(missing), sorted(unexpected)
+    if lost or left:
+        parts = [("missing", lost), ("unknown to its config.json", left)]
+        said = "; ".join(
+            f"{', '.join(names[:3])} ({len(names)} {how})" for how, names in parts if names
+        )
+        raise ConfigError(
+            f"the weights of {source} are not those of its model: {said}. Copy the folder again, "
+            "or save it once more from the whole model."
+        )
 
 
 def explained(source: str, error: Exception, *, otherwise: str | None = None) -> str:

@@ -6,7 +6,7 @@ Dropout is off, in the configuration and in every module. Code from a hub is nev
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,14 @@ from trainers.errors import ConfigError
 from trainers.models.causal_lm import CausalPolicy, check_head
 from trainers.models.chat import ChatFormat, train_tokenizer
 from trainers.models.critic import Critic, SharedActorCritic, head_name, token_classifier
-from trainers.models.files import check_exists, check_model_files, explained
+from trainers.models.files import (
+    check_exists,
+    check_model_files,
+    check_weight_names,
+    explained,
+)
 from trainers.models.fresh import VOCAB_SIZES, fresh_llama, llama_config
+from trainers.models.shards import gather_layer, layer_by_layer, tie_head
 
 
 def load_tokenizer(config: Config, texts: Iterable[str] = ()) -> PreTrainedTokenizerFast:
@@ -186,21 +192,25 @@ def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
         attention: kernel of the attention; "auto" leaves it to transformers.
 
     Raises:
-        ConfigError: it does not exist, is damaged, or is no causal language model.
+        ConfigError: it does not exist, is damaged, is no causal language model, or its files lack
+            weights of it or hold others.
     """
     config = load_config(source)
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
             **chosen,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(explained(source, error)) from error
+    check_weight_names(source, missing=report["missing_keys"], unexpected=report["unexpected_keys"])
+    tie_head(model, source)
     dropout_off(model)
     return model.train()
 
@@ -243,7 +253,8 @@ def load_policy(config: Config, chat: ChatFormat) -> CausalPolicy | SharedActorC
     model = load_policy_model(config, chat)
     settings = {"temperature": config.generation.temperature, "chunk": config.backend.logprob_chunk}
     policy = CausalPolicy(model, **settings)
-    check_head(policy)
+    with layer_by_layer(policy):
+        check_head(policy)
     if config.backend.gradient_checkpointing:
         enable_checkpointing(model)
     return SharedActorCritic(model, **settings) if config.ppo.critic == "shared" else policy
@@ -296,12 +307,30 @@ def _load_classifier(source: str) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise ConfigError(explained(source, error)) from error
-    new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    new = new_weights(source, model, report)
     layer = model.get_submodule(head)
+    gather_layer(layer)
     for name, parameter in layer.named_parameters(prefix=head):
         if name in new or f"{head}.weight" in new:
             nn.init.zeros_(parameter)
     return token_classifier(model, layer)  # anew: saving would undo the mapping of keys
+
+
+def new_weights(source: str, model: PreTrainedModel, report: Mapping[str, Any]) -> set[str]:
+    """Return the names of a classifier's weights that no file held: those of its head, if any.
+
+    Args:
+        source: where it was loaded from.
+        model: as loaded.
+        report: what transformers said of it.
+
+    Raises:
+        ConfigError: there are some in its body.
+    """
+    new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    body = f"{model.base_model_prefix}."
+    check_weight_names(source, missing=[key for key in new if key.startswith(body)], unexpected=[])
+    return new
 
 
 def longest_sequence(config: PretrainedConfig) -> int:

@@ -38,7 +38,7 @@ from trainers.models.chat import ChatFormat
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.loading import build_critic, count_parameters
 from trainers.runner.session import Session
-from trainers.runner.zero import Zero
+from trainers.runner.zero import Zero, loading
 
 MOST = 10_000
 EnvFactory = Callable[..., gymnasium.Env]
@@ -272,7 +272,9 @@ class Devices:
     def frozen(self, module: nn.Module) -> nn.Module:
         """Place a module that does not train; it is shared out where the policy is."""
         if self.zero is None or self.zero.stage < 3:
-            return module.to(self.device, self.weights)
+            for one in module.to(self.device).parameters():  # angles of positions stay float32
+                one.data = one.data.to(self.weights)
+            return module
         return frozen(module, self.zero.frozen())
 
 
@@ -282,7 +284,8 @@ def critic_of(config: Config, policy: Policy) -> Critic | None:
     if ppo.critic == "shared":
         return None
     checkpointing = config.backend.gradient_checkpointing
-    critic = build_critic(policy.model, ppo.critic_init, gradient_checkpointing=checkpointing)
+    with loading(config):
+        critic = build_critic(policy.model, ppo.critic_init, gradient_checkpointing=checkpointing)
     if lora.rank and lora.critic == "adapters":
         adapt(critic.model, lora, seed=config.run.seed)
     return critic
@@ -320,8 +323,9 @@ def writer_of(policy: Policy, devices: Devices) -> Writer:
         return Writer(policy=policy, weights="shared")
     if not zero.holds(count_parameters(policy) * devices.weights.itemsize):
         return Writer(policy=policy, weights="sharded")
-    copied = copy.deepcopy(policy).requires_grad_(False)
-    return Writer(policy=copied.to(devices.device, devices.weights), weights="copied")
+    empty = {id(one): nn.Parameter(torch.empty(0), False) for one in policy.parameters()}
+    copied = copy.deepcopy(policy, empty)  # every rollout brings the weights
+    return Writer(policy=copied.to(devices.device), weights="copied")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

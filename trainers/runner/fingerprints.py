@@ -11,6 +11,7 @@ from torch import nn
 from llmgym.vector import LLMVectorEnv
 from trainers.demonstrations import Demonstration
 from trainers.judgements import Example
+from trainers.models.shards import whole
 
 ENDLESS = 1000
 """Tasks looked at of a source that has no end."""
@@ -36,11 +37,12 @@ def judgements_digest(examples: Iterable[Example]) -> str:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Return the digest of a module's weights by name, to the last bit."""
+    """Return the digest of a module's weights by name, to the last bit; a collective."""
     found = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, weight in sorted(module.state_dict(keep_vars=True).items()):
+        value = whole(weight)
         found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        found.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()[:12]
 
 

@@ -32,7 +32,7 @@ from trainers.reward_model import Judging, Verdict, class_weights, judge, train
 from trainers.runner.assemble import Devices
 from trainers.runner.fingerprints import judgements_digest, weights_digest
 from trainers.runner.session import Session
-from trainers.runner.zero import save_json
+from trainers.runner.zero import loading, save_json
 
 RULE = "A row belongs to a class if all its labels do; every other row is left out."
 PARTS = {"holdout": "rows kept back", "test": "rows of the test file"}
@@ -77,7 +77,8 @@ def train_reward_model(session: Session) -> dict[str, float]:
     tokenizer = judge_tokenizer(config, texts, has_prompts=config.data.has_prompts)
     learned, parts = _examples(session, rows, tokenizer)
     session.identify(rows=judgements_digest(learned))
-    model, has_head = load_judge(config, tokenizer, rows.names)
+    with loading(config):
+        model, has_head = load_judge(config, tokenizer, rows.names)
     if config.backend.gradient_checkpointing:
         enable_checkpointing(model.model)
     origin = config.model.path or f"{config.model.preset}, built in place"

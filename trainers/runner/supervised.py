@@ -28,6 +28,7 @@ from trainers.models.loading import (
 from trainers.runner.assemble import Devices, card, check_prompts
 from trainers.runner.fingerprints import demonstrations_digest, weights_digest
 from trainers.runner.session import Session
+from trainers.runner.zero import loading
 
 SAMPLED_TASKS = 1024
 """Tasks whose text a fresh tokenizer is trained on, where nothing is demonstrated."""
@@ -59,7 +60,8 @@ def base_model(
         check_prompts(config, chat, envs, held_out)
         session.identify(demonstrations=demonstrations_digest(shown), tokenizer=chat.digest)
         examples = _examples(session, chat, shown) if shown else []
-        model = load_policy_model(config, chat, needs_room=config.ppo.num_iterations > 0)
+        with loading(config):
+            model = load_policy_model(config, chat, needs_room=config.ppo.num_iterations > 0)
         policy = CausalPolicy(model, temperature=1.0, chunk=config.backend.logprob_chunk)
         if config.backend.gradient_checkpointing:
             enable_checkpointing(policy.model)

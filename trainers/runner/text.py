@@ -41,7 +41,7 @@ from trainers.runner.fingerprints import tasks_digest, weights_digest
 from trainers.runner.loop import improve
 from trainers.runner.session import Session
 from trainers.runner.supervised import base_model
-from trainers.runner.zero import save_json
+from trainers.runner.zero import loading, save_json
 
 
 def train_text(
@@ -147,7 +147,8 @@ class TextTraining:
             session.note("turns", self._chat.way_on(opening))
         if started is config:  # else they were looked at before anything was learned
             check_prompts(config, self._chat, envs, held_out)
-        self._policy = load_policy(started, self._chat)
+        with loading(config):
+            self._policy = load_policy(started, self._chat)
         size = count_parameters(self._policy)
         devices = Devices.of(config, world, self._policy)
         if world.is_main and devices.zero is not None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trainers.backends.zero_config import engine_json, frozen_json, tuning
 from trainers.config import Config
 from trainers.distributed import World
 from trainers.errors import ConfigError
+from trainers.models.shards import shared_out
 
 
 def check_zero(config: Config, world: World) -> None:
@@ -37,6 +39,12 @@ def check_zero(config: Config, world: World) -> None:
         check_locks()  # a CPU takes torch's Adam, and builds nothing
     if config.backend.zero.nvme_path is not None:
         check_nvme(Path(config.backend.zero.nvme_path))
+
+
+def loading(config: Config) -> AbstractContextManager[None]:
+    """Return what models load under: at stage 3 they are shared out while they do, else whole."""
+    is_shared_out = config.backend.name == "deepspeed" and config.backend.zero.stage == 3
+    return shared_out() if is_shared_out else nullcontext()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
