@@ -56,7 +56,7 @@ def check_weight_names(source: str, *, missing: Iterable[str], unexpected: Itera
     """
     lost, left = sorted(missing), sorted(unexpected)
     if lost or left:
-        parts = [("missing", lost), ("unknown to its config.json", left)]
+        parts = [("missing or of another shape", lost), ("unknown to its config.json", left)]
         said = "; ".join(
             f"{', '.join(names[:3])} ({len(names)} {how})" for how, names in parts if names
         )

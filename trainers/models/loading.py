@@ -198,18 +198,20 @@ def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
     config = load_config(source)
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
             **chosen,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(explained(source, error)) from error
-    check_weight_names(source, missing=report["missing_keys"], unexpected=report["unexpected_keys"])
+    model, report = loaded
+    check_weight_names(source, missing=_made(report), unexpected=report["unexpected_keys"])
     tie_head(model, source)
     dropout_off(model)
     return model.train()
@@ -327,10 +329,15 @@ def new_weights(source: str, model: PreTrainedModel, report: Mapping[str, Any]) 
     Raises:
         ConfigError: there are some in its body.
     """
-    new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    new = _made(report)
     body = f"{model.base_model_prefix}."
     check_weight_names(source, missing=[key for key in new if key.startswith(body)], unexpected=[])
     return new
+
+
+def _made(report: Mapping[str, Any]) -> set[str]:
+    """Return the names of weights that no file held in their shape."""
+    return {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
 
 
 def longest_sequence(config: PretrainedConfig) -> int:

@@ -105,7 +105,8 @@ def shared_out() -> Iterator[None]:
 
     before = os.environ.get(IN_TURN)
     os.environ[IN_TURN] = "1"
-    handle = register_module_parameter_registration_hook(cut)
+    hook: Any = cut  # torch's annotation leaves out that it may return a parameter
+    handle = register_module_parameter_registration_hook(hook)
     try:
         yield
     finally:

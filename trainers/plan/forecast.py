@@ -35,6 +35,9 @@ CHARACTERS = 5
 METRICS_BYTES = 8_000
 """Of one iteration in metrics.jsonl and the offline W&B run."""
 
+TENSORS_AT_ONCE = 3
+"""Copies of the largest tensor, at most, while it is read, cut and sent to the other ranks."""
+
 ALONE = Holding()
 
 
@@ -73,6 +76,7 @@ class Forecast:
     Attributes:
         parameters: of each model by its role.
         learned: how many of them learn.
+        largest: parameters of the policy's largest tensor.
         dtype: of the matrix products.
         source: where the sizes of the policy come from.
         holding: how ranks hold the models.
@@ -89,6 +93,7 @@ class Forecast:
     holding: Holding
     batch: Batch
     learned: dict[str, int] = field(default_factory=dict)
+    largest: int = 0
     memory: list[Phase] = field(default_factory=list)
     host: dict[str, int] = field(default_factory=dict)
     disk: dict[str, int] = field(default_factory=dict)
@@ -136,14 +141,22 @@ class Forecast:
         usage = Usage(peak=0 if self.holding.is_gpu else copies)
         self.add(name, "copy of the state", replace(state, window=0), usage)
 
-    def add_load(self, state: ModelState) -> None:
-        """Add the beginning: each rank loads float32 weights whole, and copies them once."""
+    def add_load(self, state: ModelState, *, is_fresh: bool = False) -> None:
+        """Add the beginning: each rank loads float32 weights whole, and copies them once.
+
+        At stage 3 it holds its share of all models, and a few tensors whole; unless they are fresh.
+        """
         others = (count for role, count in self.parameters.items() if role != "policy")
-        whole = WEIGHT * (self.parameters["policy"] + max(others, default=0))
+        held = WEIGHT * (self.parameters["policy"] + max(others, default=0))
+        is_shared_out = self.holding.stage == 3 and not is_fresh
+        if is_shared_out:
+            share = -(-sum(self.parameters.values()) // self.holding.ranks)
+            held = WEIGHT * (share + TENSORS_AT_ONCE * self.largest)
         if self.holding.is_gpu:
-            self.host.update(load=whole, training=state.host)
+            self.host.update(load=held, training=state.host)
         elif self.holding.stage:
-            self.add("load", "whole weights", ModelState(weights=whole), Usage(peak=0))
+            how = "shares of weights" if is_shared_out else "whole weights"
+            self.add("load", how, ModelState(weights=held), Usage(peak=0))
 
 
 def forecast_text(
@@ -170,6 +183,7 @@ def forecast_text(
         batch=Batch.of(config, holding.ranks),
         disk=disk_of(config, parameters, shapes.num_learned),
         learned=shapes.num_learned,
+        largest=max(one.numel() for one in shapes.policy.parameters()),
     )
     if config.sft.num_epochs and config.model.lora.rank and config.model.path is None:
         forecast.notes.append("the supervised stage of a fresh model learns whole, and takes more")
@@ -196,7 +210,7 @@ def forecast_text(
 def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     """Add the supervised stage: the policy alone."""
     batch, state = forecast.batch, forecast.state("policy")
-    forecast.add_load(state)
+    forecast.add_load(state, is_fresh=config.model.path is None)
     rows = math.ceil(config.sft.batch_size / batch.ranks)
     micro = min(max(batch.micro_batch_tokens // batch.width, 1), rows)
     number = math.ceil(rows / micro)
