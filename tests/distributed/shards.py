@@ -77,7 +77,7 @@ def stepped(pairs):
             ZeroConfig(stage=stage, offload=offload),
             is_bf16=dtype == "bfloat16",
             on_gpu=False,
-            tuning=zero.SHARD_ALL,
+            tuning={"zero_optimization": zero.SHARD_ALL},
         )
         for load in (shared_out, nullcontext):
             with load():
@@ -114,7 +114,12 @@ def growth(folder):
     from trainers.backends.deepspeed import frozen, library  # noqa: PLC0415 - where it is installed
 
     library()
-    json = frozen_json(ZeroConfig(stage=3), is_bf16=False, on_gpu=False, tuning=zero.SHARD_ALL)
+    json = frozen_json(
+        ZeroConfig(stage=3),
+        is_bf16=False,
+        on_gpu=False,
+        tuning={"zero_optimization": zero.SHARD_ALL},
+    )
     frozen(CausalPolicy(tiny.llama(), temperature=1.0, chunk=512), json)  # what comes once
     with peak() as loading, shared_out():
         model = load_causal_lm(folder)
