@@ -19,7 +19,7 @@ from trainers.distributed import World, gather, phase_of, shutdown
 from trainers.errors import SAID_ELSEWHERE, LostRankError
 from trainers.run_folder import RunFolder
 
-GRACE_SECONDS = 4.0
+GRACE_SECONDS = 8.0
 """How long farewells are waited for: a connection that is given up ends a wait at once."""
 NO_ANSWER = re.compile(
     r"gloo|NCCL|[Cc]onnection (closed|reset|refused|was)|Broken pipe|[Tt]imed? ?out"
