@@ -39,13 +39,15 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
         max_turns: responses an episode may have, at least 2: a first response must not truncate.
         system: content of a system message in front of every prompt, or None.
         render_mode: "ansi" (a string), "human" (written to the terminal) or None.
+        reward_bounds: the least and the most that an episode can earn; None for what the reward
+            states of itself, as those by rule do, and no bounds where it states nothing. Without
+            a reward, 0 to 1.
 
     Raises:
         EnvContractError: a setting is out of its range.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "human"], "render_fps": 4}
-    reward_bounds: tuple[float, float] = (0.0, 1.0)
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
         max_turns: int = 8,
         system: str | None = None,
         render_mode: str | None = None,
+        reward_bounds: tuple[float, float] | None = None,
     ) -> None:
         if max_turns < 2:
             raise EnvContractError(
@@ -73,6 +76,7 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
         self.action_space = Text()
         self._reward_spec = reward
         self._reward: Reward | None = None
+        self._bounds = reward_bounds
         self._task: Task | None = None
         self._messages: tuple[Message, ...] = ()
         self._turn = 0
@@ -103,6 +107,13 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
         if self._reward is None and self._reward_spec is not None:
             self._reward = resolve(self._reward_spec)
         return self._reward
+
+    @property
+    def reward_bounds(self) -> tuple[float, float]:
+        """The least and the most that an episode can earn, with the reward that is in use."""
+        if self._bounds is not None:
+            return self._bounds
+        return (0.0, 1.0) if self.reward is None else bounds_of(self.reward)
 
     @final
     def reset(
@@ -257,8 +268,7 @@ class SingleTurnEnv(LLMEnv):
         reward: as in `LLMEnv`.
         system: content of a system message in front of every prompt, or None.
         render_mode: as in `LLMEnv`.
-        reward_bounds: the least and the most a response can earn; None for what the reward states
-            of itself, as those by rule do, and no bounds where it states nothing.
+        reward_bounds: as in `LLMEnv`.
     """
 
     def __init__(
@@ -270,13 +280,9 @@ class SingleTurnEnv(LLMEnv):
         render_mode: str | None = None,
         reward_bounds: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(tasks, reward, system=system, render_mode=render_mode)
-        self._bounds = reward_bounds
-
-    @property
-    def reward_bounds(self) -> tuple[float, float]:
-        """The least and the most a response can earn."""
-        return bounds_of(self.reward) if self._bounds is None else self._bounds
+        super().__init__(
+            tasks, reward, system=system, render_mode=render_mode, reward_bounds=reward_bounds
+        )
 
     def reply(self, response: Completion) -> Reply:
         """End the episode: the response was the answer."""

@@ -28,9 +28,10 @@ from llmgym.errors import EnvContractError, PluginError
 
 ENTRY_POINT_GROUPS = ("llmgym.envs", "llmgym.rewards")
 
-# Gymnasium's make and make_vec keep these keywords for themselves.
+# Gymnasium's make and make_vec keep these keywords for themselves; `target` holds the address.
 RESERVED = (
     "id",
+    "target",
     "num_envs",
     "vectorization_mode",
     "vector_kwargs",
@@ -128,6 +129,21 @@ def create_vector(
     make = functools.partial(create, target, **kwargs)
     vector = load("llmgym.vector:LLMVectorEnv")
     return vector([make] * num_envs, executor=executor, workers=workers, env_timeout=env_timeout)
+
+
+def settings_of(found: EnvSpec, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `create_vector` for an id: those of its registration, then others.
+
+    Raises:
+        EnvContractError: one of the others would replace what the registry itself needs.
+    """
+    taken = sorted(set(kwargs) & set(RESERVED))
+    if taken:
+        raise EnvContractError(
+            f"{', '.join(taken)} never reaches an environment: Gymnasium and the registry keep "
+            "this keyword for themselves. Rename it where the environment is defined"
+        )
+    return {**found.kwargs, **kwargs}
 
 
 def spec(id: str) -> EnvSpec:

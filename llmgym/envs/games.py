@@ -16,7 +16,7 @@ import numpy as np
 from llmgym.env import LLMEnv, RewardSpec
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Completion, Reply, Sample, Task
-from llmgym.rewards.base import Reward
+from llmgym.rewards.base import UnitReward
 from llmgym.rows import task_id
 from llmgym.splits import Split, check_split
 from llmgym.tasks import TaskSource, procedural
@@ -73,7 +73,7 @@ class Progress:
 
 
 @final
-class Found(Reward):
+class Found(UnitReward):
     """1.0 for a number found with as few guesses as bisection may need, less for each further one.
 
     Args:

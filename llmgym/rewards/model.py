@@ -148,16 +148,26 @@ class RewardModel(Reward):
         self._batch_size, self._max_length = batch_size, max_length
         self._forward = forward
         self._judge: Judge | None = None
+        self._module: PreTrainedModel | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs; it loads its weights itself."""
-        return {**self.__dict__, "_judge": None}
+        return {**self.__dict__, "_judge": None, "_module": None}
 
     @property
     def source(self) -> str:
         """What the model is called in messages."""
         given = self._model
         return given if isinstance(given, str) else given.config.name_or_path or "the reward model"
+
+    def module(self) -> PreTrainedModel | None:
+        """Return what computes, loaded; None where that is an engine.
+
+        Raises:
+            RewardError: it does not load.
+        """
+        self._loaded()
+        return self._module
 
     def check(self) -> None:
         """Read configuration and tokenizer, without weights.
@@ -295,6 +305,7 @@ class RewardModel(Reward):
             model = _read_model(model, self._dtype)
         model = model.to(device).eval()  # type: ignore[arg-type]
         model.config.get_text_config().pad_token_id = pad  # decoders find a text's end by it
+        self._module = model
         return lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits
 
 

@@ -5,7 +5,7 @@ Whoever collects the rollout calls `observed` on every rank, adds the sums up, a
 `absorb`; what evaluation showed is dropped by calling `observed` before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, Protocol, final, runtime_checkable
 
 import numpy as np
@@ -102,12 +102,20 @@ class Composed(Protocol):
         ...
 
 
-def running_scales(reward: Reward | None, name: str = "") -> dict[str, Scale]:
-    """Return, by dotted name, the running statistics of a reward and of all that it is made of."""
-    found: dict[str, Scale] = {}
-    if isinstance(reward, Scaled) and reward.scale.mode == "running":
-        found[name or reward.name] = reward.scale
+def walked(reward: Reward | None, name: str = "") -> Iterator[tuple[str, Reward]]:
+    """Yield a reward and all that it is made of, each with its dotted name."""
+    if reward is None:
+        return
+    yield name or reward.name, reward
     if isinstance(reward, Composed):
         for part, one in reward.inner().items():
-            found |= running_scales(one, f"{name}.{part}" if name else part)
-    return found
+            yield from walked(one, f"{name}.{part}" if name else part)
+
+
+def running_scales(reward: Reward | None) -> dict[str, Scale]:
+    """Return, by dotted name, the running statistics of a reward and of all that it is made of."""
+    return {
+        name: one.scale
+        for name, one in walked(reward)
+        if isinstance(one, Scaled) and one.scale.mode == "running"
+    }

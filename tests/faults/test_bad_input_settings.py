@@ -61,6 +61,11 @@ def test_an_argument_of_the_wrong_type_is_told_by_the_setting_it_came_from(refus
     assert said.startswith("ConfigError: llmgym/Prompts-v0 cannot be built with envs.0.kwargs")
 
 
+def test_an_argument_that_would_replace_the_environments_code_is_refused(refused):
+    said = refused({"--envs.0.kwargs.target": "other.module:Env"})
+    assert "cannot be built with envs.0.kwargs: target never reaches an environment" in said
+
+
 def test_a_misspelt_environment_is_named_with_the_nearest(refused):
     said = refused({"--envs.0.id": "llmgym/Promts-v0"})
     assert "Did you mean llmgym/Prompts-v0" in said

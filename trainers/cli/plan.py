@@ -55,8 +55,8 @@ def show(config: Config, launch: Launch) -> int:
             config,
             forecast,
             pace=pace,
-            memory=_room(forecast, ranks),
-            disk=_free(Path(config.run.dir)),
+            memory=_room(forecast, ranks) if _is_here(config) else None,
+            disk=_free(Path(config.run.dir)) if _is_here(config) else None,
         )
         print(page)
     check_shares(config, World(size=ranks))  # last: the arithmetic shows what does not divide
@@ -94,11 +94,16 @@ def _pace(shapes: Shapes, dtype: torch.dtype, *, is_gpu: bool) -> Pace:
     return probed(width, 4 * width, dtype=dtype, device=device)
 
 
+def _is_here(config: Config) -> bool:
+    """Tell whether a run would be on this machine, as far as its settings say."""
+    backend = config.backend
+    return backend.gpus is None or (backend.nodes, backend.gpus) == (1, torch.cuda.device_count())
+
+
 def _room(forecast: Forecast, ranks: int) -> int | None:
     """Return the bytes there are for a process, or None."""
     if forecast.holding.is_gpu:
-        known = torch.cuda.is_available()
-        return torch.cuda.get_device_properties(0).total_memory if known else None
+        return torch.cuda.get_device_properties(0).total_memory
     available = available_memory()
     return None if available is None else available // ranks
 

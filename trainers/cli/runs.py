@@ -1,6 +1,7 @@
 """`llmgym runs list|diff`: the runs of a folder, and what is between two of them. No torch."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,11 @@ from trainers.run_record import RunRecord, figure, read_run, summary
 Key = Literal["when", "name", "state", "kind", "reward", "score", "size"]
 FIGURES = {"when": "updated", "size": "bytes"}
 NONE = "-"
+HEAD = ("name", "state", "kind", "env", "iteration", "reward", "score", "size", "when")
+SPARE = ("size", "kind", "reward", "env")
+"""Columns that a narrow terminal does without; --json has all."""
+WIDTH = 100
+"""Of what is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,20 @@ def ordered(rows: Sequence[Mapping[str, Any]], sort: Key) -> list[Mapping[str, A
     return sorted(there, key=lambda row: row[name], reverse=not is_text) + lacking
 
 
-def table(rows: Sequence[Mapping[str, Any]], now: datetime) -> list[str]:
-    """Return a header and a line a run; damaged runs say why below the table."""
-    head = ["name", "state", "kind", "env", "iteration", "reward", "score", "size", "when"]
-    cells = [[*_cells(row, now)] for row in rows]
+def table(rows: Sequence[Mapping[str, Any]], now: datetime, width: int = WIDTH) -> list[str]:
+    """Return a header and a line a run; damaged runs say why below the table.
+
+    Columns of `SPARE` are left out, one after another, until the rest fits into `width`.
+    """
+    cells = [dict(zip(HEAD, _cells(row, now), strict=True)) for row in rows]
     why = [f"{row['name']}: {row['reason']}" for row in rows if "reason" in row]
-    return [*columns([head, *cells]), *why]
+    head, lines = [*HEAD], [""]
+    for left_out in ("", *SPARE):
+        head = [name for name in head if name != left_out]
+        lines = columns([head, *([row[name] for name in head] for row in cells)])
+        if max(map(len, lines)) <= width:
+            break
+    return [*lines, *why]
 
 
 def _cells(row: Mapping[str, Any], now: datetime) -> list[str]:
@@ -93,7 +107,7 @@ def _cells(row: Mapping[str, Any], now: datetime) -> list[str]:
         row["name"],
         row["state"],
         row.get("kind") or NONE,
-        row.get("env") or NONE,
+        (row.get("env") or NONE).removeprefix("llmgym/"),
         NONE if done is None else f"{done}/{row.get('num_iterations')}",
         known(row.get("reward")),
         score,
@@ -166,9 +180,9 @@ def main(argv: Sequence[str]) -> int:
     command = tyro.cli(Command, args=argv, prog="llmgym runs")  # type: ignore[arg-type]
     if isinstance(command, List):
         rows = ordered(listed(command.folder), command.sort)
-        print(
-            json.dumps(rows, indent=1) if command.json else _lines(table(rows, datetime.now(UTC)))
-        )
+        width = shutil.get_terminal_size((WIDTH, 0)).columns
+        shown = table(rows, datetime.now(UTC), width)
+        print(json.dumps(rows, indent=1) if command.json else _lines(shown))
     else:
         found = difference(read_run(command.a), read_run(command.b))
         print(json.dumps(found, indent=1) if command.json else _lines(told(found)))

@@ -3,11 +3,21 @@
 import difflib
 import json
 import os
+import ssl
 import struct
 from collections.abc import Iterable
+from functools import cache
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from huggingface_hub import constants
 
 from trainers.errors import ConfigError
+
+SECONDS = 5
+"""That a hub may take to answer."""
 
 
 def check_model_files(source: str) -> None:
@@ -33,14 +43,42 @@ def check_model_files(source: str) -> None:
 
 
 def check_exists(source: str) -> None:
-    """Check that a name which can only be a path is a folder; a hub id passes.
+    """Check that a name which can only be a path is a folder, and that the hub of an id answers.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder; or a model is not in the cache, and no hub is there.
     """
     folder = Path(source)
     if not folder.is_dir() and looks_like_path(source):
         raise ConfigError(f"model folder {source} does not exist.{_did_you_mean(folder)}")
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
+    if folder.is_dir() or is_offline() or cached.is_dir():
+        return
+    why = silence(constants.ENDPOINT)  # else its client tries again and again, for a minute
+    if why is not None:
+        raise ConfigError(
+            f"{source} is neither a folder nor in the local cache, and {constants.ENDPOINT} does "
+            f"not answer: {why}. Give a folder, or try again when there is a connection. What is "
+            f"in the cache: llmgym doctor.{_did_you_mean(folder)}"
+        )
+
+
+@cache
+def silence(address: str) -> str | None:
+    """Return why nothing answers at an address, or None; any answer will do. Asked once."""
+    try:
+        with urlopen(Request(address, method="HEAD"), timeout=SECONDS):
+            return None
+    except (HTTPError, HTTPException):
+        return None
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        return None if isinstance(reason, ssl.SSLError) else str(reason)
+
+
+def is_offline() -> bool:
+    """Tell whether the hub is not to be asked."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
 def looks_like_path(source: str) -> bool:
@@ -70,7 +108,7 @@ def explained(source: str, error: Exception, *, otherwise: str | None = None) ->
     """Return one message for what transformers raised about `source`."""
     if Path(source).is_dir():
         return otherwise or f"{source} does not load: {error}"
-    if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "ON", "YES"):
+    if is_offline():
         return (
             f"{source} is neither a folder nor in the local cache, and HF_HUB_OFFLINE is set. "
             f"Give a folder, or unset it to download.{_did_you_mean(Path(source))}"

@@ -112,7 +112,7 @@ def text(
     *,
     pace: Pace | None,
     memory: int | None,
-    disk: int,
+    disk: int | None,
 ) -> str:
     """Return the page.
 
@@ -121,15 +121,17 @@ def text(
         forecast: of it.
         pace: of the machine; None where the time is not known.
         memory: bytes there are for a process; None where that is not known.
-        disk: bytes that are free.
+        disk: bytes that are free; None where the run is on other machines.
     """
     sizes = ", ".join(f"{role} {count / 1e6:,.2f} M" for role, count in forecast.parameters.items())
     written = sum(forecast.disk.values())
     parts = ", ".join(f"{part} {shown(size)}" for part, size in forecast.disk.items())
-    fits = f"fit into the {shown(disk)} free" if written <= disk else (
-        f"DO NOT FIT into the {shown(disk)} free. Choose another disk with --run.dir DIR, or lower "
-        "--checkpoint.keep-last"
-    )  # fmt: skip
+    fits = ""
+    if disk is not None:
+        fits = f" fit into the {shown(disk)} free" if written <= disk else (
+            f" DO NOT FIT into the {shown(disk)} free. Choose another disk with --run.dir DIR, or "
+            "lower --checkpoint.keep-last"
+        )  # fmt: skip
     lines = [
         *labelled("ranks", rank_lines(config, forecast)),
         *labelled("model", [f"{forecast.source} in {forecast.dtype}: {sizes}"]),
@@ -137,9 +139,7 @@ def text(
         *labelled("memory", memory_lines(forecast), wrapped=False),
         *labelled("host", host_lines(config, forecast)),
         *labelled("", verdict(forecast.peak, memory, is_gpu=forecast.holding.is_gpu)),
-        *labelled(
-            "disk", [f"{shown(written)} in {config.run.dir}/{config.run.name} {fits}", parts]
-        ),
+        *labelled("disk", [f"{shown(written)} in {config.run.dir}/{config.run.name}{fits}", parts]),
         *labelled("time", time_lines(forecast, config, pace)),
         *labelled("unknown", forecast.notes),
     ]

@@ -19,7 +19,7 @@ from torch import nn
 
 from llmgym.env import SingleTurnEnv
 from llmgym.errors import EnvContractError, RewardError
-from llmgym.registry import create_vector, spec
+from llmgym.registry import create_vector, settings_of, spec
 from llmgym.rewards.base import resolve
 from llmgym.tasks import TaskSampler
 from llmgym.vector import LLMVectorEnv
@@ -165,7 +165,7 @@ def text_envs(
     hint = "" if is_text(found) else "\nOne on numbers takes --model.preset mlp"
     with constructing(found.id, settings, hint):
         if is_text(found):
-            envs = create_vector(num_envs=num_envs, **{**found.kwargs, **kwargs})
+            envs = create_vector(num_envs=num_envs, **settings_of(found, kwargs))
             assert isinstance(envs, LLMVectorEnv)
             return envs
         return LLMVectorEnv([partial(gymnasium.make, found, **kwargs)] * num_envs)

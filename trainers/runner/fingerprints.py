@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from llmgym.env import core_env
+from llmgym.rewards.model import RewardModel
+from llmgym.rewards.scale import walked
 from llmgym.vector import LLMVectorEnv
 from trainers.demonstrations import Demonstration
 from trainers.judgements import Example
@@ -24,6 +27,21 @@ def tasks_digest(envs: LLMVectorEnv) -> str:
     size = envs.num_tasks()
     tasks = envs.tasks(range(min(ENDLESS if size is None else size, MOST)))
     return _digest([size], ([one.id, one.answer, one.solution, dict(one.meta)] for one in tasks))
+
+
+def reward_digests(envs: LLMVectorEnv) -> dict[str, str]:
+    """Return the digest of each reward model's weights by its name; they are in no checkpoint.
+
+    Raises:
+        RewardError: one does not load.
+    """
+    models: dict[str, RewardModel] = {}
+    for env in envs.envs:
+        for name, one in walked(core_env(env).reward):
+            if isinstance(one, RewardModel):
+                models.setdefault(f"reward model {name}", one)
+    loaded = {name: one.module() for name, one in models.items()}
+    return {name: weights_digest(one) for name, one in loaded.items() if one is not None}
 
 
 def demonstrations_digest(shown: Iterable[Demonstration]) -> str:

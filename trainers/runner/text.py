@@ -37,7 +37,7 @@ from trainers.runner.assemble import (
     text_envs,
     text_models,
 )
-from trainers.runner.fingerprints import tasks_digest, weights_digest
+from trainers.runner.fingerprints import reward_digests, tasks_digest, weights_digest
 from trainers.runner.loop import improve
 from trainers.runner.session import Session
 from trainers.runner.supervised import base_model
@@ -154,7 +154,9 @@ class TextTraining:
         if world.is_main and devices.zero is not None:
             save_json(session.folder.path / "deepspeed.json", engines_json(config, devices.zero))
         self._longest = longest_sequence(self._policy.model.config)
-        session.identify(tasks=tasks_digest(envs), tokenizer=self._chat.digest)
+        session.identify(
+            tasks=tasks_digest(envs), tokenizer=self._chat.digest, **reward_digests(envs)
+        )
         if config.ppo.kl_placement != "none" or config.model.lora.rank:
             session.identify(reference=weights_digest(self._policy.model))  # in no checkpoint
         models = text_models(config, self._policy, devices)

@@ -32,7 +32,7 @@ class Plain(LLMEnv):
     """A sound environment of one turn; what the others break a little."""
 
     def __init__(self, tasks=TASKS, reward=EXACT, **kwargs):
-        super().__init__(tasks, reward, **kwargs)
+        super().__init__(tasks, reward, reward_bounds=(0.0, 1.0), **kwargs)
 
     def reply(self, response: Completion) -> Reply:
         return Reply(done=True)

@@ -372,3 +372,13 @@ def test_inner_env_looks_below_gymnasiums_checking_wrappers_only():
     assert isinstance(inner_env(env), SingleTurnEnv)
     with pytest.raises(EnvContractError, match="TimeLimit"):
         inner_env(gym.wrappers.TimeLimit(env, 3))
+
+
+def test_bounds_are_those_of_the_reward_in_use():
+    def bounds(**kwargs):
+        return gym.make("llmgym/GuessNumber-v0", **kwargs).unwrapped.reward_bounds
+
+    assert bounds() == (0.0, 1.0)
+    assert bounds(reward={"name": "constant", "kwargs": {"value": 3.0}}) == (3.0, 3.0)
+    assert bounds(reward=per_sample(lambda sample: 1.0)) == (-math.inf, math.inf)
+    assert bounds(reward=per_sample(lambda sample: 1.0), reward_bounds=(0.0, 2.0)) == (0.0, 2.0)

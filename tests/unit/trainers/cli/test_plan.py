@@ -121,6 +121,8 @@ def test_machines_that_share_a_model_out_are_planned_for(capsys):
     assert "2 x 2 GPUs = 4: DeepSpeed ZeRO 3, offload params" in page
     assert '"offload_param"' in page
     assert "of memory a machine at most, in" in page
+    assert "runs/default\n" in page  # the need, which this machine's disk does not judge
+    assert "FIT" not in page
     found = json.loads(said(capsys, "plan", *SMALL, *words, "--json"))
     assert found["deepspeed"]["policy"]["bf16"]["enabled"] is True
     assert set(found["host"]) == {"load", "training", "save"}

@@ -44,8 +44,8 @@ def test_list_shows_a_line_a_run_and_why_one_is_damaged(three, capsys):
     assert head.split() == [
         "name", "state", "kind", "env", "iteration", "reward", "score", "size", "when",
     ]  # fmt: skip
-    assert b.split()[:6] == ["b", "finished", "ppo", "llmgym/Arithmetic-v0", "1/9", "0.9"]
-    assert a.split()[:6] == ["a", "finished", "ppo", "llmgym/Arithmetic-v0", "2/9", "0.2"]
+    assert b.split()[:6] == ["b", "finished", "ppo", "Arithmetic-v0", "1/9", "0.9"]
+    assert a.split()[:6] == ["a", "finished", "ppo", "Arithmetic-v0", "2/9", "0.2"]
     assert c.split()[:2] == ["c", "damaged"]
     assert why.startswith("c: runs/c/metrics.jsonl is damaged: none of its 1 lines is a record.")
 
@@ -137,3 +137,16 @@ def test_runs_are_listed_without_torch_or_matplotlib(three):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("width", "lacks"), [(200, []), (100, ["size"]), (80, ["kind", "reward"])])
+def test_a_narrow_terminal_leaves_columns_out_and_cuts_no_name(width, lacks):
+    row = {"name": "emotions-of-strangers-1", "state": "interrupted", "kind": "reward_model",
+           "env": "llmgym/GuessNumber-v0", "iteration": 100, "num_iterations": 150, "reward": 0.53,
+           "score": 0.596, "ci_low": 0.553, "ci_high": 0.637, "bytes": 78e6,
+           "updated": "2026-01-01T00:00:00+00:00"}  # fmt: skip
+    head, line = runs.table([row], datetime(2026, 1, 9, tzinfo=UTC), width)
+    assert max(len(head), len(line)) <= width
+    assert not set(lacks) & set(head.split())
+    assert line.startswith("emotions-of-strangers-1 ")
+    assert "0.596 [0.553, 0.637]" in line

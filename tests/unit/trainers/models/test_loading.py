@@ -1,4 +1,7 @@
 import json
+from email.message import Message
+from functools import cache
+from urllib.error import HTTPError, URLError
 
 import pytest
 import torch
@@ -7,6 +10,7 @@ from torch import nn
 from tests.unit.trainers.models.families import FAMILIES, family_config, family_model, ragged_inputs
 from trainers.config import Config, GenerationConfig, ModelConfig, PPOConfig, TokenizerConfig
 from trainers.errors import ConfigError
+from trainers.models import files
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import train_tokenizer
 from trainers.models.critic import SharedActorCritic
@@ -232,3 +236,31 @@ def test_prompt_and_response_must_fit_the_context_before_weights_load(tmp_path):
     chat = load_chat(fresh, load_tokenizer(fresh, TEXTS), env=ENV)
     with pytest.raises(ConfigError, match="context of 100 tokens"):
         load_policy(fresh, chat)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_said_at_once(monkeypatch):
+    asked = []
+
+    def silent(request, timeout):
+        asked.append((request.full_url, timeout))
+        raise URLError("Name or service not known")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(files, "urlopen", silent)
+    monkeypatch.setattr(files, "silence", cache(files.silence.__wrapped__))
+    for load in (load_causal_lm, load_config):
+        with pytest.raises(ConfigError) as caught:
+            load("nobody/nothing")
+    said = str(caught.value)
+    assert "nobody/nothing is neither a folder nor in the local cache, and https://" in said
+    assert "does not answer: Name or service not known" in said
+    assert "llmgym doctor" in said
+    assert [timeout for _, timeout in asked] == [files.SECONDS]
+
+
+def test_a_hub_that_refuses_has_answered(monkeypatch):
+    def refusing(request, timeout):
+        raise HTTPError(request.full_url, 403, "Forbidden", Message(), None)
+
+    monkeypatch.setattr(files, "urlopen", refusing)
+    assert files.silence("https://refuses.example") is None

@@ -5,11 +5,13 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import llmgym
+from llmgym.rewards import base
 from llmgym.rows import Columns
 from llmgym.vector import LLMVectorEnv
-from tests import tiny
+from tests import judges, tiny
 from trainers.checkpoint import identity
 from trainers.demonstrations import Demonstration
 from trainers.errors import BackendError, ConfigError
@@ -128,3 +130,18 @@ def test_ranks_that_read_other_files_are_named(files, monkeypatch):
             loggers=[],
             resume=True,
         )
+
+
+def test_a_resume_with_other_weights_of_a_reward_model_is_refused_by_name(tmp_path):
+    tiny.save_model(tmp_path / "model")
+    write_rows(tmp_path / "p.jsonl", ROWS)
+    judge = judges.bert(tmp_path / "judge")
+    rewards = [{"model": str(judge), "kwargs": {"head": "softmax[good]"}}, {"name": "constant"}]
+    run(settings(tmp_path, rewards=rewards), loggers=[])
+    more = settings(tmp_path, rewards=rewards, **{"ppo.num_iterations": 2})
+    weights = load_file(judge / "model.safetensors")
+    save_file({**weights, "classifier.bias": weights["classifier.bias"] + 1e-6},
+              judge / "model.safetensors", {"format": "pt"})  # fmt: skip
+    base._resolved.cache_clear()  # as in a new process
+    with pytest.raises(ConfigError, match=r"other reward model [a-z_.]+ \(\w+ -> \w+\)\. Put back"):
+        run(more, loggers=[], resume=True)
