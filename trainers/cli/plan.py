@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,32 @@ from typing import Any
 import gymnasium
 import torch
 
+from llmgym.errors import LLMGymError
 from llmgym.registry import spec
 from trainers.cli.arguments import Launch
 from trainers.cli.doctor import available_memory
 from trainers.cli.quiet import without_progress_bars
 from trainers.collect.control import make_envs
-from trainers.config import SCHEMA, Config
+from trainers.config import Config
 from trainers.config_files import dump
 from trainers.distributed import World
+from trainers.errors import ConfigError
 from trainers.models.loading import count_parameters
 from trainers.models.mlp import build_control
+from trainers.plan.batch import Batch
 from trainers.plan.forecast import Forecast, forecast_control, forecast_text
-from trainers.plan.pace import ASSUMED, Pace, probed
+from trainers.plan.lengths import Lengths, at_limits, sampled
+from trainers.plan.pace import ASSUMED, Pace, on_threads, one_thread, probed, tried
 from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
 from trainers.plan.state import Holding
-from trainers.runner.assemble import check_shares, compute_dtype, constructing, engines_json
+from trainers.runner.assemble import (
+    check_shares,
+    compute_dtype,
+    constructing,
+    engines_json,
+    text_envs,
+)
 from trainers.runner.zero import Zero
 
 
@@ -38,14 +49,13 @@ def show(config: Config, launch: Launch) -> int:
     """
     without_progress_bars()
     ranks = config.backend.ranks or World.from_launcher().size
-    pace, engines = None, {}
+    pace, lengths, engines = None, None, {}
     if config.is_control:
         forecast = _control(config)
     else:
-        forecast, pace, engines = _text(config, ranks)
+        forecast, pace, lengths, engines = _text(config, ranks)
     if launch.is_json:
-        settings = SCHEMA.dump_python(config, mode="json")
-        print(json.dumps({**figures(settings, forecast, pace), "deepspeed": engines}))
+        print(json.dumps({**figures(config, forecast, pace, lengths), "deepspeed": engines}))
     else:
         if not launch.is_quiet:
             print(dump(config))
@@ -55,6 +65,7 @@ def show(config: Config, launch: Launch) -> int:
             config,
             forecast,
             pace=pace,
+            lengths=lengths,
             memory=_room(forecast, ranks) if _is_here(config) else None,
             disk=_free(Path(config.run.dir)) if _is_here(config) else None,
         )
@@ -63,8 +74,8 @@ def show(config: Config, launch: Launch) -> int:
     return 0
 
 
-def _text(config: Config, ranks: int) -> tuple[Forecast, Pace, dict[str, Any]]:
-    """Forecast a text run; return its pace and what DeepSpeed is given as well."""
+def _text(config: Config, ranks: int) -> tuple[Forecast, Pace, Lengths, dict[str, Any]]:
+    """Forecast a text run; return its pace, its texts and what DeepSpeed is given as well."""
     if config.ppo.num_iterations or config.data.path is None:
         spec(config.envs[0].id)
     is_gpu = config.backend.gpus is not None or torch.cuda.is_available()
@@ -76,7 +87,19 @@ def _text(config: Config, ranks: int) -> tuple[Forecast, Pace, dict[str, Any]]:
         shapes = shapes_of(config, torch.bfloat16)
     holding = Holding(ranks=ranks, is_gpu=is_gpu, json=engines.get("policy"))
     forecast = forecast_text(config, shapes, dtype=dtype, holding=holding)
-    return forecast, _pace(shapes, dtype, is_gpu=is_gpu), engines
+    lengths = _lengths(config)
+    pace = _pace(config, shapes, dtype, lengths, is_gpu=is_gpu)
+    return forecast, pace, lengths, engines
+
+
+def _lengths(config: Config) -> Lengths:
+    """Return how long texts are, by the run's environment where its tasks are there."""
+    try:
+        envs = text_envs(config, 1, env=None, reward=None)
+    except (ConfigError, LLMGymError, OSError):
+        return at_limits(config)
+    with closing(envs):
+        return sampled(config, envs.envs[0])
 
 
 def _dtype(config: Config, shapes: Shapes, *, is_gpu: bool) -> torch.dtype:
@@ -86,12 +109,23 @@ def _dtype(config: Config, shapes: Shapes, *, is_gpu: bool) -> torch.dtype:
     return compute_dtype(config.model, device, shapes.num_policy)
 
 
-def _pace(shapes: Shapes, dtype: torch.dtype, *, is_gpu: bool) -> Pace:
+def _pace(
+    config: Config, shapes: Shapes, dtype: torch.dtype, lengths: Lengths, *, is_gpu: bool
+) -> Pace:
     if is_gpu and not torch.cuda.is_available():
         return ASSUMED
-    width = shapes.policy.config.get_text_config().hidden_size
-    device = torch.device("cuda" if is_gpu else "cpu")
-    return probed(width, 4 * width, dtype=dtype, device=device)
+    sizes = shapes.policy.config.get_text_config()
+    width, device = sizes.hidden_size, torch.device("cuda" if is_gpu else "cpu")
+    inner = getattr(sizes, "intermediate_size", None) or 4 * width
+    batch, row = Batch.of(config, config.backend.ranks or 1), max(2, round(lengths.row(1)))
+    rows = max(1, min(batch.micro_batch_tokens // row, batch.minibatch_rows))
+    if is_gpu:
+        pace = probed(width, inner, dtype=dtype, device=device)
+        return tried(pace, width, inner, tokens=(rows, row), dtype=dtype, device=device)
+    with one_thread() as threads:
+        pace = probed(width, inner, dtype=dtype, device=device)
+        pace = tried(pace, width, inner, tokens=(rows, row), dtype=dtype, device=device)
+    return on_threads(pace, threads)
 
 
 def _is_here(config: Config) -> bool:

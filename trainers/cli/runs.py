@@ -18,7 +18,17 @@ from trainers.run_record import RunRecord, figure, read_run, summary
 Key = Literal["when", "name", "state", "kind", "reward", "score", "size"]
 FIGURES = {"when": "updated", "size": "bytes"}
 NONE = "-"
-HEAD = ("name", "state", "kind", "env", "iteration", "reward", "score", "size", "when")
+HEAD: tuple[str, ...] = (
+    "name",
+    "state",
+    "kind",
+    "env",
+    "iteration",
+    "reward",
+    "score",
+    "size",
+    "when",
+)
 SPARE = ("size", "kind", "reward", "env")
 """Columns that a narrow terminal does without; --json has all."""
 WIDTH = 100

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import (
 
 from trainers.config import Config
 from trainers.plan.batch import Batch
+from trainers.plan.lengths import Work
 from trainers.plan.rehearsal import Rehearsal, Usage
 from trainers.plan.shapes import Shapes
 from trainers.plan.state import WEIGHT, Holding, ModelState, checkpoint_bytes, export_bytes
@@ -83,7 +84,7 @@ class Forecast:
         memory: phases in their order, of the GPU where there is one.
         host: most host memory of a rank with a GPU, by what is done.
         disk: bytes of the run folder by part.
-        work: (what, its work in one iteration of a rank, how often it happens in the run).
+        work: of a rank, with texts at their limits.
         notes: what is not known, in words.
     """
 
@@ -97,7 +98,7 @@ class Forecast:
     memory: list[Phase] = field(default_factory=list)
     host: dict[str, int] = field(default_factory=dict)
     disk: dict[str, int] = field(default_factory=dict)
-    work: list[tuple[str, Usage, float]] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -225,7 +226,8 @@ def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> Non
     steps = config.sft.num_epochs * math.ceil(
         examples * (1 - config.sft.holdout) / config.sft.batch_size
     )
-    forecast.work.append(("sft", usage.times(number), steps))
+    work = usage.times(number)
+    forecast.work.append(Work(name="sft", usage=work, often=steps, passes=number))
 
 
 def _judged(forecast: Forecast) -> None:
@@ -251,35 +253,40 @@ def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     kept = EXPERIENCE_BYTES * batch.rank_rows * batch.width
     iterations = config.ppo.num_iterations
 
-    def add(name: str, detail: str, usage: Usage, passes: float, often: float = iterations) -> None:
+    def add(name: str, detail: str, usage: Usage) -> None:
         usage = replace(usage, peak=usage.peak + kept)
         forecast.add(name, detail, state, usage, learns=name == "update")
-        forecast.work.append((name, usage.times(passes), often))
 
-    rollout = _written(config.generation.batch_size, batch.rank_rows, rehearsal)
-    add("rollout", *rollout)
-    rows = f"{batch.scored_rows} x {batch.width} tokens"
+    def score(name: str, usage: Usage, models: int = 1) -> None:
+        add(name, f"{batch.scored_rows} x {batch.width} tokens", usage)
+        work, passes = usage.times(models * batch.scored_batches), batch.scored_batches
+        forecast.work.append(Work(name=name, usage=work, often=iterations, passes=passes))
+
+    def write(name: str, rows: int, often: float) -> None:
+        at_once = min(config.generation.batch_size, rows)
+        reading, writing, cache = rehearsal.generation(at_once)
+        add(name, f"{at_once} rows, {shown(cache)} cache", reading.then(writing))
+        read, wrote = reading.times(rows / at_once), writing.times(rows / at_once)
+        forecast.work.append(Work(name=name, usage=read, often=often, part="prompt"))
+        forecast.work.append(Work(name=name, usage=wrote, often=often, part="response"))
+
+    write("rollout", batch.rank_rows, iterations)
     models = 1 + (config.ppo.kl_placement != "none")
-    add("logprobs", rows, rehearsal.logprobs(batch.scored_rows), models * batch.scored_batches)
-    add("values", rows, rehearsal.values(batch.scored_rows), batch.scored_batches)
+    score("logprobs", rehearsal.logprobs(batch.scored_rows), models)
+    score("values", rehearsal.values(batch.scored_rows))
     usage = rehearsal.learning(
         batch.micro_rows, micro_batches=batch.micro_batches, keeps=not holding.stage
     )
-    passes = batch.micro_batches * batch.steps
-    add("update", f"{batch.micro_rows} x {batch.width} tokens", usage, passes)
+    add("update", f"{batch.micro_rows} x {batch.width} tokens", usage)
+    work = usage.times(batch.micro_batches * batch.steps)
+    forecast.work.append(
+        Work(name="update", usage=work, often=iterations, passes=batch.micro_batches)
+    )
     forecast.add_save("save", state, sum(forecast.learned.values()))
     if config.eval.num_tasks:
         mine = math.ceil(config.eval.num_tasks / batch.ranks)
-        evaluation = _written(config.generation.batch_size, mine, rehearsal)
         every = config.eval.every
-        add("evaluate", *evaluation, often=2 + ((iterations - 1) // every if every else 0))
-
-
-def _written(most: int, rows: int, rehearsal: Rehearsal) -> tuple[str, Usage, float]:
-    """Return what is generated at once, its usage, and how often that many rows are."""
-    at_once = min(most, rows)
-    usage, cache = rehearsal.generation(at_once)
-    return f"{at_once} rows, {shown(cache)} cache", usage, rows / at_once
+        write("evaluate", mine, often=2 + ((iterations - 1) // every if every else 0))
 
 
 def forecast_control(config: Config, parameters: dict[str, int], num_obs: int) -> Forecast:

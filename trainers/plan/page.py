@@ -1,12 +1,13 @@
 """The forecast in words, for `llmgym plan`: 80 columns, plain text."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from trainers.config import Config
+from trainers.config import SCHEMA, Config
 from trainers.plan.batch import spelled
 from trainers.plan.forecast import Forecast, Phase, shown
+from trainers.plan.lengths import Lengths
 from trainers.plan.pace import HIGH, LOW, Pace
 
 WIDTH, LABEL = 80, 10
@@ -29,9 +30,37 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
-def between(seconds: float) -> str:
-    """Return the range that a forecast of time stands for."""
-    return f"{duration(LOW * seconds)} to {duration(HIGH * seconds)}"
+Range = tuple[float, float]
+
+
+def between(seconds: Range) -> str:
+    """Return a range in words."""
+    return " to ".join(map(duration, seconds))
+
+
+def seconds_of(
+    forecast: Forecast, config: Config, lengths: Lengths, pace: Pace
+) -> dict[str, tuple[Range, float]]:
+    """Return the range of seconds of each phase, and how often it is in the run."""
+    found: dict[str, tuple[Range, float]] = {}
+    for work in forecast.work:
+        low, high = (pace.seconds(work.real(config, lengths, end)) for end in (0, 1))
+        before, _ = found.get(work.name, ((0.0, 0.0), 0.0))
+        found[work.name] = (before[0] + LOW * low, before[1] + HIGH * high), work.often
+    return found
+
+
+def text_lines(config: Config, lengths: Lengths | None) -> list[str]:
+    """Return how long texts are taken to be for the time."""
+    if lengths is None:
+        return []
+    low, high = lengths.response
+    more = f" in {lengths.turns:.2g} turns" if lengths.turns > 1 else ""
+    limits = config.generation
+    return [
+        f"prompts of {lengths.prompt:.0f} tokens (limit {limits.max_prompt_tokens}), responses of "
+        f"{low:.0f} to {high:.0f}{more} (limit {limits.max_new_tokens}): {lengths.source}"
+    ]
 
 
 def memory_lines(forecast: Forecast) -> list[str]:
@@ -89,16 +118,18 @@ def verdict(peak: Phase | None, room: int | None, *, is_gpu: bool) -> list[str]:
     ]
 
 
-def time_lines(forecast: Forecast, config: Config, pace: Pace | None) -> list[str]:
+def time_lines(
+    forecast: Forecast, config: Config, pace: Pace | None, lengths: Lengths | None
+) -> list[str]:
     """Return seconds by phase, of an iteration and of the run."""
-    if pace is None:
+    if pace is None or lengths is None:
         return ["not known: it is the environment's own"]
-    parts = [(name, pace.seconds(usage), often) for name, usage, often in forecast.work]
+    parts = seconds_of(forecast, config, lengths, pace)
     iterations = config.ppo.num_iterations
-    each = sum(seconds for _, seconds, often in parts if often == iterations)
-    total = sum(seconds * often for _, seconds, often in parts)
+    often_each = [(seconds, 1.0) for seconds, often in parts.values() if often == iterations]
+    each, total = _sum(often_each), _sum([*parts.values()])
     spent = ", ".join(
-        f"{name} {duration(seconds)}" for name, seconds, _ in parts if seconds >= 0.01
+        f"{name} {between(seconds)}" for name, (seconds, _) in parts.items() if seconds[1] >= 0.01
     )
     lines = [f"about {between(total)} in all, rewards and environment not counted"]
     if iterations:
@@ -106,11 +137,17 @@ def time_lines(forecast: Forecast, config: Config, pace: Pace | None) -> list[st
     return [*lines, f"once each: {spent}", f"speed {pace.source}"]
 
 
+def _sum(parts: Sequence[tuple[Range, float]]) -> Range:
+    low, high = (sum(seconds[end] * often for seconds, often in parts) for end in (0, 1))
+    return low, high
+
+
 def text(
     config: Config,
     forecast: Forecast,
     *,
     pace: Pace | None,
+    lengths: Lengths | None,
     memory: int | None,
     disk: int | None,
 ) -> str:
@@ -120,6 +157,7 @@ def text(
         config: of the run.
         forecast: of it.
         pace: of the machine; None where the time is not known.
+        lengths: of its texts; None where there are none.
         memory: bytes there are for a process; None where that is not known.
         disk: bytes that are free; None where the run is on other machines.
     """
@@ -140,23 +178,24 @@ def text(
         *labelled("host", host_lines(config, forecast)),
         *labelled("", verdict(forecast.peak, memory, is_gpu=forecast.holding.is_gpu)),
         *labelled("disk", [f"{shown(written)} in {config.run.dir}/{config.run.name}{fits}", parts]),
-        *labelled("time", time_lines(forecast, config, pace)),
+        *labelled("texts", text_lines(config, lengths)),
+        *labelled("time", time_lines(forecast, config, pace, lengths)),
         *labelled("unknown", forecast.notes),
     ]
     return "\n".join(lines)
 
 
 def figures(
-    config: Mapping[str, object], forecast: Forecast, pace: Pace | None
+    config: Config, forecast: Forecast, pace: Pace | None, lengths: Lengths | None
 ) -> dict[str, object]:
     """Return the same as plain values, for --json."""
-    seconds = {} if pace is None else {
-        name: {"seconds": pace.seconds(usage), "times": often}
-        for name, usage, often in forecast.work
-    }  # fmt: skip
+    seconds = {}
+    if pace is not None and lengths is not None:
+        parts = seconds_of(forecast, config, lengths, pace)
+        seconds = {name: {"seconds": each, "times": often} for name, (each, often) in parts.items()}
     batch = forecast.batch
     return {
-        "config": config,
+        "config": SCHEMA.dump_python(config, mode="json"),
         "dtype": forecast.dtype,
         "parameters": forecast.parameters,
         "batch": {
@@ -167,6 +206,7 @@ def figures(
         "host": forecast.host,
         "memory": [{**asdict(one), "total": one.total} for one in forecast.memory],
         "disk": forecast.disk,
+        "texts": None if lengths is None else asdict(lengths),
         "time": seconds,
         "unknown": forecast.notes,
     }

@@ -222,8 +222,8 @@ class Rehearsal:
             num_prompt=generation.max_prompt_tokens,
         )
 
-    def generation(self, rows: int) -> tuple[Usage, int]:
-        """Write full responses to full prompts; return what that takes, and the cache's bytes."""
+    def generation(self, rows: int) -> tuple[Usage, Usage, int]:
+        """Read full prompts, write full responses; return the work of each, and cache bytes."""
         room = self._config.generation.max_new_tokens
         model = self._shapes.policy
         with self._shapes.mode, torch.no_grad(), self._casting(), caching(model):
@@ -238,7 +238,7 @@ class Rehearsal:
 
             last = counted(lambda: self._decode(cache, prompts[:, :1]), self._modules, grow)
             held = cache_bytes(cache)
-        return begin.then(last.times(room)), held
+        return begin, last.times(room), held
 
     def _decode(self, cache: DynamicCache, tokens: Tensor) -> None:
         rows, width = tokens.shape

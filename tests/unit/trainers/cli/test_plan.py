@@ -1,13 +1,14 @@
 """`llmgym plan` as a person types it: what it prints and refuses, and that it starts nothing."""
 
 import json
+import re
 
 import pytest
 import torch
 
 from trainers.cli import main
 from trainers.cli import plan as module
-from trainers.plan.pace import Pace, probed
+from trainers.plan.pace import Pace, on_threads, one_thread, probed, tried
 from trainers.plan.rehearsal import Usage
 
 SMALL = ["--ppo.num-prompts", "4", "--generation.max-prompt-tokens", "16",
@@ -23,6 +24,7 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pace = Pace(flops=1e11, written=1e10, call=1e-5, source="of a test")
     monkeypatch.setattr(module, "probed", lambda *_args, **_kwargs: pace)
+    monkeypatch.setattr(module, "tried", lambda known, *_args, **_kwargs: known)
     monkeypatch.setattr(module, "available_memory", lambda: 8 * 2**30)
     monkeypatch.setattr(module, "_free", lambda _folder: 10 * 2**30)
     return tmp_path
@@ -196,3 +198,44 @@ def test_the_time_of_some_work_is_the_sum_of_its_three_parts():
 def test_a_probe_finds_rates_above_zero():
     pace = probed(32, 64, dtype=torch.float32, device=torch.device("cpu"))
     assert min(pace.flops, pace.written, pace.call) > 0
+
+
+def test_a_layer_that_is_tried_changes_every_rate_alike():
+    before = Pace(flops=1e11, written=1e10, call=1e-5, source="")
+    sizes = {"tokens": (2, 8), "dtype": torch.float32, "device": torch.device("cpu")}
+    after = tried(before, 32, 64, **sizes)
+    off = after.call / before.call
+    assert off > 0
+    assert (after.flops * off, after.written * off) == pytest.approx((1e11, 1e10))
+    assert tried(before, 8192, 64, **sizes) is before
+
+
+def test_time_is_that_of_the_environments_own_texts(capsys):
+    page = said(capsys, "plan", "quickstart", "--quiet")
+    assert re.search(r"prompts of \d+ tokens \(limit 32\), responses of \d to \d \(limit 8\)", page)
+    found = json.loads(said(capsys, "plan", "guess_number", "--json"))
+    assert 2 < found["texts"]["turns"] <= 3
+    for low, high in (one["seconds"] for one in found["time"].values()):
+        assert 0 < low < high <= 4 * low
+
+
+def test_tasks_that_are_not_there_are_planned_at_their_limits(capsys):
+    words = ["gsm8k_small_cpu", "--model.preset", "tiny", "--envs.0.kwargs.path", "none.jsonl"]
+    page = " ".join(said(capsys, "plan", *words, "--quiet").split())
+    assert "prompts of 256 tokens (limit 256), responses of 72 to 168 (limit 240): no task" in page
+
+
+def test_without_a_tokenizer_characters_are_counted(capsys):
+    words = ["--model.path", "no/such-model", *SIZES, *SMALL, "--quiet"]
+    assert "64 tasks at 4 characters a token" in " ".join(said(capsys, "plan", *words).split())
+
+
+def test_threads_help_less_than_their_number_and_are_put_back():
+    one = Pace(flops=1.0, written=1.0, call=1.0, source="s")
+    work = Usage(peak=0, flops=1, written=1, calls=1)
+    assert 1.5 < one.seconds(work) / on_threads(one, 2).seconds(work) < 2
+    assert on_threads(one, 1) is one
+    before = torch.get_num_threads()
+    with one_thread() as threads:
+        assert (threads, torch.get_num_threads()) == (before, 1)
+    assert torch.get_num_threads() == before

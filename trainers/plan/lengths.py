@@ -1,0 +1,161 @@
+"""How long the texts of a run are: tasks of its environment in tokens, or what is assumed of them.
+
+Memory is planned at the limits, time at these. Weights are not needed, a tokenizer helps.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from statistics import fmean
+from typing import Any, Literal
+
+import gymnasium
+
+from llmgym.env import core_env
+from llmgym.errors import TaskSourceError
+from llmgym.tasks import num_tasks
+from trainers.config import Config
+from trainers.demonstrations import Demonstration, from_env
+from trainers.errors import ConfigError
+from trainers.models.loading import load_chat, load_tokenizer
+from trainers.plan.rehearsal import Usage
+
+Messages = Sequence[Mapping[str, Any]]
+Count = Callable[[Messages], int]
+
+SAMPLED = 64
+"""Tasks that are looked at."""
+
+CHARACTERS, AROUND = 4, 4
+"""Of a token, and tokens of a template around a message, where no tokenizer is there."""
+
+SHARES = (0.3, 0.7)
+"""Of `generation.max_new_tokens` that responses have on average, where no solution tells."""
+
+SPREAD = (0.75, 1.5)
+"""Of the length of solutions that responses have on average."""
+
+LONGEST = 2
+"""Times the mean that the longest response of a batch has: steps are taken until it ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Tokens of an episode on average.
+
+    Attributes:
+        prompt: of its first prompt.
+        between: of what the environment says between turns.
+        response: least and most expected of all its responses together.
+        turns: responses.
+        source: where the figures come from, in words.
+    """
+
+    prompt: float
+    between: float = 0.0
+    response: tuple[float, float]
+    turns: float = 1.0
+    source: str
+
+    def row(self, end: int) -> float:
+        """Return the tokens of all, with the least (0) or the most (1) of responses."""
+        return self.prompt + self.between + self.response[end]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Work of a rank, with texts at their limits.
+
+    Attributes:
+        name: of its phase.
+        usage: of all passes once.
+        often: how many times in the run.
+        passes: over which the calls are spread.
+        part: what it is proportional to the tokens of.
+    """
+
+    name: str
+    usage: Usage
+    often: float
+    passes: float = 1.0
+    part: Literal["row", "prompt", "response"] = "row"
+
+    def real(self, config: Config, lengths: Lengths, end: int) -> Usage:
+        """Return the same with texts as long as they are, at the least (0) or the most (1)."""
+        limits, turns, response = config.generation, lengths.turns, lengths.response[end]
+        if self.part == "prompt":  # of every turn, half of the rest behind the first on average
+            rest = (lengths.row(end) - lengths.prompt) / 2 if turns > 1 else 0.0
+            share = turns * (lengths.prompt + rest) / limits.max_prompt_tokens
+            calls = turns
+        elif self.part == "response":
+            share = response / limits.max_new_tokens
+            calls = turns * min(1.0, LONGEST * share / turns)
+        else:
+            share = lengths.row(end) / (limits.max_prompt_tokens + limits.max_new_tokens)
+            calls = max(share, 1 / max(self.passes, 1.0))
+        scaled = self.usage.times(share)
+        return replace(scaled, calls=round(self.usage.calls * calls))
+
+
+def at_limits(config: Config) -> Lengths:
+    """Return what is assumed where no task can be looked at."""
+    limits = config.generation
+    low, high = (share * limits.max_new_tokens for share in SHARES)
+    return Lengths(
+        prompt=limits.max_prompt_tokens, response=(low, high), source="no task was looked at"
+    )
+
+
+def sampled(config: Config, env: gymnasium.Env) -> Lengths:
+    """Return the lengths of an environment's tasks, and of its own solutions where it has some.
+
+    Args:
+        config: limits, and where a tokenizer is.
+        env: an `LLMEnv`, wrapped or not; nothing is scored.
+    """
+    size = num_tasks(core_env(env).tasks) or SAMPLED
+    indices = range(0, size, max(1, size // SAMPLED))[:SAMPLED]
+    prompts: list[Messages] = [env.reset(options={"index": one})[0] for one in indices]
+    try:
+        shown = from_env(env, indices)
+    except TaskSourceError:
+        shown = []
+    texts = [str(one["content"]) for messages in prompts for one in messages]
+    count, how = _counting(config, [*texts, *(one.response for one in shown)])
+    limits = config.generation
+    prompt = min(fmean(map(count, prompts)), limits.max_prompt_tokens)
+    source = f"{len(prompts)} tasks {how}"
+    if not shown:
+        low, high = (share * limits.max_new_tokens for share in SHARES)
+        return Lengths(prompt=prompt, response=(low, high), source=source)
+    episodes = [[*found] for _, found in groupby(shown, key=lambda one: one.place)]
+    turns = fmean(map(len, episodes))
+    written = fmean(sum(_response(one, count) for one in episode) for episode in episodes)
+    whole = fmean(count(one[-1].messages) + _response(one[-1], count) for one in episodes)
+    low, high = (min(share * written, turns * limits.max_new_tokens) for share in SPREAD)
+    return Lengths(
+        prompt=prompt,
+        between=max(0.0, whole - prompt - written) if turns > 1 else 0.0,
+        response=(low, high),
+        turns=turns,
+        source=f"{source}, {SPREAD[0]:g} to {SPREAD[1]:g} of their solutions",
+    )
+
+
+def _response(one: Demonstration, count: Count) -> int:
+    """Return the tokens of a response and its end."""
+    said = {"role": "assistant", "content": one.response}
+    return max(1, count([said]) - count([{**said, "content": ""}])) + 1
+
+
+def _counting(config: Config, texts: Sequence[str]) -> tuple[Count, str]:
+    """Return what counts the tokens of messages, and how in words."""
+    try:
+        chat = load_chat(config, load_tokenizer(config, texts), env=config.envs[0].id)
+    except ConfigError:
+
+        def guessed(messages: Messages) -> int:
+            return sum(AROUND + len(str(one["content"])) // CHARACTERS for one in messages)
+
+        return guessed, f"at {CHARACTERS} characters a token"
+    return lambda messages: len(chat.prompt_ids(messages)), "in tokens"
