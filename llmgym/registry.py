@@ -4,6 +4,7 @@ An id is registered with strings only, so that its specification serialises and 
 build it. Nothing here imports another module of the package: what it builds, it finds by address.
 """
 
+import ast
 import difflib
 import functools
 import importlib
@@ -223,7 +224,12 @@ def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     """
     place, _, name = address.rpartition(":")
     if not place or not name:
-        raise PluginError(f"An address is package.module:Name or file.py:name; got {address!r}")
+        file = place or name
+        inside = _defined(Path(file)) if file.endswith(".py") else []
+        names = f"; it has {', '.join(f'{file}:{one}' for one in inside)}" if inside else ""
+        raise PluginError(
+            f"An address is package.module:Name or file.py:name; got {address!r}{names}"
+        )
     module = _file(Path(place)) if place.endswith(".py") else _module(place)
     try:
         return getattr(module, name)
@@ -268,9 +274,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise PluginError(f"There is no file {path}; an address is file.py:name")
+    path = _found(path)
     # One file is one module, however often it is named: pickling and caches rely on it.
     name = f"llmgym_file_{path.stem}_{crc32(str(path).encode()):08x}"
     if name in sys.modules:
@@ -284,10 +288,36 @@ def _file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise PluginError(
-            f"The file {path} does not load: {type(error).__name__}: {error}"
-        ) from error
+        raise _broken(path, error) from error
     return module
+
+
+def _found(path: Path) -> Path:
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [one.name for one in path.parent.glob("*.py")])
+        hint = f"did you mean {' or '.join(near)}?" if near else "an address is file.py:name"
+        raise PluginError(f"There is no file {path}; {hint}")
+    return path
+
+
+def _defined(path: Path) -> list[str]:
+    """Return the functions and classes of a file, which is read and not run."""
+    path = _found(path)
+    try:
+        body = ast.parse(path.read_bytes(), str(path)).body
+    except SyntaxError as error:
+        raise _broken(path, error) from error
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return [one.name for one in body if isinstance(one, kinds) and not one.name.startswith("_")]
+
+
+def _broken(path: Path, error: Exception) -> PluginError:
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)]
+    line, said = frames[-1].lineno if frames else 1, str(error)
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line, said = error.lineno, error.msg
+    return PluginError(f"The file does not load: {path}:{line}: {type(error).__name__}: {said}")
 
 
 def _check_kwargs(id: str, kwargs: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ import inspect
 import json
 import logging
 import math
-import traceback
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,18 +16,14 @@ from difflib import get_close_matches
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, final, get_args, runtime_checkable
-
-import numpy as np
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 from llmgym import registry
 from llmgym.errors import LLMGymError, PluginError, RewardError, RewardNotFound
-from llmgym.messages import Sample, Score, ScoreStatus
+from llmgym.messages import Sample, Score
+from llmgym.rewards.verdict import Verdict, checked, coerce, describe, failed, shown
 
 logger = logging.getLogger("llmgym.rewards")
-
-Verdict = float | Mapping[str, float] | Score
-"""What a scorer may say of one sample; a mapping of named parts is worth their sum."""
 
 
 @runtime_checkable
@@ -103,79 +98,19 @@ def score_samples(reward: Reward, samples: Sequence[Sample], retries: int = 2) -
     verdicts, failure, repeated = _attempt(reward, samples, retries)
     if verdicts is None and len(samples) > 1 and not reward.collective:
         alone = [_attempt(reward, [sample], retries=0) for sample in samples]
-        verdicts = [_failed(why) if one is None else one[0] for one, why, _ in alone]
+        verdicts = [failed(why) if one is None else one[0] for one, why, _ in alone]
         repeated += 1
     elif verdicts is None:
-        verdicts = [_failed(failure)] * len(samples)
-    scores = [coerce(one, reward.name, row) for row, one in enumerate(verdicts)]
+        verdicts = [failed(failure)] * len(samples)
+    scores = [
+        coerce(verdict, reward, sample) for verdict, sample in zip(verdicts, samples, strict=True)
+    ]
     scores = [replace(score, retries=score.retries + repeated) for score in scores]
     errors = [score.error for score in scores if score.status == "error"]
     if errors:
         text = "%s() failed on %d of %d samples; first: %s"
         logger.warning(text, reward.name, len(errors), len(scores), errors[0])
     return scores
-
-
-def _failed(why: str) -> Score:
-    return Score(0.0, status="error", error=why)
-
-
-def coerce(verdict: object, name: str, row: int) -> Score:
-    """Return a verdict as a `Score`, strictly; NaN and infinite become status "error".
-
-    A verdict that abstains or failed is worth 0.0, whatever its value and spans are.
-
-    Raises:
-        RewardError: the verdict is no number, dict of numbers or `Score`, or of no known status.
-    """
-    where = f"{name}() returned", f"for row {row}"
-    status, spans, error, retries = "ok", (), None, 0
-    if isinstance(verdict, Score):
-        parts = {part: _number(value, where) for part, value in verdict.parts.items()}
-        status, error = _checked_status(verdict, where), verdict.error
-        retries = verdict.retries
-        value = _number(verdict.value, where) if status == "ok" else 0.0
-        if status == "ok":
-            spans = tuple((start, end, _number(one, where)) for start, end, one in verdict.spans)
-    elif isinstance(verdict, Mapping):
-        parts = {str(part): _number(value, where) for part, value in verdict.items()}
-        value = sum(parts.values())
-    else:
-        parts, value = {}, _number(verdict, where)
-    if status == "error":
-        return replace(_failed(error or f"{name}() gave no reason"), retries=retries)
-    if not all(map(math.isfinite, (value, *parts.values(), *(one for *_, one in spans)))):
-        shown = ", ".join(f"{part} {one}" for part, one in parts.items()) or value
-        return _failed(f"{name}() returned {shown}, which is not finite")
-    return Score(value, parts, status, spans, error, retries)
-
-
-def _checked_status(verdict: Score, where: tuple[str, str]) -> ScoreStatus:
-    if verdict.status in get_args(ScoreStatus):
-        return verdict.status
-    start, row = where
-    raise RewardError(
-        f"{start} the status {verdict.status!r} {row}. "
-        f"It must be one of {', '.join(get_args(ScoreStatus))}."
-    )
-
-
-def _number(value: object, where: tuple[str, str]) -> float:
-    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        return _float(value)
-    start, row = where
-    got = "None" if value is None else f"{type(value).__name__} {value!r:.40}"
-    raise RewardError(
-        f"{start} {got} {row}. Return a number or a dict of numbers; where it does not apply, "
-        'Score(0.0, status="abstain").'
-    )
-
-
-def _float(value: float | np.number) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an integer beyond what a float holds
-        return math.inf
 
 
 def _attempt(
@@ -185,36 +120,13 @@ def _attempt(
     failure = ""
     for repeated in range(retries + 1):
         try:
-            return _checked(reward.score(samples), reward.name, len(samples)), "", repeated
+            return checked(reward.score(samples), reward, samples), "", repeated
         except LLMGymError:  # not a failed sample: a broken reward, a missing file or library
             raise
         except Exception as error:
             failure = describe(error)
             logger.debug("%s() raised", reward.name, exc_info=True)
     return None, failure, retries
-
-
-def _checked(verdicts: object, name: str, count: int) -> Sequence[object]:
-    if isinstance(verdicts, np.ndarray) and verdicts.ndim == 1:
-        verdicts = list(verdicts)  # keeps numpy's types, so that bools are still told apart
-    if not isinstance(verdicts, Sequence) or isinstance(verdicts, str):
-        got = "None" if verdicts is None else f"{type(verdicts).__name__} {verdicts!r:.40}"
-        message = f"{name}.score() returned {got}. Return a list with one number for each sample."
-        raise RewardError(message)
-    if len(verdicts) != count:
-        raise RewardError(
-            f"{name}.score() returned {len(verdicts)} values for {count} samples. Return one "
-            "float, or one dict of floats, for each sample."
-        )
-    return verdicts
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception in one line: its type, its message, and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    first = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first}{place}"
 
 
 def name_of(fn: Callable[..., Any]) -> str:
@@ -293,7 +205,7 @@ def resolve(spec: RewardSpec) -> Reward:
         spec = {"function" if ":" in spec else "name": spec}
     entries = [spec] if isinstance(spec, Mapping) else spec
     if not isinstance(entries, Sequence) or not entries:
-        raise RewardError(f"{GIVEN}; got {_shown(spec)}")
+        raise RewardError(f"{GIVEN}; got {shown(spec)}")
     return _resolved(json.dumps([_entry(one) for one in entries], sort_keys=True))
 
 
@@ -312,7 +224,7 @@ def _resolved(key: str) -> Reward:
 
 def _entry(spec: object) -> dict[str, Any]:
     if not isinstance(spec, Mapping):
-        raise RewardError(f"{GIVEN}; an entry of the list is {_shown(spec)}")
+        raise RewardError(f"{GIVEN}; an entry of the list is {shown(spec)}")
     entry = {str(key): value for key, value in spec.items() if value is not None}
     for key in entry:
         if key not in FIELDS:
@@ -324,19 +236,15 @@ def _entry(spec: object) -> dict[str, Any]:
     for key, value in entry.items():
         kinds, wanted = KINDS[key]
         if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
-            raise RewardError(f"the setting {key} of a reward is {wanted}; got {_shown(value)}")
+            raise RewardError(f"the setting {key} of a reward is {wanted}; got {shown(value)}")
     try:
         json.dumps(entry)
     except (TypeError, ValueError) as error:
         raise RewardError(
             f"the kwargs of a reward are plain JSON, so that other processes can build it; got "
-            f"{_shown(entry['kwargs'])}: {error}"
+            f"{shown(entry['kwargs'])}: {error}"
         ) from error
     return DEFAULTS | entry
-
-
-def _shown(value: object) -> str:
-    return f"{type(value).__name__} {value!r:.60}"
 
 
 def _built(entry: Mapping[str, Any]) -> Reward:
@@ -357,11 +265,11 @@ def _built(entry: Mapping[str, Any]) -> Reward:
 
 def _as_reward(made: Any, kwargs: Mapping[str, Any]) -> Reward:  # noqa: ANN401 - a user's object
     if isinstance(made, type):
-        return _called(made, kwargs)
+        made, kwargs = _called(made, kwargs), {}
     if isinstance(made, Reward):
         return made
     if not callable(made):
-        raise RewardError(f"{GIVEN}; got {_shown(made)}")
+        raise RewardError(f"{GIVEN}; got {shown(made)}")
     return _load("llmgym.rewards.function:from_function")(made, kwargs=kwargs)
 
 
@@ -378,6 +286,8 @@ def _called(factory: Callable[..., Reward], kwargs: Mapping[str, Any]) -> Reward
 def _target(name: str) -> str:
     if name in REWARDS:
         return REWARDS[name]
+    if name.endswith(".py"):
+        _load(name)  # says which functions the file has
     near = get_close_matches(name, REWARDS, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(REWARDS))}."
     raise RewardNotFound(
@@ -392,7 +302,7 @@ def _load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     try:
         return registry.load(address)
     except PluginError as error:
+        again = address if ":" in address else f"{address}:FN"
         raise RewardNotFound(
-            f"{error}\nA reward is named PKG.MOD:FN or FILE.py:FN; the registered ones are "
-            f"{', '.join(sorted(REWARDS))}."
+            f"{error}\nCorrect it, then try it: llmgym rewards check {again}"
         ) from error

@@ -347,7 +347,8 @@ class Cached(Reward):
         fresh = score_samples(self.reward, [samples[i] for i in new.values()])
         known = {key: self._scores[key] for key in keys if key not in new}
         known |= dict(zip(new, fresh, strict=True))
-        self._scores |= {key: one for key, one in known.items() if one.status != "error"}
+        sound = {key: one for key, one in known.items() if one.status != "error"}
+        self._scores |= {key: replace(one, retries=0) for key, one in sound.items()}
         while len(self._scores) > self.size:
             self._scores.popitem(last=False)
         return [known[key] for key in keys]

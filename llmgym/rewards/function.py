@@ -7,7 +7,8 @@ from typing import Any, final
 
 from llmgym.errors import RewardError
 from llmgym.messages import Sample
-from llmgym.rewards.base import Reward, Verdict, name_of
+from llmgym.rewards.base import Reward, name_of
+from llmgym.rewards.verdict import Verdict, called
 
 
 @final
@@ -38,7 +39,7 @@ class FunctionReward(Reward):
         missing = [name for name in required if name not in known]
         if missing:
             raise RewardError(
-                f"{self.name}() needs {', '.join(missing)}, which the rows of "
+                f"{called(self)}() needs {', '.join(missing)}, which the rows of "
                 f"{task.source or 'the task'} do not have. "
                 f"It is called by name with: {', '.join(sorted(known))}.\n"
                 "Rename the parameter, give it a default, or set it in the reward's kwargs."
@@ -62,10 +63,15 @@ def from_function(
     worth the sum of its parts. This is the only place that looks at the names of parameters.
 
     Raises:
-        RewardError: the function takes no `response` (here), or a column it needs is missing (when
-            it scores); names the parameters.
+        RewardError: the function is async, takes no `response` or not what `kwargs` set (here), or
+            a column it needs is missing (when it scores); names the parameters.
     """
     reward = FunctionReward(fn, name or name_of(fn), dict(kwargs or {}))
+    if inspect.iscoroutinefunction(fn):
+        raise RewardError(
+            f"{reward.name}() is async, and nothing awaits it.\n"
+            "Write a plain function that calls asyncio.run, or a Reward that scores whole batches."
+        )
     parameters = inspect.signature(fn).parameters
     open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     positional = [one.name for one in parameters.values() if one.kind is one.POSITIONAL_ONLY]
@@ -73,5 +79,11 @@ def from_function(
         raise RewardError(
             f"{reward.name}() is called by name and must take response, got "
             f"({', '.join(parameters)}).\nWrite it as {reward.name}(prompt, response, **columns)."
+        )
+    unknown = [one for one in reward.kwargs if not (open_ended or one in parameters)]
+    if unknown:
+        raise RewardError(
+            f"{reward.name}() has no parameter {unknown[0]}, which the reward's kwargs set. It has "
+            f"{', '.join(parameters)}."
         )
     return reward

@@ -27,13 +27,16 @@ from llmgym.errors import RewardError
 from llmgym.messages import Sample, Score
 from llmgym.rewards.base import Reward, bounds_of
 from llmgym.rewards.rules import MathVerify
-from llmgym.rewards.worker import READY
+from llmgym.rewards.verdict import failed
 
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "TZ")
 """All that a grader inherits: keys and tokens of the trainer stay outside."""
 
 START_SECONDS = 60.0
 """A grader whose file takes longer to import is late as well."""
+
+LATE = "no verdict within"
+"""How the error of a sample begins whose grader took too long, behind the reward's name."""
 
 COMMAND = "from llmgym.rewards.worker import main; main()"
 
@@ -131,19 +134,21 @@ class Isolated(Reward):
             if reward.collective:
                 raise RewardError(f"{reward.name} is collective, so it cannot run isolated")
         self.name = _checked_name(reward)
+        self._bounds = bounds_of(reward if isinstance(reward, Reward) else None)
         self._reward, self._workers, self._timeout = reward, workers, timeout
         self._lock = threading.Lock()
         self._pool: list[Worker] = []
         self._closer = weakref.finalize(self, _kill_all, self._pool)
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...], dict[str, Any]]:
         """Pickle the settings; the copy starts its own processes."""
-        return type(self), (self._reward, self._workers, self._timeout)
+        learned = {"per_turn": self.per_turn, "_bounds": self._bounds}
+        return type(self), (self._reward, self._workers, self._timeout), learned
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Those of the reward inside, where it was given as an object."""
-        return bounds_of(self._reward if isinstance(self._reward, Reward) else None)
+        """Those of the reward inside; of one given by name, known once a process has started."""
+        return self._bounds
 
     def start(self) -> Self:
         """Start one process now, so that a reward that does not load says so before a run begins.
@@ -207,7 +212,7 @@ class Isolated(Reward):
                 self._read(worker, scores)
             elif worker.deadline <= time.monotonic():
                 seconds = self._timeout if worker.ready else START_SECONDS
-                self._replace(worker, scores, f"no verdict within {seconds:g} s; it was killed")
+                self._replace(worker, scores, f"{LATE} {seconds:g} s; it was killed")
 
     def _read(self, worker: Worker, scores: list[Score | None]) -> None:
         try:
@@ -215,16 +220,24 @@ class Isolated(Reward):
         except (EOFError, OSError):
             self._replace(worker, scores, "its process ended: an exit, an abort or a crash")
             return
-        if answer == READY:
-            worker.ready = True
-            return
         verdict = json.loads(answer)
         if "kind" in verdict:
             raise vars(errors).get(verdict["kind"], RewardError)(verdict["message"])
+        if not worker.ready:
+            self._learn(**verdict)
+            worker.ready = True
+            return
         assert worker.job is not None, verdict
         spans = tuple((start, end, value) for start, end, value in verdict.pop("spans", ()))
         scores[worker.job] = Score(**verdict, spans=spans)
         worker.job = None
+
+    def _learn(self, *, per_turn: bool, collective: bool, bounds: tuple[float, float]) -> None:
+        if collective:
+            raise RewardError(
+                f"{self.name} is collective, so it cannot run isolated.\n--rewards.0.isolated false"
+            )
+        self.per_turn, self._bounds = per_turn, (*bounds,)
 
     def _replace(self, worker: Worker, scores: list[Score | None], why: str) -> None:
         self._pool.remove(worker)
@@ -236,7 +249,7 @@ class Isolated(Reward):
                 "file of its own, or set isolated to false."
             )
         assert worker.job is not None
-        scores[worker.job] = Score(0.0, status="error", error=f"{self.name}: {why}")
+        scores[worker.job] = failed(f"{self.name}: {why}")
 
 
 def math_verify(column: str | None = None, workers: int = 2, timeout: float = 10.0) -> Isolated:

@@ -166,6 +166,12 @@ class Regex(UnitReward):
     name: str = "regex"
     whole: bool = False
 
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except (re.error, TypeError) as error:
+            raise RewardError(f"{self.pattern!r} is no regular expression: {error}") from error
+
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """Search each response; with `whole`, match all of it."""
         pattern = re.compile(self.pattern, re.DOTALL)

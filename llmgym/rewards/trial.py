@@ -4,8 +4,8 @@ Every row is answered with its solution, where it has one, and with what models 
 moments. Nothing is trained, and nothing here changes how a reward is called.
 """
 
-import inspect
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +20,8 @@ from llmgym.errors import LLMGymError, RewardError
 from llmgym.messages import Completion, Message, Sample, Score, Task
 from llmgym.registry import load
 from llmgym.rewards.base import REWARDS, Reward, score_samples
+from llmgym.rewards.isolate import LATE
+from llmgym.rewards.verdict import cut, place_of, quoted
 
 GOLD = "solution"
 WORST = {
@@ -32,7 +34,8 @@ WORST = {
 TOLERANCE = 1e-6
 SLOW_MS = 100.0
 ENOUGH = 5
-"""After so many failures in a row no more are asked for: each may take its whole time limit."""
+"""After so many failures in a row no more are asked for."""
+RAISED = re.compile(r"(\w+): .*( at .+:\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +76,10 @@ class Trial:
         return [one for one in self.answers if one.kind == kind and one.score.status == "ok"]
 
 
-def place_of(spec: Mapping[str, Any]) -> str:
+def written_at(spec: Mapping[str, Any]) -> str:
     """Return FILE:LINE of what a specification names; empty where it has none."""
     address = spec.get("function") or REWARDS.get(str(spec.get("name")), "")
-    if not address:
-        return ""
-    named = inspect.unwrap(load(address))
-    try:
-        return f"{inspect.getsourcefile(named)}:{inspect.getsourcelines(named)[1]}"
-    except (OSError, TypeError):  # an object without source: compiled, or an instance
-        return ""
+    return place_of(load(address)) if address else ""
 
 
 def tried(reward: Reward, tasks: Sequence[Task], place: str = "") -> Trial:
@@ -105,9 +102,7 @@ def tried(reward: Reward, tasks: Sequence[Task], place: str = "") -> Trial:
             try:
                 score = score_samples(reward, [sample], retries=0)[0]
             except LLMGymError as error:
-                where = f"row {row}, response {kind} {_short(sample.text)}"
-                said = str(error).replace(" for row 0", "")  # of a batch of one
-                broken = f"{said}\nIt was {where}{_written(reward, place)}."
+                broken = f"{error}\nIt was row {row}, response {kind} {quoted(sample.text)}."
                 return Trial(answers=(*answers,), errors=(broken,), warnings=())
             ms = 1000 * (time.perf_counter() - began)
             answers.append(
@@ -120,12 +115,13 @@ def tried(reward: Reward, tasks: Sequence[Task], place: str = "") -> Trial:
                     ms=ms,
                 )
             )
-            if len(answers) >= ENOUGH and all(
-                one.score.status == "error" for one in answers[-ENOUGH:]
-            ):
+            if _is_hopeless(answers):
                 break
         every = [sample for *_, sample in samples]
         errors = [*_failures(answers, reward, place), *_differences(reward, every, answers)]
+        if len(answers) < len(samples):
+            left = f"{len(samples) - len(answers)} of {len(samples)} responses were not tried"
+            errors.append(f"{left}: each may fail alike, or take as long.")
     return Trial(answers=(*answers,), errors=(*errors,), warnings=(*_oddities(answers),))
 
 
@@ -145,12 +141,11 @@ def _said(task: Task) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(one.content for one in prompt)
 
 
-def _short(text: str) -> str:
-    return repr(_cut(text, 40))
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def _is_hopeless(answers: Sequence[Answer]) -> bool:
+    """Return whether to stop: one call was late, and each may be; or the last few all failed."""
+    errors = [one.score.error or "" for one in answers if one.score.status == "error"]
+    ends = [one.score.status for one in answers[-ENOUGH:]]
+    return any(LATE in one for one in errors) or ends == ["error"] * ENOUGH
 
 
 def _written(reward: Reward, place: str) -> str:
@@ -173,15 +168,22 @@ def _failures(answers: Sequence[Answer], reward: Reward, place: str) -> Iterator
     failed: dict[str, list[Answer]] = {}
     for one in answers:
         if one.score.status == "error":
-            failed.setdefault(str(one.score.error), []).append(one)
-    for error, those in failed.items():
-        first = those[0]
+            failed.setdefault(_bug(str(one.score.error)), []).append(one)
+    for those in failed.values():
+        first, rows = those[0], len({one.row for one in those})
+        error = str(first.score.error)
         at = "" if " at " in error else _written(reward, place)
         yield (
-            f"{len(those)} of {len(answers)} calls failed, first on row {first.row}, response "
-            f"{first.kind} {_short(first.response)}: {_cut(error, 300)}{at}. A failed reward is "
-            "never 0: the sample is left out, and too many stop the run."
+            f"{len(those)} of {len(answers)} calls failed, on {rows} row{'s' * (rows > 1)}, first "
+            f"on row {first.row}, response {first.kind} {quoted(first.response)}: "
+            f"{cut(error, 300)}{at}. A failed reward is never 0: the sample is left out, and too "
+            "many stop the run."
         )
+
+
+def _bug(error: str) -> str:
+    """Return what errors of one cause share: type and line of an exception, else the last words."""
+    return RAISED.sub(r"\1\2", error) if RAISED.fullmatch(error) else error.rpartition(", ")[2]
 
 
 def _differences(
@@ -202,11 +204,12 @@ def _differences(
         else:
             scores = score_samples(reward, [samples[i] for i in rows], retries=0)
         for i, score in zip(rows, scores, strict=True):
-            first = answers[i].score.value
-            if not abs(first - score.value) <= TOLERANCE:
+            first, is_ok = answers[i].score.value, score.status == "ok"
+            if not (is_ok and abs(first - score.value) <= TOLERANCE):
+                then = f"{score.value:.6g}" if is_ok else f"then {score.error or score.status}"
                 yield (
                     f"{law} row {answers[i].row}, response {answers[i].kind}, gave {first:.6g} and "
-                    f"{score.value:.6g}. {remedy}."
+                    f"{then}. {remedy}."
                 )
                 return
 
@@ -229,7 +232,7 @@ def _oddities(answers: Sequence[Answer]) -> Iterator[str]:
     if beaten:
         first = beaten[0]
         yield (
-            f"{first.kind} {_short(first.response)} earns {first.score.value:.4g} on row "
+            f"{first.kind} {quoted(first.response)} earns {first.score.value:.4g} on row "
             f"{first.row}, its solution {gold[first.row]:.4g}: a policy learns what pays most."
         )
     slow = fmean(one.ms for one in answers)

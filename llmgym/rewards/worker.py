@@ -18,9 +18,7 @@ from typing import Any
 
 from llmgym.errors import LLMGymError
 from llmgym.messages import Sample
-from llmgym.rewards.base import Reward, resolve, score_samples
-
-READY = b"ready"
+from llmgym.rewards.base import Reward, bounds_of, resolve, score_samples
 
 
 def main() -> None:
@@ -60,7 +58,8 @@ def _loaded(requests: Connection, verdicts: Connection) -> Reward | None:
         answer = {"kind": type(error).__name__, "message": str(error)}
         verdicts.send_bytes(json.dumps(answer).encode())
         return None
-    verdicts.send_bytes(READY)
+    traits = {"per_turn": reward.per_turn, "collective": reward.collective}
+    verdicts.send_bytes(json.dumps({**traits, "bounds": bounds_of(reward)}).encode())
     return reward
 
 
@@ -77,4 +76,5 @@ def _verdict(reward: Reward, sample: Sample) -> dict[str, Any]:
         "status": score.status,
         "spans": score.spans,
         "error": score.error,
+        "retries": score.retries,
     }

@@ -73,8 +73,8 @@ def scored(typed):
         ("raises", r"KeyError: '\d+' at .*bad.py:9"),
         ("nan", "nan() returned nan, which is not finite"),
         ("inf", "inf() returned good 1.0, bad inf, which is not finite"),
-        ("none", "none() returned None"),
-        ("pair", "pair() returned list [1.0, 2.0]"),
+        ("none", "bad.py:17 none() returned None for the response '"),
+        ("pair", "bad.py:20 pair() returned list [1.0, 2.0] for the response '"),
     ],
 )
 def test_a_reward_that_is_no_number_stops_the_run_with_what_it_was(scored, name, says):
@@ -107,7 +107,9 @@ def test_failures_that_are_allowed_are_left_out_and_counted(scored):
 def test_a_batch_of_a_wrong_length_is_a_broken_reward(scored):
     answer = scored("Short", rewards__0__isolated="false")
     assert answer.code == 1
-    assert "short.score() returned 1 values for 4 samples" in answer.said
+    assert (
+        "bad.py:32 short.score() returned 1 values for 4 samples, the first for the" in answer.said
+    )
 
 
 def test_a_reward_that_hangs_is_killed_at_its_limit(scored):
@@ -130,6 +132,7 @@ def test_a_constant_reward_is_warned_about_and_the_run_goes_on(scored):
     ("reward", "says"),
     [
         ("my_reward.py:goood", "did you mean good?"),
+        ("my_reward.py", "it has my_reward.py:"),
         ("my_rewards.py:good", "There is no file"),
         ("no_such_module:good", "The module no_such_module does not load"),
     ],

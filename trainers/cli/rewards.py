@@ -11,7 +11,7 @@ import tyro
 
 from llmgym.registry import load_plugins
 from llmgym.rewards.base import resolve
-from llmgym.rewards.trial import GOLD, WORST, Answer, Trial, place_of, spread, tried
+from llmgym.rewards.trial import GOLD, WORST, Answer, Trial, spread, tried, written_at
 from llmgym.rows import Columns
 from llmgym.tables import read_table
 from llmgym.tasks import TaskList, from_file, from_list
@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
     spec = specification(options)
     reward = resolve(spec)
     tasks = rows(options)
-    place = place_of(spec)
+    place = written_at(spec)
     trial = tried(reward, tasks.tasks, place)
     if options.json:
         print(json.dumps({"reward": options.reward, "place": place, **asdict(trial)}))

@@ -1,6 +1,7 @@
-"""Builds the samples that the tests of rewards score."""
+"""Builds the samples that the tests of rewards score, and a reward that returns anything."""
 
 from llmgym.messages import Completion, Sample, Task
+from llmgym.rewards.base import Reward
 
 
 def sample(response, answer=None, *, group=0, over=True, source="here", turn=0, **columns):
@@ -15,3 +16,17 @@ def sample(response, answer=None, *, group=0, over=True, source="here", turn=0, 
         group=group,
         turn=turn,
     )
+
+
+class Returns(Reward):
+    """Returns what it is told to, and counts its calls."""
+
+    name = "returns"
+
+    def __init__(self, what, per_turn=False, collective=False):
+        self.what, self.calls = what, []
+        self.per_turn, self.collective = per_turn, collective
+
+    def score(self, samples):
+        self.calls.append(len(samples))
+        return self.what(samples) if callable(self.what) else self.what

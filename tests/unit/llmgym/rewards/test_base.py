@@ -2,18 +2,13 @@
 
 import math
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llmgym.errors import RewardError, RewardNotFound
 from llmgym.messages import Message, Sample, Score, Task
 from llmgym.rewards.base import (
     REWARDS,
-    Reward,
     bounds_of,
-    coerce,
     per_sample,
     register_reward,
     resolve,
@@ -21,21 +16,7 @@ from llmgym.rewards.base import (
 )
 from llmgym.rewards.function import from_function
 from llmgym.rewards.rules import Constant, Numeric
-from tests.unit.llmgym.samples import sample
-
-
-class Returns(Reward):
-    """Returns what it is told to, and counts its calls."""
-
-    name = "returns"
-
-    def __init__(self, what, per_turn=False, collective=False):
-        self.what, self.calls = what, []
-        self.per_turn, self.collective = per_turn, collective
-
-    def score(self, samples):
-        self.calls.append(len(samples))
-        return self.what(samples) if callable(self.what) else self.what
+from tests.unit.llmgym.samples import Returns, sample
 
 
 def length_of(one):
@@ -101,83 +82,21 @@ def test_a_function_without_a_response_is_refused():
         from_function(lambda question, x: 1.0)
 
 
-WRONG = [None, "1.0", True, np.bool_(True), [1.0], np.array([1.0]), 1j, {"a": None}, {"a": "1"}]
+def test_a_function_that_would_have_to_be_awaited_is_refused():
+    async def later(response):
+        return 1.0
+
+    with pytest.raises(RewardError, match=r"later\(\) is async.*\n.*asyncio\.run"):
+        from_function(later)
 
 
-@pytest.mark.parametrize("value", WRONG, ids=repr)
-def test_a_verdict_of_the_wrong_type_is_a_broken_reward_naming_function_and_row(value):
-    reward = Returns([0.0, value])
-    with pytest.raises(RewardError, match=r"returns\(\) returned .* for row 1"):
-        score_samples(reward, [sample("a"), sample("b")])
-    assert len(reward.calls) == 1, "a broken reward is not retried"
+def test_kwargs_that_reach_no_parameter_are_refused():
+    def score(response, tolerance=0.0):
+        return tolerance
 
-
-def test_none_is_named_with_its_remedy():
-    with pytest.raises(RewardError, match=r'None for row 0.*Score\(0.0, status="abstain"\)'):
-        score_samples(Returns([None]), [sample("a")])
-
-
-@pytest.mark.parametrize("result", [None, 1.0, "ab", {0: 1.0, 1: 2.0}, np.zeros((2, 1))])
-def test_a_result_that_is_no_list_is_a_broken_reward(result):
-    with pytest.raises(RewardError, match=r"(?s)returns\.score\(\) returned .*Return a list"):
-        score_samples(Returns(result), [sample("a")] * 2)
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_a_wrong_length_names_both_counts(count):
-    with pytest.raises(RewardError, match=f"returned {count} values for 2 samples"):
-        score_samples(Returns([0.0] * count), [sample("a")] * 2)
-
-
-NOT_FINITE = [math.nan, math.inf, -math.inf, 10**400, {"a": math.nan, "b": 1.0}]
-
-
-@pytest.mark.parametrize("bad", NOT_FINITE, ids=["nan", "inf", "-inf", "huge", "part"])
-def test_a_score_that_is_not_finite_is_an_error_and_a_finite_zero(bad):
-    good, failed = score_samples(Returns([1.0, bad]), [sample("a"), sample("b")])
-    assert good == Score(1.0)
-    assert (failed.value, failed.status) == (0.0, "error")
-    assert "not finite" in failed.error
-
-
-def test_a_status_that_does_not_exist_is_refused_and_never_a_zero():
-    with pytest.raises(RewardError, match=r"status 'failed' for row 0.*ok, abstain, error"):
-        score_samples(Returns([Score(0.0, status="failed")]), [sample("a")])
-
-
-def test_what_abstains_or_failed_is_worth_nothing_whatever_it_carries():
-    carried = {"spans": ((0, 1, 5.0),), "value": math.nan}
-    abstains, failed = score_samples(
-        Returns([Score(status="abstain", **carried), Score(status="error", **carried)]),
-        [sample("a")] * 2,
-    )
-    assert abstains == Score(0.0, status="abstain")
-    assert failed == Score(0.0, status="error", error="returns() gave no reason")
-
-
-def test_a_span_that_is_not_finite_is_an_error_and_one_of_numpy_becomes_plain():
-    bad = Score(1.0, spans=((0, 1, math.nan),))
-    good = Score(1.0, spans=((0, 1, np.float32(0.5)),))
-    failed, fine = score_samples(Returns([bad, good]), [sample("a")] * 2)
-    assert (failed.value, failed.status) == (0.0, "error")
-    assert type(fine.spans[0][2]) is float
-
-
-def test_abstaining_is_kept_and_is_not_an_error():
-    abstains = Score(0.0, status="abstain")
-    assert score_samples(Returns([abstains]), [sample("a")]) == [abstains]
-
-
-@given(st.floats(allow_nan=False, allow_infinity=False, width=32))
-def test_numbers_of_every_kind_are_coerced_exactly(value):
-    for kind in (float, np.float32, np.float64):
-        assert coerce(kind(value), "f", 0) == Score(float(kind(value)))
-    assert coerce(int(value), "f", 0).value == int(value)
-    assert coerce(np.int32(-7), "f", 0).value == -7
-
-
-def test_numpy_rows_are_accepted():
-    assert [s.value for s in score_samples(Returns(np.array([1, 2])), [sample("a")] * 2)] == [1, 2]
+    with pytest.raises(RewardError, match=r"no parameter tolerence.*response, tolerance"):
+        from_function(score, kwargs={"tolerence": 1.0})
+    assert from_function(lambda response, **rest: 1.0, kwargs={"any": 1}).name == "<lambda>"
 
 
 def test_a_call_that_raises_is_repeated_twice_and_may_recover():
@@ -271,6 +190,52 @@ def test_a_function_in_a_file_resolves(tmp_path):
     assert score_samples(resolve(spec), [sample("ab")]) == [Score(12.0)]
 
 
+class Called:
+    """A function that remembers a figure."""
+
+    def __init__(self, worth):
+        self.worth = worth
+
+    def __call__(self, response):
+        return self.worth
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"), [("Returns", {"what": [3.0]}), ("Called", {"worth": 3.0})]
+)
+def test_a_class_stands_for_the_reward_or_function_that_it_makes(name, kwargs):
+    spec = {"function": f"{__name__}:{name}", "isolated": False, "kwargs": kwargs}
+    assert score_samples(resolve(spec), [sample("a")]) == [Score(3.0)]
+
+
+def test_a_class_that_makes_neither_is_refused():
+    class Neither:
+        pass
+
+    with pytest.raises(RewardError, match=r"a reward is a name, .* got Neither <"):
+        resolve(Neither)
+
+
+def test_an_address_that_does_not_load_ends_in_the_command_that_tries_it_again(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def score(response):\n    return 1.0\n\nclass Other:\n    pass\n")
+    for spec in ({"function": str(file), "isolated": False}, str(file)):
+        with pytest.raises(RewardNotFound, match=f"it has {file}:score, {file}:Other\n") as bare:
+            resolve(spec)
+        assert str(bare.value).endswith(f"llmgym rewards check {file}:FN")
+    with pytest.raises(RewardNotFound, match=r"no file .*/mime\.py; did you mean mine\.py\?"):
+        resolve({"function": f"{tmp_path}/mime.py:score", "isolated": False})
+    for text, says in {
+        "\nx = (": "2: SyntaxError",
+        "\n\nx = no": "3: NameError: name 'no'",
+    }.items():
+        file = tmp_path / f"{len(text)}.py"
+        file.write_text(text)
+        with pytest.raises(RewardNotFound, match=f"{file}:{says}") as broken:
+            resolve({"function": f"{file}:score", "isolated": False})
+        assert "numeric" not in str(broken.value)
+
+
 def test_names_that_do_not_exist_are_answered_with_those_that_do(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def score(response):\n    return 1.0\n")
@@ -297,7 +262,7 @@ def test_settings_that_do_not_exist_are_refused_by_name():
     ("spec", "says"),
     [
         (5, "a reward is a name, a function, a Reward, a mapping .*; got int 5"),
-        (None, "got NoneType None"),
+        (None, "got None"),
         ([], r"got list \[\]"),
         (["exact"], "an entry of the list is str 'exact'"),
         ({"name": 5}, "the setting name of a reward is text; got int 5"),

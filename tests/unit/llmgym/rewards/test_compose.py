@@ -193,6 +193,18 @@ def test_cached_asks_once_for_equal_samples_and_again_after_a_failure():
     assert calls[-1] == "a", "the oldest went first"
 
 
+def test_what_is_remembered_was_not_repeated_again():
+    failures = iter([OSError("down"), None])
+
+    def worth(one):
+        if failure := next(failures):
+            raise failure
+        return 1.0
+
+    reward = Cached(per_sample(worth, "worth"))
+    assert [one(reward, "a").retries for _ in range(2)] == [1, 0]
+
+
 def test_a_cache_tells_tasks_apart_by_all_of_their_columns():
     reward = Cached(per_sample(lambda one: float(one.task.meta["bonus"]), "bonus"))
     rows = [sample("a", bonus=1), sample("a", bonus=2)]  # one prompt, hence one id

@@ -13,7 +13,8 @@ import time
 import pytest
 
 from llmgym.errors import RewardError, RewardNotFound
-from llmgym.rewards.base import resolve, score_samples
+from llmgym.messages import Score
+from llmgym.rewards.base import bounds_of, resolve, score_samples
 from llmgym.rewards.function import from_function
 from llmgym.rewards.isolate import Isolated
 from llmgym.rewards.rules import Numeric
@@ -21,6 +22,10 @@ from tests.unit.llmgym.samples import sample
 
 GRADER = """
 import os, signal, sys, threading
+
+import numpy as np
+
+from llmgym import Reward, Score
 
 def loop():
     print("looping", flush=True)
@@ -64,7 +69,17 @@ DEEDS = {
     "environ": lambda: {name: 1.0 for name in os.environ},
     "pid": lambda: float(os.getpid()),
     "parts": lambda: {"a": 1.0, "b": 0.5},
+    "spans": lambda: Score(1.0, spans=((np.int64(0), np.int64(2), 1.0),), retries=3),
 }
+
+class EveryTurn(Reward):
+    name, per_turn, bounds = "every_turn", True, (-1.0, 2.0)
+
+    def score(self, samples):
+        return [0.5] * len(samples)
+
+class Together(EveryTurn):
+    collective = True
 
 def score(prompt, response, **columns):
     return DEEDS[response]()
@@ -124,6 +139,28 @@ def test_none_is_a_broken_reward_here_as_elsewhere(isolated):
     with pytest.raises(RewardError, match=r"score\(\) returned None"):
         scored(isolated, "parts", "none", "parts")
     assert scored(isolated, "parts")[0].value == 1.5, "the next call starts clean"
+
+
+def test_a_broken_reward_is_named_with_its_line_from_inside_its_process(isolated):
+    line = GRADER.splitlines().index("def score(prompt, response, **columns):") + 1
+    with pytest.raises(RewardError, match=rf"grader\.py:{line} score\(\) .* the response 'none'"):
+        scored(isolated, "none")
+
+
+def test_spans_and_repeated_calls_arrive_as_they_would_without_a_process(isolated):
+    (score,) = scored(isolated, "spans")
+    assert score == Score(1.0, spans=((0, 2, 1.0),), retries=3)
+
+
+def test_what_a_reward_says_of_itself_is_known_before_it_is_asked(grader):
+    reward = resolve(grader.replace(":score", ":EveryTurn"))
+    assert reward.per_turn
+    assert bounds_of(reward) == (-1.0, 2.0)
+    copy = pickle.loads(pickle.dumps(reward))
+    assert (copy.per_turn, bounds_of(copy)) == (True, (-1.0, 2.0))
+    reward.close()
+    with pytest.raises(RewardError, match=r"Together is collective.*\n--rewards.0.isolated false"):
+        resolve(grader.replace(":score", ":Together"))
 
 
 def test_what_a_grader_prints_is_no_verdict(isolated, capfd):

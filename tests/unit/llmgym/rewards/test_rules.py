@@ -174,6 +174,9 @@ def test_a_fraction_is_one_number():
 def test_regex_contains_and_think_format():
     assert worth(Regex(pattern="^ab+$"), "abbb") == 1.0
     assert worth(Regex(pattern="b", whole=True), "ab") == 0.0
+    for wrong in ("(", 5):
+        with pytest.raises(RewardError, match=r"is no regular expression"):
+            Regex(pattern=wrong)
     assert worth(Contains(), "In Paris, of course", "paris") == 1.0
     assert worth(Contains(), "comparison", "paris") == 0.0
     assert worth(Contains(), "it is C++.", "C++") == 1.0

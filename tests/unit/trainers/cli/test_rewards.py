@@ -16,6 +16,9 @@ def score(prompt, response, answer, **columns):
 def raises(response):
     return 1 / len(response)
 
+def keys(response, answer):
+    return {}[answer]
+
 def nan(response):
     return float("nan") if not response else 1.0
 
@@ -80,14 +83,17 @@ def test_a_sound_reward_is_shown_by_kind_and_part_with_the_next_command(check):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("raises", ["4 of 20 calls failed, first on row 1, response empty ''", "mine.py:9."]),
-        ("nan", ["nan() returned nan, which is not finite; nan() is written at", "mine.py:11."]),
+        ("raises", ["4 of 20 calls failed, on 4 rows, first on row 1, response empty ''", ":9."]),
+        ("nan", ["nan() returned nan, which is not finite; nan() is written at", "mine.py:14."]),
         (
             "none",
-            ["none() returned None. Return a number", "response long '<think>", "mine.py:14."],
+            [
+                "mine.py:17 none() returned None for the response '<think>",
+                "It was row 1, response long",
+            ],
         ),
         ("dice", ["Two calls on row 1, response solution, gave", "draw nothing at random"]),
-        ("wants", ["wants() needs gold", "mine.py:20.", "its columns come from --data FILE"]),
+        ("wants", ["mine.py:23 wants() needs gold", "its columns come from --data FILE"]),
     ],
 )
 def test_a_broken_reward_is_told_with_row_response_and_line(check, name, says):
@@ -106,11 +112,34 @@ def test_a_batch_that_scores_differently_is_told(check):
     assert "must not depend on the others" in said
 
 
-def test_a_reward_that_hangs_is_given_up_after_a_few_calls(check):
+def test_a_reward_that_hangs_is_given_up_after_one_call(check):
     code, said = check("mine.py:hangs", "--timeout-seconds", "0.05")
     assert code == 1
-    assert "5 of 5 calls failed" in said
+    assert "1 of 1 calls failed" in said
     assert "no verdict within 0.05 s; it was killed" in said
+    assert "19 of 20 responses were not tried" in said
+
+
+def test_one_bug_is_told_once_with_its_rows_and_what_was_left_out(check):
+    code, said = check("mine.py:keys", "--data", "my.jsonl", "--n", "2")
+    assert code == 1
+    assert said.count("error: ") == 2
+    assert "5 of 5 calls failed, on 1 row, first on row 1" in said
+    assert "KeyError: '0' at mine.py:12" in said
+    assert "5 of 10 responses were not tried" in said
+
+
+def test_a_failure_of_a_second_call_is_told_and_no_zero(check, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "seen = set()\n\ndef once(response):\n"
+        "    if response in seen:\n        raise OSError('down')\n"
+        "    seen.add(response)\n    return 1.0\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "one.jsonl").write_text('{"prompt": "Say.", "answer": "A"}\n', encoding="utf-8")
+    words = ["--data", "one.jsonl", "--no-isolated"]
+    _, said = check("mine.py:once", *words)
+    assert "response solution, gave 1 and then OSError: down at mine.py:5. A" in said
 
 
 def test_what_teaches_nothing_or_the_wrong_thing_is_a_warning(check):
@@ -145,6 +174,7 @@ def test_json_holds_every_answer(check):
     ("words", "says"),
     [
         (["mine.py:scor"], "did you mean score?"),
+        (["mine.py"], "it has mine.py:score, mine.py:raises"),
         (["nope"], 'no reward is named "nope"'),
         (["numeric", "--data", "no.jsonl"], "no file no.jsonl"),
         (["numeric", "--data", "my.jsonl", "--n", "0"], "--n is 1 or more, got 0."),

@@ -1,0 +1,210 @@
+"""What a reward said of a sample, made a `Score`; and how messages name the reward and the sample.
+
+A broken function (None, text, a bool, a tensor, a wrong count) raises `RewardError` with the line
+it is written at and the response it was given; NaN and infinite become a `Score` of status "error".
+What a model wrote is shown by its start only, and escaped: it may hold anything.
+"""
+
+import inspect
+import math
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from operator import index
+from pathlib import Path
+from typing import Any, Protocol, get_args, runtime_checkable
+
+import numpy as np
+
+from llmgym.errors import RewardError
+from llmgym.messages import Sample, Score, ScoreStatus
+
+Verdict = float | Mapping[str, float] | Score
+"""What a scorer may say of one sample; a mapping of named parts is worth their sum."""
+
+MOST = 40
+"""Characters shown of a prompt or a response."""
+MOST_SHOWN = 200
+"""Characters shown of what an exception says, which may quote all of a response."""
+
+_PLACES = (Path(os.__file__).parent, Path(np.__file__).parents[1], Path(__file__).parents[1])
+LIBRARIES = (*(f"{one}{os.sep}" for one in _PLACES), "<")
+"""How the paths begin of files that nobody mends who writes a reward: Python's, packages', ours."""
+
+Wrong = Callable[[str, str], RewardError]
+
+
+class Named(Protocol):
+    """What messages need of a reward."""
+
+    name: str
+
+
+@runtime_checkable
+class Wrapping(Protocol):
+    """A reward that calls a function; messages point at the function."""
+
+    @property
+    def fn(self) -> Callable[..., Any]:
+        """The function."""
+        ...
+
+
+def coerce(verdict: object, reward: Named, sample: Sample) -> Score:
+    """Return a verdict as a `Score`, strictly; NaN and infinite become status "error".
+
+    A verdict that abstains or failed is worth 0.0, whatever its value and spans are.
+
+    Raises:
+        RewardError: the verdict is no number, dict of numbers or `Score`, or of no known status.
+    """
+    wrong = partial(_broken, reward, sample)
+    if isinstance(verdict, Score):
+        score = _checked_score(verdict, reward.name, wrong)
+    elif isinstance(verdict, Mapping):
+        parts = _figures(verdict, wrong)
+        score = Score(sum(parts.values()), parts)
+    else:
+        score = Score(_number(verdict, wrong))
+    figures = (score.value, *score.parts.values(), *(one for *_, one in score.spans))
+    if all(map(math.isfinite, figures)):
+        return score
+    told = ", ".join(f"{part} {one}" for part, one in score.parts.items()) or score.value
+    return failed(f"{reward.name}() returned {told}, which is not finite")
+
+
+def failed(why: str, retries: int = 0) -> Score:
+    """Return the score of a sample whose reward failed."""
+    return Score(0.0, status="error", error=why, retries=retries)
+
+
+def checked(verdicts: object, reward: Named, samples: Sequence[Sample]) -> Sequence[object]:
+    """Return what a call of `score` returned, where it is one verdict for each sample.
+
+    Raises:
+        RewardError: it is no list, or one of another length.
+    """
+    if isinstance(verdicts, np.ndarray) and verdicts.ndim == 1:
+        verdicts = list(verdicts)  # keeps numpy's types, so that bools are still told apart
+    first = f"the first {about(samples[0])}" if samples else "none"
+    if not isinstance(verdicts, Sequence) or isinstance(verdicts, str):
+        raise RewardError(
+            f"{called(reward)}.score() returned {shown(verdicts)} for {len(samples)} samples, "
+            f"{first}. Return a list with one number for each sample."
+        )
+    if len(verdicts) != len(samples):
+        raise RewardError(
+            f"{called(reward)}.score() returned {len(verdicts)} values for {len(samples)} samples, "
+            f"{first}. Return one float, or one dict of floats, for each sample."
+        )
+    return verdicts
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception in one line: its type, what it says, and the user's line it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if not one.filename.startswith(LIBRARIES)]
+    place = "".join(f" at {near(one.filename)}:{one.lineno}" for one in (own or frames)[-1:])
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {cut(_plain(first), MOST_SHOWN)}{place}"
+
+
+def called(reward: Named) -> str:
+    """Return what messages call a reward: FILE:LINE NAME, or its name alone."""
+    place = place_of(reward.fn if isinstance(reward, Wrapping) else type(reward))
+    return f"{place} {reward.name}".lstrip()
+
+
+def place_of(what: Callable[..., Any]) -> str:
+    """Return FILE:LINE where a function or class is written; empty where it has no source."""
+    found = inspect.unwrap(what)
+    try:
+        return f"{near(str(inspect.getsourcefile(found)))}:{inspect.getsourcelines(found)[1]}"
+    except (OSError, TypeError):  # compiled, typed in, or an instance
+        return ""
+
+
+def near(file: str) -> str:
+    """Return a path from the current folder on, where it lies in it."""
+    try:
+        return str(Path(file).relative_to(Path.cwd()))
+    except (OSError, ValueError):  # the folder is gone, or the file lies elsewhere
+        return file
+
+
+def about(sample: Sample) -> str:
+    """Return which sample it was: the starts of response and prompt, and the task's id."""
+    prompt = sample.task.prompt
+    said = prompt if isinstance(prompt, str) else prompt[-1].content
+    return f"for the response {quoted(sample.text)} to {quoted(said)} (task {sample.task.id})"
+
+
+def quoted(text: str) -> str:
+    """Return the start of a text in quotes, whatever is not printable escaped."""
+    return repr(cut(text, MOST))
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text, its end left out where it is long."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def shown(value: object) -> str:
+    """Return a value's type and its start, in one line."""
+    text = cut(_plain(" ".join(repr(value).split())), 60)
+    return text if value is None else f"{type(value).__name__} {text}"
+
+
+def _plain(text: str) -> str:
+    return "".join(one if one.isprintable() else "?" for one in text[: 2 * MOST_SHOWN])
+
+
+def _broken(reward: Named, sample: Sample, got: str, remedy: str) -> RewardError:
+    return RewardError(f"{called(reward)}() returned {got} {about(sample)}. {remedy}")
+
+
+def _checked_score(score: Score, name: str, wrong: Wrong) -> Score:
+    if score.status not in get_args(ScoreStatus):
+        allowed = ", ".join(get_args(ScoreStatus))
+        raise wrong(f"the status {score.status!r}", f"It must be one of {allowed}.")
+    error = None if score.error is None else str(score.error)
+    if score.status == "error":
+        return failed(error or f"{name}() gave no reason", score.retries)
+    parts = _figures(score.parts, wrong)
+    if score.status == "abstain":
+        return replace(score, value=0.0, parts=parts, spans=(), error=error)
+    value, spans = _number(score.value, wrong), _spans(score.spans, wrong)
+    return replace(score, value=value, parts=parts, spans=spans, error=error)
+
+
+def _figures(parts: object, wrong: Wrong) -> dict[str, float]:
+    if not isinstance(parts, Mapping):
+        raise wrong(f"the parts {shown(parts)}", "Parts are a dict of numbers by name.")
+    return {str(part): _number(value, wrong) for part, value in parts.items()}
+
+
+def _spans(spans: Any, wrong: Wrong) -> tuple[tuple[int, int, float], ...]:  # noqa: ANN401
+    try:
+        return tuple((index(start), index(end), _number(one, wrong)) for start, end, one in spans)
+    except (TypeError, ValueError) as error:
+        remedy = "A span is (start, end, reward): two characters' numbers and a figure."
+        raise wrong(f"the spans {shown(spans)}", remedy) from error
+
+
+def _number(value: object, wrong: Wrong) -> float:
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        return _float(value)
+    raise wrong(
+        shown(value),
+        "Return a number or a dict of numbers; where it does not apply, "
+        'llmgym.Score(0.0, status="abstain").',
+    )
+
+
+def _float(value: float | np.number) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond what a float holds
+        return math.inf
