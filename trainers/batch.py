@@ -286,7 +286,7 @@ class Experience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Held-out performance in one environment: a mean with its 95 % interval.
+    """Held-out performance in one environment: a mean with its 95 % interval, NaN if unknown.
 
     Attributes:
         scores: one figure a task, in task order, for paired comparisons.

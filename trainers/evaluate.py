@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from llmgym.env import inner_env
 from llmgym.errors import RewardError
 from llmgym.tasks import TaskSource, disjoint
 from llmgym.vector import LLMVectorEnv
@@ -37,29 +38,46 @@ MAX_STEPS = 10_000  # of a control episode, where the environment has no limit o
 NUM_ENVS = 16  # control environments stepped together
 COMPARED = 2000  # tasks compared of a source without an end
 
+Bounds = tuple[float, float]
+UNKNOWN: Bounds = (-math.inf, math.inf)
 
-def interval(scores: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the mean: Wilson's for 0/1 scores, else by bootstrap.
+
+def interval(scores: Sequence[float], bounds: Bounds = UNKNOWN) -> tuple[float, float]:
+    """Return the 95 % interval of the mean: Wilson's where bounds carry it, else by bootstrap.
 
     NaN scores, of tasks whose reward failed, are left out.
 
-    The bootstrap's draws are fixed, so equal scores give equal intervals. One score that is neither
-    0 nor 1, or scores that are all equal, say nothing of the spread: the interval is the mean.
+    Scores that all lie on the bounds, such as right and wrong, are a share: Wilson's interval. None
+    within bounds spreads wider. Equal scores within bounds are like a share of which all were seen:
+    others are rare by Wilson, and none lies beyond a bound. Where bounds are not known, equal
+    scores say nothing of the spread: both ends are NaN. The bootstrap's draws are fixed, so the
+    same scores give the same interval.
+
+    Args:
+        scores: one a task.
+        bounds: the least and the most that a task can earn; infinite where it is not known.
 
     Source: Wilson 1927, JASA 22:209; Efron 1987, JASA 82:171 (BCa).
     """
     values = _finite(scores)
-    if np.isin(values, (0.0, 1.0)).all():
-        test = stats.binomtest(int(values.sum()), len(values))
-        found = test.proportion_ci(CONFIDENCE, method="wilson")
-        return float(found.low), float(found.high)
-    return _bootstrap(values)
+    low, high = bounds
+    is_bounded = math.isfinite(high - low) and low <= values.min() and values.max() <= high
+    if is_bounded and low < high and np.isin(values, bounds).all():
+        ends = _wilson(int((values == high).sum()), len(values))
+        return low + ends[0] * (high - low), low + ends[1] * (high - low)
+    if np.ptp(values) > 0.0:
+        return _bootstrap(values)
+    if not is_bounded:
+        return math.nan, math.nan
+    mean, unseen = float(values[0]), _wilson(0, len(values))[1]
+    return mean - unseen * (mean - low), mean + unseen * (high - mean)
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
     """Return (mean of ours - theirs, low, high), task by task, by bootstrap.
 
-    A task whose reward failed on either side, NaN, is left out.
+    A task whose reward failed on either side, NaN, is left out. Differences that are all equal have
+    their mean as interval: on these tasks the two do not differ otherwise.
 
     Args:
         ours: one score a task.
@@ -79,14 +97,18 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float
 
 
 def summary(
-    env: str, scores: Sequence[float], rows: Sequence[Mapping[str, Any]] = ()
+    env: str,
+    scores: Sequence[float],
+    *,
+    rows: Sequence[Mapping[str, Any]] = (),
+    bounds: Bounds = UNKNOWN,
 ) -> Evaluation:
-    """Return the evaluation that one score a task makes.
+    """Return the evaluation that one score a task makes; `bounds` as for `interval`.
 
     Raises:
         RewardError: not one score counts.
     """
-    low, high = interval(scores)
+    low, high = interval(scores, bounds)
     return Evaluation(
         env=env,
         mean=float(_finite(scores).mean()),
@@ -180,7 +202,8 @@ def evaluate_text(
             results |= {slot.index: _judged(slot) for slot in episodes.slots}
     merged = {index: one for part in gather(results) for index, one in part.items()}
     scores, rows = zip(*(merged[index] for index in tasks), strict=True)
-    return summary(config.envs[0].id, scores, rows)
+    bounds = inner_env(envs.envs[0]).reward_bounds
+    return summary(config.envs[0].id, scores, rows=rows, bounds=bounds)
 
 
 def rounds(num_tasks: int, num_slots: int, world: World) -> list[list[int]]:
@@ -282,6 +305,12 @@ def _finite(scores: Sequence[float] | np.ndarray) -> np.ndarray:
             f"none of {len(values)} tasks has a score. Mend the reward, or raise --eval.num-tasks."
         )
     return counted
+
+
+def _wilson(successes: int, number: int) -> tuple[float, float]:
+    test = stats.binomtest(successes, number)
+    found = test.proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:

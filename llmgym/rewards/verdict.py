@@ -39,7 +39,10 @@ Wrong = Callable[[str, str], RewardError]
 class Named(Protocol):
     """What messages need of a reward."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """How it is called."""
+        ...
 
 
 @runtime_checkable

@@ -25,7 +25,7 @@ from llmgym.messages import Completion, Message, Sample, Task
 from llmgym.rewards.base import score_samples
 from llmgym.rewards.model import RewardModel
 from trainers.config_files import read
-from trainers.evaluate import interval, paired
+from trainers.evaluate import UNKNOWN, interval, paired
 
 ROOT = Path(__file__).parents[2]
 TASKS = 128
@@ -87,8 +87,9 @@ FIGURES = {
 
 def line(name: str, old: Sequence[float], new: Sequence[float]) -> str:
     """Return a row of the table: both means with their 95 % intervals, and the difference."""
+    bounds = (0.0, 1.0) if name == "ended by itself" else UNKNOWN
     cells = [f"{fmean(one):.3f} [{low:.3f}, {high:.3f}]"
-             for one in (old, new) for low, high in [interval(one)]]  # fmt: skip
+             for one in (old, new) for low, high in [interval(one, bounds)]]  # fmt: skip
     mean, low, high = paired(new, old)
     return f"| {name} | {' | '.join(cells)} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] |"
 

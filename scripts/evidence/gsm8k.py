@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from llmgym.rewards.calculator import annotations, share_right
-from trainers.evaluate import interval, paired
+from trainers.evaluate import UNKNOWN, interval, paired
 
 ROOT = Path(__file__).parents[2]
 Row = Mapping[str, Any]
@@ -48,11 +48,12 @@ FIGURES = {
     "format": lambda row: float(row["format"]),
     "characters": lambda row: float(len(row["completion"])),
 }
+COUNTS = ("annotations written", "different annotations written", "characters")
 
 
-def shown(values: Sequence[float]) -> str:
-    """Return a mean with its 95 % interval."""
-    low, high = interval(values)
+def shown(name: str, values: Sequence[float]) -> str:
+    """Return the mean of a figure with its 95 % interval."""
+    low, high = interval(values, UNKNOWN if name in COUNTS else (0.0, 1.0))
     return f"{fmean(values):.3f} [{low:.3f}, {high:.3f}]"
 
 
@@ -66,7 +67,7 @@ def main() -> None:
         old, new = [figure(row) for row in before], [figure(row) for row in after]
         mean, low, high = paired(new, old)
         change = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-        print(f"| {name} | {shown(old)} | {shown(new)} | {change} |")
+        print(f"| {name} | {shown(name, old)} | {shown(name, new)} | {change} |")
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     kls = [row["objective/kl"] for row in map(json.loads, lines) if "objective/kl" in row]
     print(f"\nKL to the reference, last 5 iterations: {fmean(kls[-5:]):.2f} nats a response")

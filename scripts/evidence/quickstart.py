@@ -59,7 +59,7 @@ def accuracy(name: str, model: Path) -> Record:
     lines = (KEPT / f"{name}.log").read_text(encoding="utf-8").splitlines()
     rows = json.loads(next(line for line in lines if line.startswith("[{")))[0]["rows"]
     right = [float(row["completion"].strip() == str(total(row["prompt"]))) for row in rows]
-    low, high = interval(right)
+    low, high = interval(right, (0.0, 1.0))
     return {"mean": sum(right) / len(right), "ci_low": low, "ci_high": high}
 
 

@@ -82,11 +82,11 @@ def report(found: Sequence[tuple[str, Evaluation]], how: str) -> list[str]:
 def as_json(found: Sequence[tuple[str, Evaluation]]) -> str:
     """Return name, environment, mean, interval, and a row a task, of each model.
 
-    A reward that failed is null.
+    A reward that failed is null, and so are the ends of an interval that is not known.
     """
     figures = ("env", "mean", "ci_low", "ci_high")
     said = [
-        {"model": name, **{key: getattr(one, key) for key in figures}, "rows": _rows(one)}
+        {"model": name, **{key: _known(getattr(one, key)) for key in figures}, "rows": _rows(one)}
         for name, one in found
     ]
     return json.dumps(said, allow_nan=False)

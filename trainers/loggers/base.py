@@ -1,5 +1,6 @@
 """What a logger is: it is told what happened, on rank 0 only, and never ends a run."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,12 +80,13 @@ class Logger(ABC):
 
 
 def evaluation_values(evaluations: Sequence[Evaluation]) -> dict[str, float]:
-    """Return the figures of held-out scores by metric key."""
+    """Return the figures of held-out scores by metric key; without an interval that is unknown."""
     values: dict[str, float] = {}
     for one in evaluations:
         values[f"eval/{one.env}/mean"] = one.mean
-        values[f"eval/{one.env}/ci_low"] = one.ci_low
-        values[f"eval/{one.env}/ci_high"] = one.ci_high
+        if not math.isnan(one.ci_low):
+            values[f"eval/{one.env}/ci_low"] = one.ci_low
+            values[f"eval/{one.env}/ci_high"] = one.ci_high
     if evaluations:
         values["eval/score"] = sum(one.mean for one in evaluations) / len(evaluations)
     return values

@@ -1,5 +1,6 @@
 """Figures and text made to fit a line of 80 columns. Pure."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,9 @@ def sparkline(values: Sequence[float], width: int = 8) -> str:
 
 
 def interval(one: Evaluation) -> str:
-    """Return a mean with its interval: 0.31 [0.27, 0.35]."""
+    """Return a mean with its interval, 0.31 [0.27, 0.35]; without where nothing spreads."""
+    if math.isnan(one.ci_low):
+        return f"{one.mean:.3g} (all equal)"
     return f"{one.mean:.3g} [{one.ci_low:.3g}, {one.ci_high:.3g}]"
 
 

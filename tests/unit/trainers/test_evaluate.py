@@ -19,6 +19,7 @@ from trainers.config_ppo import PPOConfig
 from trainers.distributed import World
 from trainers.errors import ConfigError
 from trainers.evaluate import (
+    UNKNOWN,
     before_after,
     check_disjoint,
     evaluate_control,
@@ -30,6 +31,8 @@ from trainers.evaluate import (
     undisturbed,
 )
 from trainers.generation.base import Generator, Response
+from trainers.loggers import lines
+from trainers.loggers.base import evaluation_values
 from trainers.models.chat import ChatFormat, train_tokenizer
 from trainers.models.mlp import PolicyMLP
 
@@ -43,9 +46,19 @@ def wilson(successes, number):
 
 
 @pytest.mark.parametrize(("successes", "number"), [(0, 5), (5, 5), (3, 7), (410, 512)])
-def test_shares_have_wilsons_interval(successes, number):
-    scores = [1.0] * successes + [0.0] * (number - successes)
-    assert interval(scores) == pytest.approx(wilson(successes, number), abs=1e-12)
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 3.0)])
+def test_scores_that_all_lie_on_known_bounds_have_wilsons_interval(successes, number, low, high):
+    scores = [high] * successes + [low] * (number - successes)
+    share = [low + (high - low) * end for end in wilson(successes, number)]
+    assert interval(scores, (low, high)) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("bounds", [UNKNOWN, (-1.0, 1.0), (0.0, math.inf), (0.0, 0.5)])
+def test_scores_that_happen_to_be_0_and_1_are_no_share(bounds):
+    scores = [1.0] * 3 + [0.0] * 4
+    low, high = interval(scores, bounds)
+    assert 0.0 <= low < 3 / 7 < high <= 1.0
+    assert (low, high) != pytest.approx(wilson(3, 7), abs=1e-3)
 
 
 def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
@@ -65,13 +78,26 @@ def test_equal_scores_give_equal_intervals_whatever_was_drawn_before():
     assert interval(scores) == first
 
 
-def test_scores_without_spread_have_their_mean_as_interval():
-    assert interval([0.25] * 4) == (0.25, 0.25)
-    assert interval([0.7]) == (0.7, 0.7)
+@pytest.mark.parametrize("score", [0.25, 0.0, 1.0])
+def test_equal_scores_within_bounds_leave_room_for_those_not_seen(score):
+    unseen = wilson(0, 40)[1]
+    expected = (score * (1 - unseen), score + (1 - score) * unseen)
+    assert interval([score] * 40, (0.0, 1.0)) == pytest.approx(expected, abs=1e-12)
+    assert interval([score], (0.0, 1.0))[0] <= interval([score] * 40, (0.0, 1.0))[0]
+    assert interval([2.0] * 3, (2.0, 2.0)) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("scores", [[1.0] * 4, [0.0], [500.0] * 50])
+def test_equal_scores_without_bounds_claim_no_certainty(scores):
+    found = summary("e", scores)
+    assert math.isnan(found.ci_low)
+    assert math.isnan(found.ci_high)
+    assert evaluation_values([found]) == {"eval/e/mean": scores[0], "eval/score": scores[0]}
+    assert lines.interval(found) == f"{scores[0]:.3g} (all equal)"
 
 
 def test_failed_tasks_count_in_no_mean():
-    found = summary("e", [1.0, math.nan, 0.0, 1.0])
+    found = summary("e", [1.0, math.nan, 0.0, 1.0], bounds=(0.0, 1.0))
     assert found.mean == pytest.approx(2 / 3)
     assert (found.ci_low, found.ci_high) == pytest.approx(wilson(2, 3))
     assert len(found.scores) == 4
@@ -154,12 +180,12 @@ def length(answer, response):
     return float(response.strip() == answer)
 
 
-def judges(num_envs=2, number=5, reward=length):
+def judges(num_envs=2, number=5, reward=length, **settings):
     tasks = llmgym.from_list([
         llmgym.Task(id=str(i), prompt=f"say {i}", answer=str(i if i != 3 else "no"))
         for i in range(number)
     ])  # fmt: skip
-    make = lambda: llmgym.SingleTurnEnv(tasks, reward)  # noqa: E731 - one callable, one group
+    make = lambda: llmgym.SingleTurnEnv(tasks, reward, **settings)  # noqa: E731 - one callable, one group
     return LLMVectorEnv([make] * num_envs)
 
 
@@ -185,6 +211,13 @@ def test_each_task_is_answered_once_greedily_and_in_order():
     assert generator.calls == 3
 
 
+def test_the_interval_is_that_of_a_share_where_the_environment_knows_its_bounds():
+    bounded = judged(judges(reward_bounds=(0.0, 1.0)), settings())
+    found = judged(judges(), settings())
+    assert (bounded.ci_low, bounded.ci_high) == pytest.approx(wilson(4, 5), abs=1e-12)
+    assert (found.ci_low, found.ci_high) == interval(found.scores)
+
+
 def test_num_tasks_is_a_limit():
     assert judged(judges(), settings(num_tasks=3)).scores == (1.0, 1.0, 1.0)
 
@@ -200,7 +233,7 @@ def test_ranks_together_score_what_one_does(monkeypatch):
     monkeypatch.setattr("trainers.collect.play._anywhere", lambda flag, _: flag)
     for rank in range(2):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(evaluate, "summary", lambda *_: None)
+            patch.setattr(evaluate, "summary", lambda *_, **__: None)
             patch.setattr(evaluate, "gather", lambda mine: parts.append(mine) or [_all(mine)])
             world = World(rank=rank, size=2)
             evaluate_text(judges(1), Echo(), chat=CHAT, config=settings(), world=world)

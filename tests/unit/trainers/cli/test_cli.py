@@ -205,11 +205,11 @@ def test_a_report_pairs_the_same_tasks():
     def row(prompt, reward):
         return {"prompt": prompt, "completion": str(reward), "reward": reward}
 
-    ours = summary("a/B-v0", [1.0, 1.0], [row("p", 1.0), row("q", 1.0)])
-    theirs = summary("a/B-v0", [0.0, 1.0], [row("p", 0.0), row("q", 1.0)])
+    ours = summary("a/B-v0", [1.0, 1.0], rows=[row("p", 1.0), row("q", 1.0)])
+    theirs = summary("a/B-v0", [0.0, 1.0], rows=[row("p", 0.0), row("q", 1.0)])
     lines = told([("runs/a/model", ours), ("base", theirs)], "greedy")
     assert lines[0] == "Held-out a/B-v0: 2 tasks, greedy, 95 % interval"
-    assert lines[1].startswith("  runs/a/model  1 [")
+    assert lines[1] == "  runs/a/model  1 (all equal)"
     assert lines[3].startswith("  paired difference +0.5 [")
     assert lines[4:7] == [
         "  prompt   p", "  before   0.0  reward 0", "  after    1.0  reward 1",
