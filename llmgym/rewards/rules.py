@@ -194,6 +194,8 @@ class Contains(UnitReward):
 
     def _holds(self, sample: Sample) -> bool:
         wanted = str(reference(sample, self.column)).strip()
+        if not wanted:
+            raise RewardError(f"task {sample.task.id} has an empty text to look for")
         flags = re.IGNORECASE if self.ignore_case else re.NOFLAG
         pattern = rf"(?<!\w){re.escape(wanted)}(?!\w)"
         return re.search(pattern, _end(sample), flags) is not None

@@ -180,6 +180,8 @@ def test_regex_contains_and_think_format():
     assert worth(Contains(), "In Paris, of course", "paris") == 1.0
     assert worth(Contains(), "comparison", "paris") == 0.0
     assert worth(Contains(), "it is C++.", "C++") == 1.0
+    with pytest.raises(RewardError, match="task t1 has an empty text to look for"):
+        worth(Contains(), "anything, at all", " ")
     assert worth(ThinkFormat(), "<think>hm</think>\n4") == 1.0
     for bad in ("4", "<think></think>4", "<think>a</think>", "<think>a<think>b</think>c</think>d"):
         assert worth(ThinkFormat(), bad) == 0.0, bad
