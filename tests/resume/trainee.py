@@ -141,5 +141,5 @@ def differences(one, other, path=""):
             return [f"{path}: {len(one)} and {len(other)} items"]
         pairs = enumerate(zip(one, other, strict=True))
         return [x for i, (a, b) in pairs for x in differences(a, b, f"{path}/{i}")]
-    same = one.equal(other) if isinstance(one, torch.Tensor) else one == other
+    same = one.equal(other) if isinstance(one, torch.Tensor) else repr(one) == repr(other)
     return [] if same else [f"{path}: {one} and {other}"]
