@@ -23,8 +23,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     Raises:
         TaskSourceError: no such file, an unknown suffix, an empty file, or a broken line.
     """
-    if not path.is_file():
-        raise TaskSourceError(_no_file(path))
+    check_file(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         known = " ".join(READERS)
@@ -54,12 +53,19 @@ def _not_text(path: Path) -> str:
     return f"{path} changed while it was read; run again"
 
 
-def _no_file(path: Path) -> str:
+def check_file(path: Path) -> None:
+    """Refuse a file that is not there; names the one that was perhaps meant.
+
+    Raises:
+        TaskSourceError: there is no such file.
+    """
+    if path.is_file():
+        return
     folder = path.parent
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     near = get_close_matches(path.name, names, n=1)
     hint = f" Did you mean {folder / near[0]}?" if near else ""
-    return f"no file {path}, looked for from {Path.cwd()}.{hint}"
+    raise TaskSourceError(f"no file {path}, looked for from {Path.cwd()}.{hint}")
 
 
 def _jsonl(path: Path, columns: Sequence[str] | None) -> list[Row]:

@@ -23,17 +23,12 @@ from trainers.config import Config
 from trainers.config_files import dump, read
 from trainers.distributed import World, from_main
 from trainers.errors import CheckpointError, ConfigError
-from trainers.run_record import is_alive, read_status
+from trainers.run_record import is_alive, refuse_work
 
 Status = Literal["running", "finished", "converged", "failed", "interrupted"]
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
 PACKAGES = ("llmgym", "trainers")
-AT_START = {
-    "config.yaml", "command.txt", "environment.txt", "status.json", "run.lock", "logs", "wandb",
-    "checkpoints",
-}  # fmt: skip
-"""What a start leaves before anything was learned or measured."""
 
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|credentials)s?(_|$)", re.IGNORECASE)
 _SECRET_OPTION = re.compile(
@@ -158,11 +153,8 @@ def _claim(path: Path, config: Config, *, resume: bool, clean: bool, command: Se
             path.rename(_free_name(path))
         elif resume:
             _refuse_other_settings(path, config)
-        elif _has_work(path):
-            raise ConfigError(
-                f"{path} exists ({_described(path)}). --resume continues, --clean moves it away, "
-                f"--run.name {config.run.name}-2 starts another."
-            )
+        else:
+            refuse_work(path)
     elif resume:
         _log.warning("there is no %s to resume: it starts at 0", path)
     path.mkdir(parents=True, exist_ok=True)
@@ -172,16 +164,6 @@ def _claim(path: Path, config: Config, *, resume: bool, clean: bool, command: Se
     except OSError:
         (path / "run.lock").unlink(missing_ok=True)
         raise
-
-
-def _has_work(path: Path) -> bool:
-    """Tell whether a folder holds more than a start that failed before its first step."""
-    if not path.is_dir() or {one.name for one in path.iterdir()} - AT_START:
-        return True
-    if "iteration" in read_status(path):
-        return True
-    checkpoints = path / "checkpoints"
-    return checkpoints.is_dir() and any(checkpoints.iterdir())
 
 
 def _refuse_other_settings(path: Path, config: Config) -> None:
@@ -205,15 +187,6 @@ def _describe(path: Path, config: Config, command: Sequence[str]) -> int:
     _append(path / "environment.txt", redact(_environment(attempt)))
     _point(logs / "latest", folder.name)
     return attempt
-
-
-def _described(path: Path) -> str:
-    status = read_status(path)
-    if not status:
-        return "no status"
-    stage, done = status.get("stage"), status.get("iteration")
-    where = f"{stage} {done}/{status.get('num_iterations', '?')}, " if stage else ""
-    return f"{where}{status.get('status', 'no status')}"
 
 
 def _free_name(path: Path) -> Path:

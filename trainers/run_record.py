@@ -20,6 +20,12 @@ from trainers.errors import ConfigError
 Curves = Mapping[str, Mapping[int, float]]
 """Metric -> iteration of PPO, or step of its own stage -> value."""
 
+AT_START = {
+    "config.yaml", "command.txt", "environment.txt", "status.json", "run.lock", "logs", "wandb",
+    "checkpoints",
+}  # fmt: skip
+"""What a start leaves before anything was learned or measured."""
+
 STATES = ("running", "finished", "failed", "interrupted", "killed", "unknown")
 
 
@@ -81,6 +87,38 @@ def read_status(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def refuse_work(path: Path) -> None:
+    """Refuse to start anew where a run has learned something.
+
+    Raises:
+        ConfigError: it has; says how far it came, and what to do.
+    """
+    if path.exists() and _has_work(path):
+        raise ConfigError(
+            f"{path} exists ({_described(path)}). --resume continues, --clean moves it away, "
+            f"--run.name {path.name}-2 starts another."
+        )
+
+
+def _has_work(path: Path) -> bool:
+    """Tell whether a folder holds more than a start that failed before its first step."""
+    if not path.is_dir() or {one.name for one in path.iterdir()} - AT_START:
+        return True
+    if "iteration" in read_status(path):
+        return True
+    checkpoints = path / "checkpoints"
+    return checkpoints.is_dir() and any(checkpoints.iterdir())
+
+
+def _described(path: Path) -> str:
+    status = read_status(path)
+    if not status:
+        return "no status"
+    stage, done = status.get("stage"), status.get("iteration")
+    where = f"{stage} {done}/{status.get('num_iterations', '?')}, " if stage else ""
+    return f"{where}{status.get('status', 'no status')}"
+
+
 def is_alive(pid: int) -> bool:
     """Tell whether a process of this machine is there."""
     try:
@@ -130,11 +168,11 @@ def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
     return found
 
 
-def read_run(path: Path) -> RunRecord:
-    """Return what a run folder says.
+def check_run(path: Path) -> None:
+    """Refuse what is no run folder.
 
     Raises:
-        ConfigError: there is none, it is no run folder, or its files are damaged; says which.
+        ConfigError: there is none, or it is no run folder; says which.
     """
     hint = "\nllmgym runs list"
     if not path.is_dir():
@@ -143,6 +181,15 @@ def read_run(path: Path) -> RunRecord:
         if (path.parent / "config.yaml").is_file():
             raise ConfigError(f"{path} is a part of a run. Name the run itself: {path.parent}")
         raise ConfigError(f"{path} is no run folder: it has no config.yaml. What is there:{hint}")
+
+
+def read_run(path: Path) -> RunRecord:
+    """Return what a run folder says.
+
+    Raises:
+        ConfigError: it is no run folder, or its files are damaged; says which.
+    """
+    check_run(path)
     try:
         parsed = list(_parsed(path / "metrics.jsonl"))
     except OSError as error:

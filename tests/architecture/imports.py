@@ -23,7 +23,7 @@ FLOORS = (
     "trainers.errors trainers.config trainers.config_ppo trainers.config_reward_model "
     "trainers.config_backend "
     "trainers.config_schema trainers.config_files trainers.batch",
-    "trainers.functional trainers.distributed",
+    "trainers.functional trainers.distributed trainers.environments",
     "trainers.models",
     "trainers.backends trainers.generation",
     "trainers.learner trainers.collect",
@@ -61,7 +61,13 @@ NO_TORCH = (
     "trainers/config_backend.py",
     "trainers/config_schema.py",
     "trainers/config_files.py",
+    "trainers/environments.py",
     "trainers/run_record.py",
+    "trainers/loggers/lines.py",
+    "trainers/cli/__init__.py",
+    "trainers/cli/early.py",
+    "trainers/cli/targets.py",
+    "trainers/cli/train.py",
     "trainers/backends/__init__.py",
     "trainers/backends/builds.py",
     "trainers/backends/zero_config.py",

@@ -4,14 +4,17 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import tyro
 
-from trainers.batch import Evaluation
 from trainers.cli.quiet import without_progress_bars
 from trainers.config import Config, EnvConfig
 from trainers.errors import ConfigError
 from trainers.loggers.lines import WIDTH, cut, figure, interval
+
+if TYPE_CHECKING:
+    from trainers.batch import Evaluation
 
 ROWS = 6
 
@@ -55,7 +58,7 @@ def looked_at(config: Config, options: Options) -> Config:
     return replace(config, eval=held_out, envs=[EnvConfig(id=options.env)])
 
 
-def report(found: Sequence[tuple[str, Evaluation]], how: str) -> list[str]:
+def report(found: "Sequence[tuple[str, Evaluation]]", how: str) -> list[str]:
     """Return the lines that compare evaluations: scores, paired difference, samples."""
     first = found[0][1]
     lines = [f"Held-out {first.env}: {len(first.scores)} tasks, {how}, 95 % interval"]
@@ -79,7 +82,7 @@ def report(found: Sequence[tuple[str, Evaluation]], how: str) -> list[str]:
     return lines
 
 
-def as_json(found: Sequence[tuple[str, Evaluation]]) -> str:
+def as_json(found: "Sequence[tuple[str, Evaluation]]") -> str:
     """Return name, environment, mean, interval, and a row a task, of each model.
 
     A reward that failed is null, and so are the ends of an interval that is not known.
@@ -92,7 +95,7 @@ def as_json(found: Sequence[tuple[str, Evaluation]]) -> str:
     return json.dumps(said, allow_nan=False)
 
 
-def _rows(one: Evaluation) -> list[dict[str, object]]:
+def _rows(one: "Evaluation") -> list[dict[str, object]]:
     return [{key: _known(value) for key, value in row.items()} for row in one.rows]
 
 
@@ -100,7 +103,7 @@ def _known(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _samples(one: Evaluation) -> list[str]:
+def _samples(one: "Evaluation") -> list[str]:
     lines = []
     for row in one.rows[:ROWS]:
         lines.append(f"  prompt   {cut(str(row['prompt']), WIDTH - 11)}")
@@ -116,22 +119,14 @@ def _answer(word: str, completion: object, reward: float) -> str:
 def main(argv: Sequence[str]) -> int:
     """Print scores."""
     options = tyro.cli(Options, args=argv, prog="llmgym eval")
-    without_progress_bars()
     from llmgym.registry import load_plugins
-    from trainers.cli.targets import held_out_score, target_of
-    from trainers.generation.base import Sampling
+    from trainers.cli.targets import target_of
 
     load_plugins(options.plugins)
     target = target_of(options.target)
     config = looked_at(target.config, options)
     if options.temperature is None and (options.top_p != 1.0 or options.top_k):
         raise ConfigError("--top-p and --top-k narrow what is drawn: give a --temperature too.")
-    sampling, how = Sampling(greedy=True), "greedy"
-    if options.temperature is not None:
-        how = f"temperature {options.temperature:g}"
-        sampling = Sampling(
-            temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
-        )
     targets = [target]
     if options.against == "base":
         run = None if target.run_dir is None else str(target.run_dir)
@@ -140,6 +135,16 @@ def main(argv: Sequence[str]) -> int:
         targets.append(target_of(run, "base"))
     elif options.against is not None:
         targets.append(target_of(options.against))
+    without_progress_bars()
+    from trainers.cli.speaker import held_out_score
+    from trainers.generation.base import Sampling
+
+    sampling, how = Sampling(greedy=True), "greedy"
+    if options.temperature is not None:
+        how = f"temperature {options.temperature:g}"
+        sampling = Sampling(
+            temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
+        )
     found = [(one.name, held_out_score(replace(one, config=config), sampling)) for one in targets]
     print(as_json(found) if options.json else "\n".join(report(found, how)))
     return 0

@@ -81,13 +81,13 @@ def difference(source: Path, out: Path) -> float:
 def main(argv: Sequence[str]) -> int:
     """Copy, check, and say where."""
     options = tyro.cli(Options, args=argv, prog="llmgym export")
-    without_progress_bars()
     from trainers.cli.targets import target_of
 
     target = target_of(options.target, "best" if options.best else "model")
     source = Path(target.model)
     if not source.is_dir():
         raise ConfigError(f"{target.name} is no folder; export takes a run.")
+    without_progress_bars()
     out = copied(source, options.out)
     if target.config.is_control:
         from trainers.export import load_mlp

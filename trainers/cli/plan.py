@@ -20,6 +20,7 @@ from trainers.collect.control import make_envs
 from trainers.config import Config
 from trainers.config_files import dump
 from trainers.distributed import World
+from trainers.environments import constructing, text_envs
 from trainers.errors import ConfigError
 from trainers.models.loading import count_parameters
 from trainers.models.mlp import build_control
@@ -30,13 +31,7 @@ from trainers.plan.pace import ASSUMED, Pace, on_threads, one_thread, probed, tr
 from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
 from trainers.plan.state import Holding
-from trainers.runner.assemble import (
-    check_shares,
-    compute_dtype,
-    constructing,
-    engines_json,
-    text_envs,
-)
+from trainers.runner.assemble import check_shares, compute_dtype, engines_json
 from trainers.runner.zero import Zero
 
 

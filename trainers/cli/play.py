@@ -60,9 +60,7 @@ def rewarded(reward: float, parts: dict[str, float]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Show the first task, then follow what is typed."""
     options = tyro.cli(Options, args=argv, prog="llmgym play")
-    without_progress_bars()
     from llmgym.registry import load_plugins
-    from trainers.cli.stage import Stage
     from trainers.cli.targets import target_of
 
     load_plugins(options.plugins)
@@ -77,6 +75,9 @@ def main(argv: Sequence[str]) -> int:
         if target.run_dir is None:
             raise ConfigError("only a run has a base. Play it by itself: llmgym play MODEL")
         shown.append(target_of(str(target.run_dir), "base"))
+    without_progress_bars()
+    from trainers.cli.stage import Stage
+
     stage = Stage(config, shown)
     try:
         if sys.stdin.isatty():

@@ -21,7 +21,12 @@ def main(argv: Sequence[str]) -> int:
     """Write the page and print its path."""
     options = tyro.cli(Options, args=argv, prog="llmgym report")
     from trainers.cli.targets import newest_run
+    from trainers.run_record import check_run
+
+    runs = options.runs or (newest_run(),)
+    for run in runs:
+        check_run(run)
     from trainers.report.page import write_report
 
-    print(write_report(options.runs or [newest_run()], options.out))
+    print(write_report(runs, options.out))
     return 0

@@ -6,13 +6,14 @@ from typing import final
 
 import torch
 
-from trainers.cli.targets import Speaker, Target, load_speaker
+from trainers.cli.speaker import Speaker, load_speaker
+from trainers.cli.targets import Target
 from trainers.collect.episodes import Slot
 from trainers.collect.play import PlayOptions, play
 from trainers.config import Config
 from trainers.distributed import World
+from trainers.environments import reward_of, text_envs
 from trainers.generation.base import Request, Sampling
-from trainers.runner.assemble import reward_of, text_envs
 
 GREEDY = Sampling(greedy=True)
 

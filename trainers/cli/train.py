@@ -120,10 +120,14 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
         from llmgym.registry import load_plugins
 
         load_plugins(launch.plugins)
+    from trainers.cli.early import check_plan, check_start
+
     if launch.is_plan:
+        check_plan(config)
         from trainers.cli.plan import show
 
         return show(config, launch)
+    check_start(config, is_new=not (launch.resume or launch.clean))
     _announce(config, launch)
     without_progress_bars()
     from trainers.loggers.usual import usual_loggers

@@ -19,18 +19,6 @@ STEP_KEYS: Mapping[Stage, str] = {
     "ppo": "train/global_step",
 }
 
-# What a row of samples says besides the parts of its reward, each under its own name.
-ROW_KEYS = frozenset({
-    "step", "env", "prompt", "completion", "reward", "kl", "length", "finish_reason",
-    "stop_reason", "score_ms", "advantage", "policy_version",
-})  # fmt: skip
-
-
-def parts_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the named parts of a row's reward."""
-    figures = {key: one for key, one in row.items() if key not in ROW_KEYS}
-    return {key: one for key, one in figures.items() if isinstance(one, int | float)}
-
 
 class Logger(ABC):
     """Takes figures, samples and evaluations of one run."""

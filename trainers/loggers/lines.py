@@ -1,17 +1,22 @@
-"""Figures and text made to fit a line of 80 columns. Pure."""
+"""Figures and text made to fit a line of 80 columns. Pure, no torch."""
 
 import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trainers.batch import Evaluation
-from trainers.loggers.base import parts_of
+if TYPE_CHECKING:
+    from trainers.batch import Evaluation
 
 WIDTH = 80
 ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)")
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+# What a row of samples says besides the parts of its reward, each under its own name.
+ROW_KEYS = frozenset({
+    "step", "env", "prompt", "completion", "reward", "kl", "length", "finish_reason",
+    "stop_reason", "score_ms", "advantage", "policy_version",
+})  # fmt: skip
 
 
 def visible(text: str) -> str:
@@ -56,11 +61,17 @@ def sparkline(values: Sequence[float], width: int = 8) -> str:
     return "".join(BLOCKS[round((one - low) / span * (len(BLOCKS) - 1))] for one in kept)
 
 
-def interval(one: Evaluation) -> str:
+def interval(one: "Evaluation") -> str:
     """Return a mean with its interval, 0.31 [0.27, 0.35]; without where nothing spreads."""
     if math.isnan(one.ci_low):
         return f"{one.mean:.3g} (all equal)"
     return f"{one.mean:.3g} [{one.ci_low:.3g}, {one.ci_high:.3g}]"
+
+
+def parts_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the named parts of a row's reward."""
+    figures = {key: one for key, one in row.items() if key not in ROW_KEYS}
+    return {key: one for key, one in figures.items() if isinstance(one, int | float)}
 
 
 def sample(row: Mapping[str, Any], width: int = WIDTH) -> list[str]:

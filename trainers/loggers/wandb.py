@@ -23,9 +23,9 @@ from trainers.loggers.base import (
     Stage,
     Status,
     evaluation_values,
-    parts_of,
 )
 from trainers.loggers.credentials import has_credentials
+from trainers.loggers.lines import parts_of
 
 _log = logging.getLogger(__name__)
 

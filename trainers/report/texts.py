@@ -13,7 +13,7 @@ from typing import Any
 
 from trainers.checkpoint.manifest import published, sequence_of
 from trainers.checkpoint.state_files import read_state
-from trainers.loggers.base import parts_of
+from trainers.loggers.lines import parts_of
 from trainers.run_record import lines
 
 EACH = 4  # rows of a kind

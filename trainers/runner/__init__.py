@@ -17,13 +17,14 @@ from trainers.batch import Evaluation
 from trainers.checkpoint import check_at
 from trainers.config import Config
 from trainers.distributed import World, shutdown, start
+from trainers.environments import EnvFactory
 from trainers.errors import ConfigError
 from trainers.loggers.base import Logger
 from trainers.loggers.usual import usual_loggers
 from trainers.report.page import write_report
 from trainers.report.pictures import draw
 from trainers.run_folder import open_run
-from trainers.runner.assemble import EnvFactory, check_shares
+from trainers.runner.assemble import check_shares
 from trainers.runner.control import train_control
 from trainers.runner.idle import without_effect
 from trainers.runner.judging import train_reward_model

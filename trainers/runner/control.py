@@ -11,21 +11,14 @@ from llmgym.registry import spec
 from trainers.batch import Evaluation
 from trainers.collect.control import ControlCollector, make_envs
 from trainers.config import Config
+from trainers.environments import EnvFactory, accepted, constructing, is_text
 from trainers.errors import ConfigError
 from trainers.evaluate import evaluate_control
 from trainers.export import export_mlp
 from trainers.learner import Learner
 from trainers.models.loading import count_parameters
 from trainers.models.mlp import ValueMLP, build_control
-from trainers.runner.assemble import (
-    Devices,
-    EnvFactory,
-    accepted,
-    card,
-    constructing,
-    is_text,
-    optimizer_settings,
-)
+from trainers.runner.assemble import Devices, card, optimizer_settings
 from trainers.runner.loop import improve
 from trainers.runner.session import Session
 

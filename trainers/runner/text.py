@@ -11,6 +11,7 @@ from trainers.batch import Evaluation
 from trainers.collect.text import TextCollector, TextParts
 from trainers.config import Config
 from trainers.distributed import from_main
+from trainers.environments import EnvFactory, accepted, reward_of, text_envs
 from trainers.evaluate import check_disjoint, evaluate_text
 from trainers.export import export_critic, export_policy
 from trainers.generation.transformers import TransformersGenerator
@@ -27,14 +28,10 @@ from trainers.models.loading import (
 )
 from trainers.runner.assemble import (
     Devices,
-    EnvFactory,
-    accepted,
     card,
     check_prompts,
     engines_json,
-    reward_of,
     task_sampler,
-    text_envs,
     text_models,
 )
 from trainers.runner.fingerprints import reward_digests, tasks_digest, weights_digest

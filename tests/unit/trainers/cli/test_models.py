@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainers import cli
 from trainers.cli import export
-from trainers.cli.targets import load_speaker, newest_run, target_of
+from trainers.cli.speaker import load_speaker
+from trainers.cli.targets import newest_run, target_of
 from trainers.config_files import dump, read
 from trainers.errors import ConfigError
 from trainers.export import export_policy

@@ -9,10 +9,10 @@ import llmgym
 from llmgym.errors import TaskSourceError
 from tests import tiny
 from trainers.config_files import read
+from trainers.environments import accepted, text_envs
 from trainers.errors import ConfigError
 from trainers.loggers.console import ConsoleLogger
 from trainers.runner import run
-from trainers.runner.assemble import accepted, text_envs
 
 WORDS = {"train": ["one", "two", "three"], "test": ["four", "five"]}
 
