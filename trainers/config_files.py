@@ -143,7 +143,7 @@ def load(file: Path) -> Document:
         node = loader.get_single_node()
         tree = {} if node is None else loader.construct_document(node)
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no file {file}.\nA preset is named without -c.") from error
+        raise ConfigError(f"there is no file {file}, looked for from {Path.cwd()}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}.") from error
     except yaml.MarkedYAMLError as error:
@@ -266,6 +266,37 @@ def presets() -> dict[str, Path]:
     return {file.stem: file for file in sorted(CONFIG_ROOT.glob("*.yaml"))}
 
 
+def layers() -> dict[str, Path]:
+    """Return every file of `configs/` by its name there: `quickstart`, `models/lora`."""
+    files = sorted(CONFIG_ROOT.rglob("*.yaml"))
+    return {one.relative_to(CONFIG_ROOT).with_suffix("").as_posix(): one for one in files}
+
+
+def layer(file: Path) -> Path:
+    """Return the file that `-c` means: the user's own, or else one of `configs/` by its name.
+
+    `models/lora`, `models/lora.yaml` and `configs/models/lora.yaml` mean the same in any folder.
+
+    Raises:
+        ConfigError: there is neither; names what was perhaps meant.
+    """
+    if file.exists():
+        return file
+    known = layers()
+    name = file.as_posix().removeprefix("configs/").removesuffix(".yaml")
+    if name in known:
+        return known[name]
+    meant = {one.rpartition("/")[2]: one for one in known} | {one: one for one in known}
+    meant |= {str(one): str(one) for one in file.parent.glob("*.y*ml")}
+    close = schema.nearest(name, list(meant)) or schema.nearest(str(file), list(meant))
+    hint = f" Did you mean -c {meant[close]}?" if close else ""
+    shipped = ", ".join(one for one in known if "/" in one)
+    raise ConfigError(
+        f"there is no file {file}, looked for from {Path.cwd()}, and llmgym has none of that name."
+        f"{hint}\nLayers that it has: {shipped}"
+    )
+
+
 def preset(name: str) -> Path:
     """Return the file of a preset.
 
@@ -279,6 +310,8 @@ def preset(name: str) -> Path:
     hint = f" Did you mean {close}?" if close else ""
     if name.endswith((".yaml", ".yml")):
         hint = f" A file is given with -c {name}"
+    elif name in layers():
+        hint = f" It is a layer over one: -c {name}"
     raise ConfigError(f'no preset "{name}".{hint}\nPresets: {", ".join(known)}')
 
 

@@ -66,8 +66,8 @@ class Tokens:
 
 def tokens_of(survey: Survey, model: str) -> Tokens:
     """Return the rows as a model reads them; its tokenizer is loaded, its weights are not."""
-    from trainers.cli.quiet import without_progress_bars
     from trainers.models.loading import load_chat, load_config, load_tokenizer, longest_sequence
+    from trainers.models.quiet import without_progress_bars
 
     without_progress_bars()
     config = Config(model=ModelConfig(path=model))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from trainers.cli.quiet import without_progress_bars
 from trainers.config import Config, EnvConfig
 from trainers.errors import ConfigError
 from trainers.loggers.lines import WIDTH, cut, figure, interval
@@ -135,10 +134,11 @@ def main(argv: Sequence[str]) -> int:
         targets.append(target_of(run, "base"))
     elif options.against is not None:
         targets.append(target_of(options.against))
-    without_progress_bars()
     from trainers.cli.speaker import held_out_score
     from trainers.generation.base import Sampling
+    from trainers.models.quiet import without_progress_bars
 
+    without_progress_bars()
     sampling, how = Sampling(greedy=True), "greedy"
     if options.temperature is not None:
         how = f"temperature {options.temperature:g}"

@@ -9,7 +9,6 @@ from typing import Literal
 
 import tyro
 
-from trainers.cli.quiet import without_progress_bars
 from trainers.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-5
@@ -87,6 +86,8 @@ def main(argv: Sequence[str]) -> int:
     source = Path(target.model)
     if not source.is_dir():
         raise ConfigError(f"{target.name} is no folder; export takes a run.")
+    from trainers.models.quiet import without_progress_bars
+
     without_progress_bars()
     out = copied(source, options.out)
     if target.config.is_control:

@@ -1,6 +1,7 @@
 """`llmgym plan`, which is `llmgym train --dry-run`: what a run would take; loads no weights."""
 
 import json
+import logging
 import math
 import shutil
 from contextlib import closing
@@ -15,7 +16,6 @@ from llmgym.errors import LLMGymError
 from llmgym.registry import spec
 from trainers.cli.arguments import Launch
 from trainers.cli.doctor import available_memory
-from trainers.cli.quiet import without_progress_bars
 from trainers.collect.control import make_envs
 from trainers.config import Config
 from trainers.config_files import dump
@@ -24,6 +24,7 @@ from trainers.environments import constructing, text_envs
 from trainers.errors import ConfigError
 from trainers.models.loading import count_parameters
 from trainers.models.mlp import build_control
+from trainers.models.quiet import without_progress_bars
 from trainers.plan.batch import Batch
 from trainers.plan.forecast import Forecast, forecast_control, forecast_text
 from trainers.plan.lengths import Lengths, at_limits, sampled
@@ -32,7 +33,10 @@ from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
 from trainers.plan.state import Holding
 from trainers.runner.assemble import check_shares, compute_dtype, engines_json
+from trainers.runner.idle import for_practice, without_effect
 from trainers.runner.zero import Zero
+
+_log = logging.getLogger(__name__)
 
 
 def show(config: Config, launch: Launch) -> int:
@@ -43,6 +47,8 @@ def show(config: Config, launch: Launch) -> int:
         gymnasium.error.NameNotFound: no such environment.
     """
     without_progress_bars()
+    for said in (*without_effect(config), *for_practice(config)):
+        _log.warning("%s", said)
     ranks = config.backend.ranks or World.from_launcher().size
     pace, lengths, engines = None, None, {}
     if config.is_control:

@@ -7,7 +7,6 @@ from typing import Protocol
 
 import tyro
 
-from trainers.cli.quiet import without_progress_bars
 from trainers.config import EnvConfig
 from trainers.errors import ConfigError
 from trainers.loggers.lines import figure, visible
@@ -75,9 +74,10 @@ def main(argv: Sequence[str]) -> int:
         if target.run_dir is None:
             raise ConfigError("only a run has a base. Play it by itself: llmgym play MODEL")
         shown.append(target_of(str(target.run_dir), "base"))
-    without_progress_bars()
     from trainers.cli.stage import Stage
+    from trainers.models.quiet import without_progress_bars
 
+    without_progress_bars()
     stage = Stage(config, shown)
     try:
         if sys.stdin.isatty():

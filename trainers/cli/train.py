@@ -8,9 +8,8 @@ from typing import Any
 
 from trainers import config_schema as schema
 from trainers.cli.arguments import OPTIONS, Launch, read_arguments
-from trainers.cli.quiet import without_progress_bars
 from trainers.config import SCHEMA, Config
-from trainers.config_files import difference, preset, presets, purpose, read
+from trainers.config_files import difference, layer, preset, presets, purpose, read
 
 WIDTH = 80
 FRESH_EPOCHS = 3
@@ -23,7 +22,7 @@ def config_of(launch: Launch, verb: str = "train") -> Config:
     Raises:
         ConfigError: with every mistake at once.
     """
-    files = [preset(launch.preset or "default"), *launch.files]
+    files = [preset(launch.preset or "default"), *map(layer, launch.files)]
     if verb in ("train", "plan"):
         return read(files, launch.overrides)
     others, alone = ALONE[verb]
@@ -102,10 +101,14 @@ def _setting_lines(leaf: schema.Path, tree: Any) -> list[str]:  # noqa: ANN401
 
 
 def _announce(config: Config, launch: Launch) -> None:
-    """Print what differs from the preset, on rank 0."""
+    """Print what differs from the preset, or from the run that goes on; on rank 0."""
     if launch.is_quiet or os.environ.get("RANK", "0") != "0":
         return
-    for change in difference(config, read([preset(launch.preset or "default")])):
+    before = Path(config.run.dir) / config.run.name / "config.yaml"
+    is_known = bool(launch.resume) and before.is_file()
+    for change in difference(
+        config, read([before if is_known else preset(launch.preset or "default")])
+    ):
         print(f"changed  {change}")
 
 
@@ -129,7 +132,6 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
         return show(config, launch)
     check_start(config, is_new=not (launch.resume or launch.clean))
     _announce(config, launch)
-    without_progress_bars()
     from trainers.loggers.usual import usual_loggers
     from trainers.runner import run
 

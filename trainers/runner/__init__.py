@@ -21,12 +21,13 @@ from trainers.environments import EnvFactory
 from trainers.errors import ConfigError
 from trainers.loggers.base import Logger
 from trainers.loggers.usual import usual_loggers
+from trainers.models.quiet import quietly
 from trainers.report.page import write_report
 from trainers.report.pictures import draw
 from trainers.run_folder import open_run
 from trainers.runner.assemble import check_shares
 from trainers.runner.control import train_control
-from trainers.runner.idle import without_effect
+from trainers.runner.idle import for_practice, without_effect
 from trainers.runner.judging import train_reward_model
 from trainers.runner.peers import watched
 from trainers.runner.session import Session
@@ -57,6 +58,7 @@ class Result:
     metrics: dict[str, float]
 
 
+@quietly()
 def run(
     config: Config,
     *,
@@ -96,7 +98,8 @@ def run(
     has_ended = False
     try:
         folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
-        for said in without_effect(config) if world.is_main else ():
+        practice = for_practice(config) if env is None else []
+        for said in (*without_effect(config), *practice) if world.is_main else ():
             _log.warning("%s", said)
         with Session(
             config, world, folder, loggers=heard if world.is_main else (), resume=resume

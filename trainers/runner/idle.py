@@ -1,4 +1,4 @@
-"""Settings that were given and change nothing, because of others. A run says so once."""
+"""Settings that change nothing, or leave nothing of use to learn. A run says so once."""
 
 from collections.abc import Callable
 
@@ -94,6 +94,9 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
 )
 """A setting, when it has no effect, why, and what has."""
 
+PROMPTS = "llmgym/Prompts-v0"
+"""It asks what is written in it where no file is named."""
+
 
 def without_effect(config: Config) -> list[str]:
     """Return a sentence for each setting that differs from its default in vain."""
@@ -104,3 +107,19 @@ def without_effect(config: Config) -> list[str]:
         if is_idle(config) and value != value_at(usual, parse(name)):
             said.append(f"{name} {value} has no effect while {why}. Drop it, or {remedy}.")
     return said
+
+
+def for_practice(config: Config) -> list[str]:
+    """Return a sentence where PPO trains a model that knows nothing, or on nobody's prompts."""
+    if config.is_control or not config.ppo.num_iterations:
+        return []
+    given, missing = {**config.envs[0].kwargs, **config.eval.kwargs}, {}
+    if config.model.path is None and not config.sft.num_epochs:
+        missing["PPO starts from a fresh model, which has learned nothing"] = "--model.path MODEL"
+    if config.envs[0].id == PROMPTS and given.get("path") is None:
+        rows = f"the prompts are the few written in {PROMPTS}"
+        missing[rows] = "--envs.0.kwargs.path my.jsonl --reward my_reward.py:score"
+    if not missing:
+        return []
+    said, options = ", and ".join(missing), " ".join(missing.values())
+    return [f"{said}: nothing else was named. Name your own: {options}"]

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers import config_schema as schema
-from trainers.config import Config, RewardConfig
+from trainers.config import CONFIG_ROOT, Config, RewardConfig
 from trainers.config_files import (
     Loader,
     difference,
     dump,
+    layer,
     load,
     preset,
     presets,
@@ -215,7 +216,46 @@ def test_a_file_that_is_no_settings_is_refused(written, text, words):
 
 
 def test_a_missing_file_is_named(written):
-    assert refused([Path("nope.yaml")]).startswith("there is no file nope.yaml.")
+    assert (
+        refused([Path("nope.yaml")]) == f"there is no file nope.yaml, looked for from {Path.cwd()}."
+    )
+
+
+@pytest.mark.parametrize("word", ["models/lora", "models/lora.yaml", "configs/models/lora.yaml"])
+def test_a_layer_that_is_shipped_is_found_by_its_name_from_any_folder(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert layer(Path(word)) == CONFIG_ROOT / "models" / "lora.yaml"
+    assert read([layer(Path(word))]).model.lora.rank == 16
+
+
+def test_a_file_of_the_users_wins_over_one_that_is_shipped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = Path("configs/models/lora.yaml")
+    mine.parent.mkdir(parents=True)
+    mine.write_text("model: {lora: {rank: 3}}\n")
+    assert layer(mine) == mine
+    assert layer(Path("models/lora")) == CONFIG_ROOT / "models" / "lora.yaml"
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("lora", "models/lora"), ("configs/backends/zero4.yaml", "backends/zero3"),
+                        ("quickstrat", "quickstart"), ("mi.yaml", "my.yaml")],
+)  # fmt: skip
+def test_a_file_that_is_nowhere_is_refused_with_what_was_perhaps_meant(
+    word, meant, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("my.yaml").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        layer(Path(word))
+    assert f" Did you mean -c {meant[:-1]}" in str(caught.value)
+    assert str(caught.value).startswith(f"there is no file {word}, looked for from {tmp_path}")
+    assert "backends/zero1" in str(caught.value).splitlines()[1]
+
+
+def test_a_layer_that_is_named_as_a_preset_says_how_it_is_given():
+    with pytest.raises(ConfigError, match=r'no preset "models/lora"\. It is a layer over one: -c'):
+        preset("models/lora")
 
 
 def test_mappings_merge_and_lists_replace(written):

@@ -9,8 +9,9 @@ import pytest
 
 from tests.architecture.source import ROOT
 from trainers import cli
-from trainers.cli import early
-from trainers.config_files import read
+from trainers.cli import early, train
+from trainers.cli.arguments import read_arguments
+from trainers.config_files import dump, preset, read
 
 CODE = """
 import sys
@@ -83,3 +84,17 @@ def test_a_run_that_is_locked_is_left_to_the_one_who_takes_it():
 def test_a_plan_for_another_machine_needs_no_file_of_it(capsys):
     assert cli.main([*["plan", *PROMPTS[1:]], "elsewhere.jsonl", "--quiet"]) == 0
     assert "responses = 64 episodes" in capsys.readouterr().out
+
+
+def test_a_resume_says_what_differs_from_the_run_itself(capsys):
+    own = read([preset("quickstart")], {"ppo.num_prompts": 8})
+    Path("runs/quickstart/config.yaml").write_text(dump(own))
+    launch = read_arguments(["quickstart", "--ppo.num-iterations", "9", "--resume"])
+    train._announce(train.config_of(launch), launch)
+    assert capsys.readouterr().out.splitlines() == [
+        "changed  ppo.num_iterations 150 -> 9",
+        "changed  ppo.num_prompts 8 -> 512",
+    ]
+    launch = read_arguments(["-c", "runs/quickstart/config.yaml", "--resume"])
+    train._announce(train.config_of(launch), launch)
+    assert capsys.readouterr().out == ""

@@ -5,7 +5,7 @@ import pytest
 from tests import tiny
 from trainers.config_files import presets, read
 from trainers.runner import run
-from trainers.runner.idle import IDLE, without_effect
+from trainers.runner.idle import IDLE, for_practice, without_effect
 
 MLP = {"model.preset": "mlp", "ppo.kl_placement": "none"}
 IN_VAIN = [
@@ -73,3 +73,42 @@ def test_a_run_says_it_once(tmp_path):
     folder = run(config, reward=tiny.letters, loggers=[]).run_dir
     log = (folder / "logs" / "latest" / "rank_0.log").read_text()
     assert log.count("ppo.kl_target 3.0 has no effect") == 1
+
+
+OWN_ROWS = {"envs.0.id": "llmgym/Prompts-v0", "envs.0.kwargs.path": "my.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "options"),
+    [
+        ({}, ["a fresh model"], ["--model.path MODEL"]),
+        (OWN_ROWS, ["a fresh model"], ["--model.path MODEL"]),
+        (
+            {"envs.0.id": "llmgym/Prompts-v0"},
+            ["a fresh model", "the few written in llmgym/Prompts-v0"],
+            ["--model.path MODEL", "--envs.0.kwargs.path my.jsonl --reward my_reward.py:score"],
+        ),
+        (
+            {"envs.0.id": "llmgym/Prompts-v0", "model.path": "a/b"},
+            ["the few written in llmgym/Prompts-v0"],
+            ["--envs.0.kwargs.path my.jsonl --reward my_reward.py:score"],
+        ),
+    ],
+)
+def test_a_run_for_practice_says_what_was_not_named_and_how_it_is(changes, words, options):
+    (said,) = for_practice(read([], changes))
+    assert all(one in said for one in words)
+    assert said.endswith(f"Name your own: {' '.join(options)}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**OWN_ROWS, "model.path": "a/b"},
+        {"sft.num_epochs": 1},
+        {"ppo.num_iterations": 0, "sft.num_epochs": 1},
+        {**MLP, "envs.0.id": "CartPole-v1"},
+    ],
+)
+def test_a_run_that_names_its_model_and_prompts_is_not_for_practice(changes):
+    assert for_practice(read([], changes)) == []
