@@ -160,12 +160,13 @@ def spec(id: str) -> EnvSpec:
         load_plugins([module])
     if name in gymnasium.registry:
         return gymnasium.registry[name]
-    near = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     loaded = ", ".join(f"{plugin} ({state})" for plugin, state in _PLUGINS.items()) or "none"
     raise gymnasium.error.NameNotFound(
-        f"No environment is registered as {name!r}.{hint} Plugins: {loaded}. "
-        "`llmgym envs list` shows every id; --plugins my_package.envs loads more."
+        f"No environment is registered as {name!r}.{hint} Plugins: {loaded}.\n"
+        "If it is yours, name its module: --plugins my_package.envs. All that are there: "
+        "llmgym envs list"
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Message
+from llmgym.plural import counted
 from llmgym.rows import prompt_of, task_id
 from llmgym.tables import READERS, Row, read_table
 
@@ -20,6 +21,8 @@ MANGLED = re.compile("\u00c3[\u0080-\u00bf]|\u00e2\u20ac|\ufffd")
 """Text that was decoded wrongly: UTF-8 read as Latin-1, or a replacement character."""
 LONGEST_NAME = 30
 """A longer column name is rather a cell of a file without a header line."""
+FEW = 20
+"""With fewer rows a tenth, which is held out, is one row, whose score says nothing."""
 ANSWERS = ("answer", "response", "completion", "solution")
 """Columns that are taken for what the rows are answered with, in this order."""
 PERCENTILES = (0, 50, 95, 100)
@@ -82,7 +85,8 @@ def surveyed(
         *_empty(texts, path, answer),
         *_overlap(path, prompts, prompt_column, names),
     ]
-    warnings = [*_repeated(prompts, texts), *_mangled(table), *_headless(columns, path, names)]
+    warnings = [*few(len(table)), *_repeated(prompts, texts), *_mangled(table)]
+    warnings += _headless(columns, path, names)
     return Survey(
         path=path,
         num_rows=len(table),
@@ -110,8 +114,18 @@ def _lengths(table: Sequence[Row], name: str) -> tuple[int, ...]:
     return percentiles([len(_text(row[name])) for _, row in table if name in row])
 
 
+def few(number: int) -> list[str]:
+    """Return a sentence where there are too few rows to learn from and to score."""
+    if number >= FEW:
+        return []
+    return [
+        f"{counted(number, 'row')}: too few to learn from, and to hold some out and score them. "
+        f"Give {FEW} or more."
+    ]
+
+
 def _rows(numbers: Sequence[int]) -> str:
-    return f"{len(numbers)} row(s), {_listed(numbers)},"
+    return f"{counted(len(numbers), 'row')}, {_listed(numbers)},"
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -198,7 +212,11 @@ def _repeated(
     if twice:
         apart = [one for one in twice if len({answers.get(number, "") for number in one}) > 1]
         told = f", {len(apart)} of them with different answers" if apart else ""
-        yield f"{len(twice)} prompt(s) stand there more than once{told}; first: {_listed(twice[0])}"
+        stand = "stands" if len(twice) == 1 else "stand"
+        yield (
+            f"{counted(len(twice), 'prompt')} {stand} there more than once{told}; "
+            f"first: {_listed(twice[0])}"
+        )
 
 
 def _mangled(table: Sequence[Row]) -> Iterator[str]:

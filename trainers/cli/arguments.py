@@ -24,7 +24,7 @@ SHORT = {
     "reward": "rewards.0.function",
 }
 OPTIONS = {
-    "-c FILE, --config FILE": "over the preset: a file, or a layer (models/lora); the last one wins",
+    "-c FILE, --config FILE": "over the preset: a file, or a layer (models/lora); the last wins",
     "--plugins MODULE": "import a module that registers environments or rewards; repeat it",
     "--resume [CHECKPOINT]": "continue the run, from its newest checkpoint or from the one given",
     "--clean": "move an existing run of this name to NAME.old-1",

@@ -11,6 +11,7 @@ import tyro
 
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Message
+from llmgym.plural import counted
 from llmgym.survey import Survey, percentiles, shown, sibling_of, surveyed
 from trainers.config import Config, GenerationConfig, ModelConfig
 from trainers.errors import ConfigError
@@ -153,7 +154,7 @@ def report(survey: Survey, tokens: Tokens | None) -> list[str]:
     """Return what is shown: columns with their lengths, the first rows, tokens."""
     beside = sibling_of(survey.path)
     lines = [
-        f"file      {survey.path}: {survey.num_rows} rows",
+        f"file      {survey.path}: {counted(survey.num_rows, 'row')}",
         f"held out  {beside or 'a tenth of the prompts, chosen by their content'}",
         f"{'column':<20}{'characters: least':>18}{'median':>9}{'95 %':>9}{'most':>9}",
     ]
@@ -176,8 +177,13 @@ def report(survey: Survey, tokens: Tokens | None) -> list[str]:
             cut = every
             if len(every) > SHOWN_TOKENS:
                 cut = (*every[: SHOWN_TOKENS - 4], "...", *every[-4:])
-            lines.append(f"  {len(every)} tokens: {' '.join(cut)}")
+            lines.append(f"  {counted(len(every), 'token')}: {' '.join(cut)}")
     return lines
+
+
+def again(argv: Sequence[str]) -> str:
+    """Return what to do about an error: the same command, after it is corrected."""
+    return f"Next      correct it, then: {shlex.join(['llmgym', 'data', *argv])}"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -196,6 +202,8 @@ def main(argv: Sequence[str]) -> int:
         )
     except TaskSourceError as error:
         print(json.dumps({"errors": [str(error)]}) if options.json else f"error: {error}")
+        if not options.json:
+            print(again(argv))
         return 1
     tokens = None if options.model is None else tokens_of(survey, options.model)
     errors = [*survey.errors, *(tokens.errors if tokens else ())]
@@ -213,7 +221,7 @@ def main(argv: Sequence[str]) -> int:
     for line in warnings:
         print(f"warning: {line}")
     if errors:
-        print(f"Next      correct it, then: {shlex.join(['llmgym', 'data', *argv])}")
+        print(again(argv))
     else:
         print("\n".join(f"Next      {line}" for line in settings(survey, tokens, options.model)))
     return 1 if errors else 0

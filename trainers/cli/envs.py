@@ -11,6 +11,7 @@ import tyro
 from llmgym import registry
 from llmgym.check import JUNK, check
 from llmgym.env import LLMEnv
+from llmgym.plural import counted
 from trainers.cli.scaffold import files_of, id_of, scaffold
 from trainers.config_files import typed
 from trainers.errors import ConfigError
@@ -139,7 +140,7 @@ def run_check(command: Check) -> int:
     lines = check(command.id, episodes=command.episodes, **arguments(command.kwargs))
     for line in lines:
         print(line)
-    print(f"{command.id}: {f'{len(lines)} failures' if lines else 'ok'}")
+    print(f"{command.id}: {counted(len(lines), 'failure') if lines else 'ok'}")
     return 1 if lines else 0
 
 

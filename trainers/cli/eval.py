@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from llmgym.plural import counted
 from trainers.config import Config, EnvConfig
 from trainers.errors import ConfigError
 from trainers.loggers.lines import WIDTH, cut, figure, interval
@@ -60,7 +61,7 @@ def looked_at(config: Config, options: Options) -> Config:
 def report(found: "Sequence[tuple[str, Evaluation]]", how: str) -> list[str]:
     """Return the lines that compare evaluations: scores, paired difference, samples."""
     first = found[0][1]
-    lines = [f"Held-out {first.env}: {len(first.scores)} tasks, {how}, 95 % interval"]
+    lines = [f"Held-out {first.env}: {counted(len(first.scores), 'task')}, {how}, 95 % interval"]
     width = max(len(name) for name, _ in found)
     lines += [f"  {name:<{width}}  {interval(one)}" for name, one in found]
     if len(found) == 1:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from llmgym.plural import counted
 from trainers.errors import BackendError, ConfigError
 
 Hosts = dict[str, list[int]]
@@ -76,11 +77,17 @@ def chosen(
             raise ConfigError(f"--exclude {exclude} leaves no host.")
         return {host: slots for host, slots in left.items() if slots}
     if nodes and nodes > len(hosts):
-        raise ConfigError(f"--nodes {nodes}, and the hostfile names {len(hosts)}. Lower it.")
+        raise ConfigError(
+            f"--nodes {nodes}, and the hostfile names {counted(len(hosts), 'host')}. "
+            "Lower --nodes, or add hosts to the file."
+        )
     left = dict(list(hosts.items())[:nodes])
     few = [host for host, slots in left.items() if gpus and gpus > len(slots)]
     if few:
-        raise ConfigError(f"--gpus {gpus}, and {few[0]} has {len(left[few[0]])} slots. Lower it.")
+        raise ConfigError(
+            f"--gpus {gpus}, and {few[0]} has {counted(len(left[few[0]]), 'slot')}. "
+            "Lower --gpus, or give it more in the file."
+        )
     return {host: slots[:gpus] for host, slots in left.items()}
 
 
@@ -99,8 +106,8 @@ def _named(text: str, hosts: Hosts, option: str) -> Hosts:
         slots = [int(x) for x in node["slots"].split(",")] if node["slots"] else hosts[host]
         if missing := [x for x in slots if x not in hosts[host]]:
             raise ConfigError(
-                f"{option} {text}: {host} has {len(hosts[host])} slots, from 0 on, and no "
-                f"{missing[0]}."
+                f"{option} {text}: {host} has {counted(len(hosts[host]), 'slot')}, from 0 on, and "
+                f"no {missing[0]}."
             )
         if host in found:
             raise ConfigError(f"{option} {text}: {host} stands there twice. Name it once.")

@@ -12,6 +12,7 @@ from typing import Literal
 
 import tyro
 
+from llmgym.plural import counted
 from trainers.cli.arguments import Launch, read_arguments
 from trainers.cli.hostfile import check_reachable, chosen, count, read_hostfile, told
 from trainers.cli.launch_scripts import SCRIPTS, Job
@@ -132,7 +133,8 @@ def _check(options: Options) -> int:
             f"{told(hosts)}. Correct its slots, or print the script again for what there is."
         )
     check_reachable([*hosts])
-    print(f"{len(hosts)} hosts answer, with {count(hosts)} ranks")
+    said = "hosts answer" if len(hosts) > 1 else "host answers"
+    print(f"{len(hosts)} {said}, with {counted(count(hosts), 'rank')}")
     return 0
 
 

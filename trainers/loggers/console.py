@@ -2,6 +2,7 @@
 
 import io
 import math
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.config import Config
 from trainers.loggers.alarms import Alarms
 from trainers.loggers.base import Evaluations, Logger, Stage, Status
 from trainers.loggers.lines import WIDTH, cut, duration, figure, interval, sample, sparkline
 from trainers.loggers.wandb import mode
+from trainers.run_record import read_status
 
 STEPS_A_LINE: Mapping[Stage, int] = {"sft": 20, "reward_model": 100, "ppo": 1}
 # A short name on the line, and the metric it shows.
@@ -121,8 +124,10 @@ class ConsoleLogger(Logger):
             updates = ppo.num_minibatches * ppo.num_epochs
             self.note(
                 "batch",
-                f"{ppo.num_prompts} prompts x {ppo.samples_per_prompt} completions = "
-                f"{ppo.num_episodes} episodes, {updates} updates an iteration",
+                f"{counted(ppo.num_prompts, 'prompt')} x "
+                f"{counted(ppo.samples_per_prompt, 'response')} = "
+                f"{counted(ppo.num_episodes, 'episode')}, "
+                f"{counted(updates, 'update')} an iteration",
             )
         self.note("W&B", mode() if config.log.wandb.enabled else "off")
 
@@ -202,20 +207,20 @@ class ConsoleLogger(Logger):
             self._live = None
         self._print()
         if status == "converged":
-            self._print(f"Converged: {self._stale:g} evaluations without improvement.",
-                        style="bold")  # fmt: skip
+            stale = counted(int(self._stale), "evaluation")
+            self._print(f"Converged: {stale} without improvement.", style="bold")
         elif status != "finished":
             self._print(f"Stopped at {self._reached or 'the start'}: {status}.", style="bold")
         self._compare(self._before, self._after)
-        counted = [f"{name} ({count} x)" for name, count in self._alarms.counts.items()]
-        if counted:
-            self._print(f"Warnings {', '.join(counted)}", style="yellow")
+        warned = [f"{name} ({count} x)" for name, count in self._alarms.counts.items()]
+        if warned:
+            self._print(f"Warnings {', '.join(warned)}", style="yellow")
         self._point(status)
 
     def _compare(self, before: Sequence[Evaluation], after: Sequence[Evaluation]) -> None:
         for one, other in zip(before, after, strict=True):
             course = interval(one) if one is other else f"{interval(one)} -> {interval(other)}"
-            tasks = f"{len(other.scores)} tasks, 95 %" if other.scores else "95 %"
+            tasks = f"{counted(len(other.scores), 'task')}, 95 %" if other.scores else "95 %"
             self._print(cut(f"Held-out {course}  {tasks}", WIDTH), style="bold")
             if one is other:
                 continue
@@ -238,7 +243,12 @@ class ConsoleLogger(Logger):
         if status in ("failed", "interrupted"):
             where = str(saved[-1].parent) if saved else "none"
             self._print(f"Saved    {where}")
-            self._print(f"Next     llmgym train -c {run}/config.yaml --resume")
+            again = f"llmgym train -c {run}/config.yaml --resume"
+            if (trial := self._trial()) is None:
+                self._print(f"Next     {again}")
+            else:
+                self._print(f"Next     {trial}")
+                self._print(f"Then     {again}")
             return
         if (run / "model").is_dir():
             self._print(f"Model    {run}/model")
@@ -252,12 +262,22 @@ class ConsoleLogger(Logger):
             self._print(f"W&B      wandb sync {run}/wandb/latest-run")
         if self._config.reward_model.num_epochs:
             self._print(f"Card     {run}/model/README.md")
+            self._print(f"Next     llmgym rewards check {run}/model --data FILE")
         elif (run / "model").is_dir() and not self._config.is_control:
             beside = " --base" if self._config.ppo.num_iterations else ""  # else it is the model
             self._print(f"Next     llmgym play {run}{beside}")
         if status == "converged":
             again = "--resume --eval.patience null"
             self._print(f"Go on    llmgym train -c {run}/config.yaml {again}")
+
+    def _trial(self) -> str | None:
+        """Return the command that tries the reward, where it is why the run failed."""
+        named = [value for one in self._config.rewards for value in one.source.values()]
+        if not named or "RewardError" not in read_status(self._run_dir).get("reason", ""):
+            return None
+        path = self._config.envs[0].kwargs.get("path")
+        rows = [] if path is None else ["--data", str(path)]
+        return shlex.join(["llmgym", "rewards", "check", named[0], *rows])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the closing block tells of the time before a resume."""

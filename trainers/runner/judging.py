@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from llmgym.plural import counted
 from trainers.backends.base import Engine
 from trainers.backends.torch import OptimizerSettings
 from trainers.config import Config
@@ -119,13 +120,14 @@ def _rows(config: Config) -> Rows:
     if config.reward_model.label_column is None:
         rows = preferences(config, path, limit=limit)
         tested = preferences(config, test) if test else []
-        said = f"{len(rows)} pairs of {path}."
-        return Rows(train=rows, test=tested, classes=None, said=said, note=f"{len(rows)} pairs")
+        pairs = counted(len(rows), "pair")
+        said = f"{pairs} of {path}."
+        return Rows(train=rows, test=tested, classes=None, said=said, note=pairs)
     rows, classes, num_left = labelled(config, path, limit=limit)
     tested, _, num_tested_left = labelled(config, test, classes) if test else ([], None, 0)
     counts = Counter(one.label for one in rows)
     each = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes.names))
-    said = f"{len(rows)} rows of {path}: {each}. {RULE} So were {num_left} of these"
+    said = f"{counted(len(rows), 'row')} of {path}: {each}. {RULE} So were {num_left} of these"
     said += f", and {num_tested_left} of the test file." if test else "."
     note = f"{each}; {num_left} left out: in several classes or none"
     return Rows(train=rows, test=tested, classes=classes, said=said, note=note)
@@ -150,7 +152,9 @@ def _examples(
     session.note("rows", f"{len(learned)} learned, {len(held_out)} kept back, {dropped} too long")
     if rows.test:
         seen_too = len(made) - len(tested)
-        session.note("test", f"{len(tested)} rows; {seen_too} left out, seen in training")
+        session.note(
+            "test", f"{counted(len(tested), 'row')}; {seen_too} left out, seen in training"
+        )
     return learned, {"holdout": held_out, "test": tested}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from llmgym.errors import RewardError
+from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.collect.base import Collector
 from trainers.distributed import gather, limit_waits, phase
@@ -55,8 +56,9 @@ def improve(session: Session, training: Training) -> dict[str, float]:
     begin = _continued(session, training)
     if begin > total:
         raise ConfigError(
-            f"the run has made {begin} iterations, and ppo.num_iterations {total} is fewer. Set "
-            "more with --ppo.num-iterations, or name an earlier checkpoint after --resume."
+            f"the run has made {counted(begin, 'iteration')}, and ppo.num_iterations {total} is "
+            "fewer. Set more with --ppo.num-iterations, or name an earlier checkpoint after "
+            "--resume."
         )
     session.start_loggers()
     if begin == 0:
@@ -111,7 +113,8 @@ def _evaluate(session: Session, training: Training, step: int) -> None:
     try:
         evaluations = training.evaluate()
     except RewardError as error:  # on every rank
-        _log.warning("iteration %d has no held-out score: %s", step, error)
+        said = str(error).splitlines()[0]
+        _log.warning("iteration %d has no held-out score: %s", step, said)
         return
     if not evaluations:
         return

@@ -12,6 +12,7 @@ from typing import Any, Self, final, get_args
 
 import torch
 
+from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.checkpoint import Loaded, Saver, checkpoint_name, find, find_at, load
 from trainers.checkpoint.identity import (
@@ -125,7 +126,8 @@ class Session:
     def converged(self) -> str:
         """Return why a run has converged."""
         best = f"{self.held_out.best:.4g} (iteration {self.held_out.best_step})"
-        return f"{self.held_out.stale} evaluations in a row did not improve; the best is {best}"
+        stale = counted(self.held_out.stale, "evaluation")
+        return f"{stale} in a row did not improve; the best is {best}"
 
     def note(self, title: str, text: str) -> None:
         """Say what the run consists of, as soon as the logs are open."""

@@ -1,8 +1,11 @@
 """Where PPO starts from: the model of a path, a fresh one, or one that learned demonstrations."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from llmgym.plural import counted
+from llmgym.survey import few
 from llmgym.vector import LLMVectorEnv
 from trainers import sft
 from trainers.backends.torch import OptimizerSettings
@@ -29,6 +32,8 @@ from trainers.runner.assemble import Devices, card, check_prompts
 from trainers.runner.fingerprints import demonstrations_digest, weights_digest
 from trainers.runner.session import Session
 from trainers.runner.zero import loading
+
+_log = logging.getLogger(__name__)
 
 SAMPLED_TASKS = 1024
 """Tasks whose text a fresh tokenizer is trained on, where nothing is demonstrated."""
@@ -137,7 +142,11 @@ def _learn(
     )
     train, held_out = sft.split(examples, config.sft.holdout, config.run.seed)
     total, begin = num_steps(len(train), config.sft), 0
-    session.note("sft", f"{len(train)} learned, {len(held_out)} kept back, {total} steps")
+    session.note(
+        "sft", f"{len(train)} learned, {len(held_out)} kept back, {counted(total, 'step')}"
+    )
+    for said in few(len(examples)) if world.is_main and config.data.path is not None else ():
+        _log.warning("%s", said)
     if found := session.resumed("sft"):
         begin, loaded = found
         engine.load_state_dict(loaded.parts["engine"])

@@ -113,9 +113,12 @@ def test_an_unknown_id_lists_near_matches_and_plugins(package, monkeypatch):
     text = str(caught.value)
     assert "Did you mean llmgym/Arithmetic-v0" in text
     assert "plug_near (loaded)" in text
-    assert "--plugins" in text
-    with pytest.raises(gym.error.NameNotFound, match="No environment"):
-        llmgym.spec("zzz")
+    assert text.splitlines()[1] == (
+        "If it is yours, name its module: --plugins my_package.envs. All that are there: "
+        "llmgym envs list"
+    )
+    with pytest.raises(gym.error.NameNotFound, match=r"'my/Say-v0'\. Plugins: plug_near"):
+        llmgym.spec("my/Say-v0")
 
 
 def test_a_known_id_gives_its_spec_also_through_its_module(package):

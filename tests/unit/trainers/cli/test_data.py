@@ -33,13 +33,13 @@ def model(tmp_path_factory):
     return str(save_model(tmp_path_factory.mktemp("model") / "model"))
 
 
-GOOD = [{"prompt": f"{n} + {n} =", "answer": f"{2 * n}"} for n in range(10, 20)]
+GOOD = [{"prompt": f"{n} + {n} =", "answer": f"{2 * n}"} for n in range(10, 30)]
 
 
 def test_a_sound_file_is_shown_with_the_commands_that_train_on_it(check):
     code, said = check(GOOD)
     assert code == 0
-    assert "file      my.jsonl: 10 rows" in said
+    assert "file      my.jsonl: 20 rows" in said
     assert "held out  a tenth of the prompts" in said
     assert [line.split() for line in said.splitlines() if line.startswith("prompt")] == [
         ["prompt", "9", "9", "9", "9"]
@@ -73,14 +73,14 @@ def test_other_columns_reach_the_commands(check):
             [{"q": "x"}],
             'my.jsonl has no column "prompt"; it has q. Name yours: --prompt-column NAME',
         ),
-        ([*GOOD, {"answer": "x"}], 'error: 1 row(s), line 11, lack "prompt". Give every row one.'),
+        ([*GOOD, {"answer": "x"}], 'error: 1 row, line 21, lack "prompt". Give every row one.'),
         (
             [*GOOD, {"prompt": " ", "answer": "x"}],
-            'my.jsonl, line 11, column "prompt": a prompt is',
+            'my.jsonl, line 21, column "prompt": a prompt is',
         ),
         ([*GOOD, {"prompt": 5, "answer": "x"}], "got 5"),
-        ([*GOOD, {"prompt": "x", "answer": ""}], 'line 11, of my.jsonl have nothing in "answer"'),
-        ([*GOOD, {"prompt": "x", "answer": None}], 'line 11, of my.jsonl have nothing in "answer"'),
+        ([*GOOD, {"prompt": "x", "answer": ""}], 'line 21, of my.jsonl have nothing in "answer"'),
+        ([*GOOD, {"prompt": "x", "answer": None}], 'line 21, of my.jsonl have nothing in "answer"'),
         ('{"prompt": "x"}\n{broken', "error: my.jsonl, line 2 is not JSON"),
         (b'{"prompt": "x"}\n{"prompt": "caf\xe9"}\n', "line 2 is not UTF-8 text: byte 0xe9"),
         ("", "error: my.jsonl has no rows"),
@@ -90,20 +90,23 @@ def test_what_would_stop_a_run_is_an_error_with_its_line(check, rows, says):
     code, said = check(rows)
     assert code == 1
     assert says in said
+    assert "Next      correct it, then: llmgym data check my.jsonl" in said
     assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([*GOOD, GOOD[2]], "warning: 1 prompt(s) stand there more than once; first: lines 3, 11"),
+        (GOOD[:2], "warning: 2 rows: too few to learn from, and to hold some out"),
+        (GOOD[:1], "warning: 1 row: too few"),
+        ([*GOOD, GOOD[2]], "warning: 1 prompt stands there more than once; first: lines 3, 21"),
         (
             [*GOOD, {"prompt": "10 + 10 =", "answer": "21"}],
             "once, 1 of them with different answers",
         ),
         (
             [*GOOD, {"prompt": "caf\u00c3\u00a9", "answer": "x"}],
-            "line 11, hold text that was decoded",
+            "line 21, hold text that was decoded",
         ),
     ],
 )
@@ -125,7 +128,7 @@ def test_splits_that_overlap_are_an_error_from_either_side(check, tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps(GOOD[4]), "utf-8")
     code, said = check(GOOD, name="train.jsonl")
     assert code == 1
-    assert "1 of 10 prompts are also in test.jsonl (first: line 5 here, line 1 there)" in said
+    assert "1 of 20 prompts are also in test.jsonl (first: line 5 here, line 1 there)" in said
     code, said = check([GOOD[4]], name="test.jsonl")
     assert code == 1
     assert "also in train.jsonl" in said
@@ -145,8 +148,8 @@ def test_a_model_adds_lengths_tokens_and_its_end_token(check, model):
 def test_rows_longer_than_the_model_are_an_error(check, model):
     code, said = check([*GOOD, {"prompt": "7" * 80, "answer": "1"}], "--model.path", model)
     assert code == 1
-    assert "1 of 11 rows are longer than the 64 tokens" in said
-    assert "(first: line 11, 85)" in said
+    assert "1 of 21 rows are longer than the 64 tokens" in said
+    assert "(first: line 21, 85)" in said
 
 
 def test_prompts_over_the_default_limit_raise_it_in_the_command(check, tmp_path):

@@ -87,8 +87,8 @@ def test_the_choice_is_deepspeeds_own(option, text):
         ({"include": "a:x"}, '\'a:x\' must be "NAME" or "NAME:0,1".'),
         ({"include": "a@a:0"}, "a stands there twice"),
         ({"exclude": "a@b@c"}, "leaves no host"),
-        ({"nodes": 4}, "--nodes 4, and the hostfile names 3."),
-        ({"gpus": 2}, "--gpus 2, and c has 1 slots."),
+        ({"nodes": 4}, "--nodes 4, and the hostfile names 3 hosts. Lower --nodes, or add hosts"),
+        ({"gpus": 2}, "--gpus 2, and c has 1 slot. Lower --gpus, or"),
     ],
 )
 def test_a_choice_that_the_hosts_do_not_have_is_refused(options, said):

@@ -164,6 +164,40 @@ def test_a_failure_says_what_was_reached_and_how_to_go_on(config, tmp_path):
     assert f"llmgym train -c {tmp_path}/config.yaml --resume" in stream.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("reward", "tries"),
+    [
+        ({"rewards.0.function": "r.py:score"}, "llmgym rewards check r.py:score --data my.jsonl"),
+        ({"rewards.0.name": "exact"}, "llmgym rewards check exact --data my.jsonl"),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("cause", ["RewardError: it failed", "OSError: the disk is full"])
+def test_a_run_that_its_reward_ended_tries_the_reward_next(reward, tries, cause, tmp_path):
+    (tmp_path / "status.json").write_text(json.dumps({"status": "failed", "reason": cause}))
+    path = {"envs.0.id": "llmgym/Prompts-v0", "envs.0.kwargs.path": "my.jsonl"}
+    stream = io.StringIO()
+    logger = ConsoleLogger(stream=stream)
+    logger.start(read([], {**path, **reward}), tmp_path)
+    logger.close("failed")
+    lines = stream.getvalue().splitlines()
+    resumed = f"llmgym train -c {tmp_path}/config.yaml --resume"
+    if tries is None or "RewardError" not in cause:
+        assert lines[-1] == f"Next     {resumed}"
+    else:
+        assert lines[-2:] == [f"Next     {tries}", f"Then     {resumed}"]
+
+
+def test_a_reward_model_that_was_learned_is_tried_next(tmp_path):
+    stream = io.StringIO()
+    logger = ConsoleLogger(stream=stream)
+    logger.start(read([], {"reward_model.num_epochs": 1, "ppo.num_iterations": 0}), tmp_path)
+    logger.close("finished")
+    assert stream.getvalue().splitlines()[-1] == (
+        f"Next     llmgym rewards check {tmp_path}/model --data FILE"
+    )
+
+
 def test_a_logger_that_never_started_can_close():
     stream = io.StringIO()
     ConsoleLogger(stream=stream).close("failed")

@@ -80,6 +80,8 @@ def test_rows_without_prompts_teach_what_plain_transformers_then_says(tmp_path):
         "sft.learning_rate": 1e-3,
     }
     folder = run(read([], SHORT | changes), loggers=[]).run_dir / "model"
+    log = (folder.parent / "logs" / "attempt_1" / "rank_0.log").read_text("utf-8")
+    assert log.count("12 rows: too few to learn from") == 1
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = torch.tensor([[tokenizer.convert_tokens_to_ids("<|assistant|>")]])
