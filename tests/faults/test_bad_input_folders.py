@@ -30,8 +30,13 @@ def done(typed):
     assert typed(THREE | {"--ppo.num-iterations": 1}).code == 0
 
 
-def test_a_start_that_failed_is_corrected_and_typed_again(typed):
+def test_a_file_that_is_not_there_leaves_no_run_behind(typed):
     assert typed({"--envs.0.kwargs.path": "promts.jsonl"}).code == 2
+    assert not Path("runs").exists()
+
+
+def test_a_start_that_failed_is_corrected_and_typed_again(typed):
+    assert typed({"--generation.max-prompt-tokens": 1}).code == 2
     assert read_status(Path("runs/a"))["status"] == "failed"
     assert typed().code == 0
     assert read_status(Path("runs/a"))["status"] == "finished"

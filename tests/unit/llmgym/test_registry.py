@@ -117,8 +117,8 @@ def test_an_unknown_id_lists_near_matches_and_plugins(package, monkeypatch):
         "If it is yours, name its module: --plugins my_package.envs. All that are there: "
         "llmgym envs list"
     )
-    with pytest.raises(gym.error.NameNotFound, match=r"'my/Say-v0'\. Plugins: plug_near"):
-        llmgym.spec("my/Say-v0")
+    with pytest.raises(gym.error.NameNotFound, match=r"'a/Chess-v0'\. Plugins: plug_near"):
+        llmgym.spec("a/Chess-v0")
 
 
 def test_a_known_id_gives_its_spec_also_through_its_module(package):
