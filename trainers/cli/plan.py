@@ -33,7 +33,7 @@ from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
 from trainers.plan.state import Holding
 from trainers.runner.assemble import check_shares, compute_dtype, engines_json
-from trainers.runner.idle import for_practice, without_effect
+from trainers.runner.idle import remarks
 from trainers.runner.zero import Zero
 
 _log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def show(config: Config, launch: Launch) -> int:
         gymnasium.error.NameNotFound: no such environment.
     """
     without_progress_bars()
-    for said in (*without_effect(config), *for_practice(config)):
+    for said in remarks(config):
         _log.warning("%s", said)
     ranks = config.backend.ranks or World.from_launcher().size
     pace, lengths, engines = None, None, {}

@@ -307,7 +307,7 @@ def check_error_rate(episodes: Episodes, max_error_rate: float) -> None:
     first = None
     if failed:
         said = failed[0].completions[-1][:80]
-        first = f"{failed[0].error} on task {failed[0].task_id} (completion {said!r})"
+        first = f"{failed[0].error} on task {failed[0].task_id} (response {said!r})"
     found = [text for text in gather(first) if text is not None]
     if errors > max_error_rate * total:
         raise RewardError(

@@ -100,13 +100,13 @@ def _completions(values: Mapping[str, float], config: Config) -> dict[str, str]:
     limit = config.generation.max_new_tokens
     cut = values.get("completions/clipped_ratio", 0.0)
     if cut > 0.5:
-        said["cut completions"] = (
-            f"{cut:.0%} of completions stop at {limit} tokens. Their reward is of cut text. "
+        said["cut responses"] = (
+            f"{cut:.0%} of responses stop at {limit} tokens. Their reward is of cut text. "
             f"Try --generation.max-new-tokens {2 * limit}."
         )
     if values.get("completions/eos_ratio") == 0.0:
         said["no end token"] = (
-            f"no completion ended by itself in {LASTING['no end token']} iterations. Try "
+            f"no response ended by itself in {LASTING['no end token']} iterations. Try "
             "--generation.eos-token-ids with the ids of this model's end tokens."
         )
     return said

@@ -27,7 +27,7 @@ from trainers.report.pictures import draw
 from trainers.run_folder import open_run
 from trainers.runner.assemble import check_shares
 from trainers.runner.control import train_control
-from trainers.runner.idle import for_practice, without_effect
+from trainers.runner.idle import remarks
 from trainers.runner.judging import train_reward_model
 from trainers.runner.peers import watched
 from trainers.runner.session import Session
@@ -98,8 +98,7 @@ def run(
     has_ended = False
     try:
         folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
-        practice = for_practice(config) if env is None else []
-        for said in (*without_effect(config), *practice) if world.is_main else ():
+        for said in remarks(config, has_env=env is not None) if world.is_main else ():
             _log.warning("%s", said)
         with Session(
             config, world, folder, loggers=heard if world.is_main else (), resume=resume

@@ -123,3 +123,8 @@ def for_practice(config: Config) -> list[str]:
         return []
     said, options = ", and ".join(missing), " ".join(missing.values())
     return [f"{said}: nothing else was named. Name your own: {options}"]
+
+
+def remarks(config: Config, *, has_env: bool = False) -> list[str]:
+    """Return what a run says of its settings at its start; an environment may be the caller's."""
+    return [*without_effect(config), *([] if has_env else for_practice(config))]

@@ -32,7 +32,7 @@ def fed(alarms, values, times=1):
     ("values", "name", "remedy"),
     [
         ({"rewards/errors": 3.0}, "failed rewards", "--ppo.max-error-rate"),
-        ({"completions/clipped_ratio": 0.6}, "cut completions", "--generation.max-new-tokens 128"),
+        ({"completions/clipped_ratio": 0.6}, "cut responses", "--generation.max-new-tokens 128"),
         ({"completions/eos_ratio": 0.0}, "no end token", "--generation.eos-token-ids"),
         ({"policy/approxkl_avg": 0.2}, "large step", "--ppo.learning-rate 1.5e-06"),
         ({"value/explained_var": -0.2}, "critic worse than the mean", "--ppo.critic-learning-rate"),

@@ -83,9 +83,9 @@ def test_no_color_is_honoured(config, tmp_path, evaluation, monkeypatch):
 
 def test_a_warning_comes_once_and_is_counted(config, tmp_path, evaluation):
     printed = " ".join(played(config, tmp_path, evaluation).split())
-    assert printed.count("97% of completions stop at 64 tokens") == 1
+    assert printed.count("97% of responses stop at 64 tokens") == 1
     assert "Try --generation.max-new-tokens 128. (iteration 1)" in printed
-    assert "cut completions (4 x)" in printed
+    assert "cut responses (4 x)" in printed
 
 
 def test_the_end_compares_before_with_after(config, tmp_path, evaluation):
@@ -127,7 +127,7 @@ def test_a_resumed_run_closes_as_one_that_never_stopped(config, tmp_path, evalua
     assert "before   5  reward 0.9" in printed
     assert "0.9 at iteration 0" in printed
     assert "warning:" not in printed, "it was said before"
-    assert "cut completions (3 x)" in printed
+    assert "cut responses (3 x)" in printed
     assert "The policy loss starts" not in printed
 
 

@@ -203,7 +203,7 @@ def test_warnings_are_those_of_the_console_counted(text_run):
     cut = {"completions/clipped_ratio": 0.97, "objective/scores": 0.1}
     log(text_run, *({"train/global_step": step, **cut} for step in (1, 2, 3)))
     text = page_of(text_run).text
-    assert "97% of completions stop at" in text
+    assert "97% of responses stop at" in text
     assert "3 \u00d7, iterations 1 to 3" in text
 
 
