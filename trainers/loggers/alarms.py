@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+from llmgym.plural import counted
 from trainers.config import Config
 
 WINDOW = 5
@@ -88,9 +89,10 @@ def _closer(config: Config) -> str:
 def _rewards(values: Mapping[str, float], config: Config) -> dict[str, str]:
     said = {}
     if failed := values.get("rewards/errors", 0.0):
+        was = "was" if failed == 1 else "were"
         said["failed rewards"] = (
-            f"{failed:g} rewards failed and were left out; above {config.ppo.max_error_rate:.0%} "
-            "of a batch the run stops (--ppo.max-error-rate)."
+            f"{counted(int(failed), 'reward')} failed and {was} left out; above "
+            f"{config.ppo.max_error_rate:.0%} of a batch the run stops (--ppo.max-error-rate)."
         )
     return said
 
