@@ -1,5 +1,6 @@
 """A learner on DeepSpeed, and what a few updates of it leave behind; run at two ranks."""
 
+import os
 import random
 from dataclasses import replace
 from unittest import mock
@@ -20,6 +21,26 @@ RATES = {"learning_rate": 1e-2, "critic_learning_rate": 1e-2}
 SHARD_ALL = {"stage3_param_persistence_threshold": 0}
 """Small tensors are shared out as well; else a tiny model would be whole everywhere."""
 
+AIO = {
+    "block_size": 1024,
+    "queue_depth": 8,
+    "intra_op_parallelism": 1,
+    "single_submit": False,
+    "overlap_events": True,
+}
+
+
+def nvme():
+    """The folder that stands for NVMe; from now on DeepSpeed writes tensors from 1 KiB on to it."""
+    from deepspeed.runtime.swap_tensor import (  # noqa: PLC0415 - where it is installed
+        optimizer_utils,
+        partitioned_param_swapper,
+    )
+
+    for module in (optimizer_utils, partitioned_param_swapper):
+        module.MIN_AIO_BYTES = 1024
+    return os.environ["LLMGYM_TEST_NVME"]
+
 
 def mine(made):
     """This rank's rows; all of them when alone."""
@@ -39,13 +60,21 @@ def engines(stage, offload="none", dtype=torch.float32, **more):
             "weight_decay": settings.weight_decay,
             "torch_adam": True,
         }
+        offload_to, _, place = offload.partition(" on ")
         json = engine_json(
-            ZeroConfig(stage=stage, offload=offload),
+            ZeroConfig(stage=stage, offload=offload_to, nvme_path=nvme() if place else None),
             adamw,
             max_grad_norm=settings.max_grad_norm,
             is_bf16=dtype == torch.bfloat16 and stage > 0,
             on_gpu=False,
-            tuning={"zero_optimization": {**(SHARD_ALL if stage == 3 else {}), **more}},
+            tuning={
+                "zero_optimization": {
+                    **(SHARD_ALL if stage == 3 else {}),
+                    **({"sub_group_size": 3000} if place else {}),
+                    **more,
+                },
+                **({"aio": AIO} if place else {}),
+            },
         )
         return DeepSpeedEngine(module, settings, name=name, device=tiny.CPU, dtype=dtype, json=json)
 

@@ -15,7 +15,9 @@ import io
 import logging
 import os
 import shutil
+import tempfile
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -25,13 +27,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainers.backends.base import Engine, check_names, fill, learning, pieces_of
-from trainers.backends.torch import MOMENTS, OptimizerSettings
+from trainers.backends.base import Engine, learning
+from trainers.backends.torch import OptimizerSettings
+from trainers.backends.zero_state import ZeroState
 from trainers.distributed import name_accelerator
 from trainers.errors import LOWER_RATES, BackendError, NonFiniteError
 from trainers.models.shards import Shard, trim_heap, whole
 
 TESTED = "0.19"
+NVME_PREFIX = "llmgym-"
+"""How the folders begin that engines make on NVMe, and remove at their end; a kill leaves them."""
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +92,12 @@ def check_nvme(path: Path) -> None:
             "backend.zero.nvme_path needs libaio, which is not found here. Install it (Debian: "
             "apt-get install libaio-dev), or drop the setting to offload to host memory."
         )
+    if os.environ.get("LOCAL_RANK", "0") == "0" and any(path.glob(f"{NVME_PREFIX}*")):
+        _log.warning(
+            "%s holds folders of runs under way, or killed. If none is under way:\nrm -r %s",
+            path,
+            path / f"{NVME_PREFIX}*",
+        )
 
 
 def needs_torch_adam(offload: str) -> bool:
@@ -111,14 +122,63 @@ def frozen(module: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _initialized(module: nn.Module, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    given, folder = _on_nvme(module, settings)
     if any(isinstance(one, Shard) for one in module.parameters()):
-        _take_shards(module, settings)
+        _take_shards(module, given)
     trained = [parameter for _, parameter in learning(module)]
-    return library().initialize(
+    engine = library().initialize(
         model=module,
         model_parameters=trained or None,
-        config=deepcopy(dict(settings)),  # it writes into what it is given
+        config=deepcopy(given),  # it writes into what it is given
     )[0]
+    if folder is not None:
+        weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
+        if trained:
+            _cut_at_bounds(engine.optimizer.optimizer_swapper)
+    return engine
+
+
+def _on_nvme(module: nn.Module, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return the JSON with a new folder of this engine's own for what lies on NVMe, and the folder.
+
+    In a folder of two engines the second would delete the weights of the first, and a buffer has to
+    hold the largest weight's part.
+    """
+    given = deepcopy(dict(settings))
+    parts = [given["zero_optimization"].get(f"offload_{part}") for part in ("optimizer", "param")]
+    swapped = [part for part in parts if part is not None and part["device"] == "nvme"]
+    folder = None
+    for part in swapped:
+        folder = folder or tempfile.mkdtemp(prefix=NVME_PREFIX, dir=part["nvme_path"])
+        part["nvme_path"] = folder
+        if part is parts[1]:
+            largest = max(parameter.numel() for parameter in module.parameters())
+            part.setdefault("buffer_size", -(-largest // dist.get_world_size()))
+    return given, folder
+
+
+def _cut_at_bounds(swapper: Any) -> None:  # noqa: ANN401
+    """Cut gradients so that files are read back to addresses that any disk can read to.
+
+    A gradient is read to its place among those of its sub-group. Some disks, virtio's for one, read
+    to multiples of 512 bytes alone, and DeepSpeed 0.19 takes what lies in memory for what it read.
+    """
+    cut, unit = swapper._adjust_for_misaligned_lengths, swapper.numel_alignment
+
+    def at_bounds(tensors: list[Tensor], offsets: list[int]) -> tuple[list[Tensor], list[int]]:
+        parts: list[Tensor] = []
+        places: list[int] = []
+        for tensor, offset in zip(tensors, offsets, strict=True):
+            head = min(-offset % unit, tensor.numel())
+            if head:  # too small for a file: it stays in memory
+                parts.append(tensor[:head].clone())
+                places.append(offset)
+            if head < tensor.numel():
+                parts.append(tensor[head:])
+                places.append(offset + head)
+        return cut(tensors=parts, offsets=places)
+
+    swapper._adjust_for_misaligned_lengths = at_bounds
 
 
 def _take_shards(module: nn.Module, settings: Mapping[str, Any]) -> None:
@@ -133,7 +193,7 @@ def _take_shards(module: nn.Module, settings: Mapping[str, Any]) -> None:
                     next(iter(taken.values())).convert_to_zero_parameters(param_list=[made])
                 else:
                     holder = nn.ParameterList([made])
-                    given = deepcopy(dict(settings))
+                    given = deepcopy(dict(settings))  # it writes into what it is given
                     library().zero.Init(holder, config_dict_or_path=given, dtype=dtype)
                 taken[weight] = made
                 vars(weight).pop("run", None)  # its numbers are in `made` now
@@ -178,6 +238,7 @@ class DeepSpeedEngine(Engine):
         )
         self._steps = 0
         self._engine = _initialized(module, json)
+        self._state = ZeroState(self._engine, module, stage=self._stage, name=name)
         self.set_learning_rate(settings.learning_rate)
 
     @property
@@ -263,112 +324,13 @@ class DeepSpeedEngine(Engine):
             with sharded:
                 yield name, parameter.detach()
 
-    def _pieces(self) -> Iterator[tuple[str, nn.Parameter, int, int]]:
-        """Yield (name, parameter, start, count): the numbers whose masters lie on this rank."""
-        rank = dist.get_rank()
-        for name, parameter in learning(self._module):
-            found: Any = parameter
-            if self._stage == 3:
-                start = rank * found.ds_tensor.ds_numel  # padded: the last rank may have less
-                count = min(found.ds_tensor.ds_numel, max(found.ds_numel - start, 0))
-            elif self._stage == 0:
-                start, count = 0, parameter.numel()
-            else:
-                place = found._hp_mapping and found._hp_mapping.lp_fragment_address
-                start, count = (place.start, place.numel) if place else (0, 0)
-            if count:
-                yield name, parameter, start, count
-
-    def _held(self, parameter: Any, kind: str | None) -> Tensor:  # noqa: ANN401
-        """Return the flat master [n], or a moment, that is held of a parameter [...]."""
-        if self._stage == 3:
-            from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
-
-            if kind is None:
-                return safe_get_local_fp32_param(parameter)
-            return safe_get_local_optimizer_state(parameter, kind)
-        if self._stage == 0:
-            state = self._engine.optimizer.state
-            return (parameter.data if kind is None else state[parameter][kind]).view(-1)
-        return parameter._hp_mapping.get_hp_fragment(kind)
-
-    def _put(self, parameter: Any, kind: str | None, piece: Tensor) -> None:  # noqa: ANN401
-        """Set what is held of a parameter [...] to `piece` [n]; padding stays."""
-        if self._stage < 3:
-            self._held(parameter, kind).copy_(piece)
-            return
-        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
-
-        whole = self._held(parameter, kind).clone()
-        whole[: piece.numel()].copy_(piece)
-        if kind is None:
-            safe_set_local_fp32_param(parameter, whole)
-        else:
-            safe_set_local_optimizer_state(parameter, whole, kind)
-
     def state_dict(self) -> dict[str, Any]:
         """Return the pieces of masters and moments that this rank holds, copied to the CPU."""
-        moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
-        weights: dict[str, Tensor] = {}
-        starts: dict[str, int] = {}
-        is_copy = self._stage == 0 and dist.get_rank() != 0  # of what rank 0 holds
-        for name, parameter, start, count in () if is_copy else self._pieces():
-            starts[name] = start
-            weights[name] = _copied(self._held(parameter, None)[:count])
-            if not self._steps:  # moments come with the first step
-                continue
-            moments["step"][name] = torch.tensor(float(self._steps))
-            for kind in MOMENTS[1:]:
-                moments[kind][name] = _copied(self._held(parameter, kind)[:count])
-        return {"weights": weights, "optimizer": moments, "starts": starts}
+        return self._state.read(self._steps)
 
-    @torch.no_grad()
     def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Restore what an engine of any kind returned on every rank, bit for bit."""
-        check_names(states, (name for name, _ in learning(self._module)), self._name)
-        steps = [int(step) for state in states for step in state["optimizer"]["step"].values()]
-        self._steps = max(steps, default=0)
-        self._start_moments()
-        for name, parameter, start, count in self._pieces():
-            for kind in (None, *(MOMENTS[1:] if self._steps else ())):
-                table = ["weights"] if kind is None else ["optimizer", kind]
-                piece = torch.empty(count)
-                fill(piece, start, name, pieces_of(states, table, name))
-                self._put(parameter, kind, piece)
-        self._refresh()
-
-    def _masters(self) -> list[Tensor]:
-        """Return the flat tensors that the optimizer steps."""
-        if self._stage == 3:
-            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
-        return [one for group in self._engine.optimizer.param_groups for one in group["params"]]
-
-    def _start_moments(self) -> None:
-        """Give the optimizer moments to write into, or take away those it has."""
-        basic = self._engine.basic_optimizer
-        is_torch = isinstance(basic, torch.optim.AdamW)
-        count = torch.tensor(float(self._steps)) if is_torch else self._steps
-        basic.state.clear()
-        for master in self._masters() if self._steps else ():
-            empty = {kind: torch.zeros_like(master) for kind in MOMENTS[1:]}
-            basic.state[master] = {"step": deepcopy(count), **empty}
-        if not is_torch:
-            for group in basic.param_groups:
-                group["step"] = self._steps
-        if self._steps and self._stage in (1, 2):
-            self._engine.optimizer._hp_optimizer_states_linked = False
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-    def _refresh(self) -> None:
-        """Make the weights that are computed with anew from the masters."""
-        optimizer = self._engine.optimizer
-        if self._stage in (1, 2):
-            optimizer.update_lp_params()
-        elif self._stage == 3:
-            for number in range(len(optimizer.fp32_partitioned_groups_flat)):
-                optimizer._reassign_or_swap_out_partitioned_parameters(number)
-            if optimizer.persistent_parameters:
-                optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+        self._steps = self._state.write(states)
 
     def offload(self) -> None:
         """Move masters and moments to host memory, unless they lie there already."""
@@ -382,7 +344,3 @@ class DeepSpeedEngine(Engine):
         """Move them back."""
         if self._can_offload:
             self._engine.reload_states()
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32, copy=True)

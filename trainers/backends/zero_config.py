@@ -23,6 +23,16 @@ from trainers.errors import ConfigError
 
 Tree = dict[str, Any]
 
+NVME = {"sub_group_size": 100_000_000}
+"""Masters and moments are read in by such parts: four buffers of this size lie in host memory."""
+NVME_WEIGHTS = {
+    "stage3_prefetch_bucket_size": 0,
+    "stage3_max_live_parameters": 0,
+    "stage3_max_reuse_distance": 0,
+}
+"""Weights are read when they are used, and let go at once: DeepSpeed 0.19 runs out of buffers where
+they stay, and fetches twice what it reads ahead."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
@@ -260,6 +270,11 @@ def _zero_section(zero: ZeroConfig, *, on_gpu: bool) -> Tree:
         }
         if zero.offload == "params":
             section["offload_param"] = dict(device)
+    if zero.nvme_path is not None:
+        section |= NVME
+        if zero.offload == "params":
+            section |= NVME_WEIGHTS
+            section["offload_param"]["max_in_cpu"] = 0  # it would keep the first 1e9 numbers
     return section
 
 

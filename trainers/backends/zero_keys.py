@@ -38,7 +38,7 @@ PASSED = frozenset(
 
 OFFLOAD: dict[str, type] = {
     **dict.fromkeys(("device", "nvme_path"), str),
-    **dict.fromkeys(("pin_memory", "pipeline_read", "pipeline_write", "fast_init"), bool),
+    **dict.fromkeys(("pin_memory", "pipeline_read", "pipeline_write"), bool),
     **dict.fromkeys(("buffer_count", "buffer_size", "max_in_cpu"), int),
     "ratio": float,
 }
@@ -80,6 +80,7 @@ REFUSED = {
     "zero_optimization.compute_grad_norm": "the norm is clipped by and logged: drop it",
     "zero_optimization.cpu_offload": "set backend.zero.offload instead",
     "zero_optimization.cpu_offload_param": "set backend.zero.offload instead",
+    "zero_optimization.offload_optimizer.fast_init": "some disks read wrong weights by it: drop it",
     "zero_optimization.zenflow": "it steps with stale gradients: drop it",
 }
 """What a file may not say, and what to do instead."""
