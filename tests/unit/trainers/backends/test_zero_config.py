@@ -82,8 +82,12 @@ def test_communication_overlaps_where_it_can(stage, on_gpu, overlaps):
 def test_nvme_takes_what_is_offloaded():
     made = built(zero(3, "params", **{"backend.zero.nvme_path": "/fast"}), on_gpu=True)
     wanted = {"device": "nvme", "nvme_path": "/fast", "pin_memory": True}
-    assert made["zero_optimization"]["offload_param"] == wanted
+    assert made["zero_optimization"]["offload_param"] == {**wanted, "max_in_cpu": 0}
     assert made["zero_optimization"]["offload_optimizer"] == wanted
+    assert made["zero_optimization"]["stage3_max_live_parameters"] == 0
+    in_memory = built(zero(3, "params"), on_gpu=True)["zero_optimization"]
+    assert in_memory["stage3_max_live_parameters"] > 0
+    assert made["zero_optimization"]["sub_group_size"] < in_memory["sub_group_size"]
 
 
 def test_a_frozen_engine_has_no_optimizer_and_the_files_buckets():
@@ -267,6 +271,22 @@ def test_nvme_without_its_library_is_refused_with_the_package(tmp_path, monkeypa
     monkeypatch.setattr(op_builder.AsyncIOBuilder, "is_compatible", lacks)
     with pytest.raises(BackendError, match=r"needs libaio.*apt-get install libaio-dev"):
         deepspeed.check_nvme(tmp_path)
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize(("local_rank", "is_named"), [("0", True), ("1", False)])
+def test_what_killed_runs_left_on_nvme_is_named_once_a_host(
+    tmp_path, monkeypatch, caplog, local_rank, is_named
+):
+    from deepspeed.ops import op_builder  # noqa: PLC0415
+
+    monkeypatch.setattr(op_builder.AsyncIOBuilder, "is_compatible", staticmethod(lambda verbose: True))
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    deepspeed.check_nvme(tmp_path)
+    assert not caplog.messages
+    (tmp_path / "llmgym-abc").mkdir()
+    deepspeed.check_nvme(tmp_path)
+    assert any(f"rm -r {tmp_path}/llmgym-*" in said for said in caplog.messages) == is_named
 
 
 def test_a_stage_that_does_not_exist_is_refused_with_those_that_do():
