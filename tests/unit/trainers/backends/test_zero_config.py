@@ -280,7 +280,9 @@ def test_what_killed_runs_left_on_nvme_is_named_once_a_host(
 ):
     from deepspeed.ops import op_builder  # noqa: PLC0415
 
-    monkeypatch.setattr(op_builder.AsyncIOBuilder, "is_compatible", staticmethod(lambda verbose: True))
+    monkeypatch.setattr(
+        op_builder.AsyncIOBuilder, "is_compatible", staticmethod(lambda verbose: True)
+    )
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     deepspeed.check_nvme(tmp_path)
     assert not caplog.messages
