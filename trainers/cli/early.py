@@ -1,5 +1,6 @@
 """What is refused before torch is imported: what a look at the disk and the registry tells."""
 
+import os
 from pathlib import Path
 
 from llmgym.registry import spec
@@ -23,7 +24,7 @@ def check_plan(config: Config) -> None:
 
 
 def check_start(config: Config, *, is_new: bool) -> None:
-    """Refuse a start that comes to nothing; the run itself refuses the same, only later.
+    """Refuse a start of one process that comes to nothing; the run refuses the same, only later.
 
     Args:
         config: settings.
@@ -35,6 +36,8 @@ def check_start(config: Config, *, is_new: bool) -> None:
         RewardNotFound: a name, module or function of a reward does not exist.
         gymnasium.error.NameNotFound: no such environment.
     """
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # ranks find it together, and one of them says it
+        return
     folder = Path(config.run.dir) / config.run.name
     if is_new and not (folder / "run.lock").exists():  # whose it is, is found out when it is taken
         refuse_work(folder)

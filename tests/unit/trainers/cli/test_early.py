@@ -12,6 +12,7 @@ from trainers import cli
 from trainers.cli import early, train
 from trainers.cli.arguments import read_arguments
 from trainers.config_files import dump, preset, read
+from trainers.errors import ConfigError
 
 CODE = """
 import sys
@@ -79,6 +80,14 @@ def test_a_start_that_may_come_to_something_is_not_refused():
 def test_a_run_that_is_locked_is_left_to_the_one_who_takes_it():
     Path("runs/quickstart/run.lock").write_text("{}")
     early.check_start(read([], {"run.name": "quickstart"}), is_new=True)
+
+
+def test_ranks_leave_it_to_the_run_where_one_of_them_speaks_for_all(monkeypatch):
+    config = read([], {"run.name": "quickstart"})
+    with pytest.raises(ConfigError, match="runs/quickstart exists"):
+        early.check_start(config, is_new=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    early.check_start(config, is_new=True)
 
 
 def test_a_plan_for_another_machine_needs_no_file_of_it(capsys):
