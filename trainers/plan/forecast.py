@@ -83,6 +83,7 @@ class Forecast:
         holding: how ranks hold the models.
         memory: phases in their order, of the GPU where there is one.
         host: most host memory of a rank with a GPU, by what is done.
+        main: what rank 0 takes of it beyond the others, by what is done.
         disk: bytes of the run folder by part.
         work: of a rank, with texts at their limits.
         notes: what is not known, in words.
@@ -97,6 +98,7 @@ class Forecast:
     largest: int = 0
     memory: list[Phase] = field(default_factory=list)
     host: dict[str, int] = field(default_factory=dict)
+    main: dict[str, int] = field(default_factory=dict)
     disk: dict[str, int] = field(default_factory=dict)
     work: list[Work] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -131,16 +133,22 @@ class Forecast:
             )
         )
 
-    def add_save(self, name: str, state: ModelState, num_learned: int) -> None:
-        """Add the writing of a checkpoint, which copies weights and moments to the host."""
-        is_shared_out = bool(self.holding.stage)
-        copies = checkpoint_bytes(num_learned) // (self.holding.ranks if is_shared_out else 1)
-        if self.holding.stage == 3:  # then rank 0 gathers each model to export it
-            copies = max(copies, self.holding.weight * self.parameters["policy"])
+    def add_save(self, name: str, state: ModelState, *roles: str) -> None:
+        """Add the writing of models that learn: rank 0 exports one by one, then each rank saves.
+
+        Each has a copy on the host of its part of their state; before, rank 0 has a whole model.
+        """
+        learned = {role: self.learned.get(role, self.parameters.get(role, 0)) for role in roles}
+        copied, most = (
+            self.holding.saved(sum(learned.values()), is_main=is_main) for is_main in (False, True)
+        )
+        for role, count in learned.items():
+            size = self.parameters.get(role, 0)
+            most = max(most, self.holding.exported(size, is_adapted=count < size))
         if self.holding.is_gpu:
-            self.host[name] = state.host + copies
-        usage = Usage(peak=0 if self.holding.is_gpu else copies)
-        self.add(name, "copy of the state", replace(state, window=0), usage)
+            self.host[name], self.main[name] = state.host + copied, most - copied
+        usage = Usage(peak=0 if self.holding.is_gpu else most)
+        self.add(name, "rank 0's copies on the host", replace(state, window=0), usage)
 
     def add_load(self, state: ModelState, *, is_fresh: bool = False) -> None:
         """Add the beginning: each rank loads float32 weights whole, and copies them once.
@@ -218,7 +226,7 @@ def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> Non
     keeps = not forecast.holding.stage
     usage = rehearsal.learning(micro, micro_batches=number, with_critic=False, keeps=keeps)
     forecast.add("sft", f"{micro} x {batch.width} tokens", state, usage, learns=True)
-    forecast.add_save("sft save", state, forecast.learned["policy"])
+    forecast.add_save("sft save", state, "policy")
     examples = config.data.num_examples
     if examples is None:
         forecast.notes.append("time of the supervised stage: data.num_examples is not set")
@@ -234,7 +242,7 @@ def _judged(forecast: Forecast) -> None:
     """Add the stage of reward models: what is held, without its activations."""
     state = forecast.state("policy")
     forecast.add("judge", "without activations", state, Usage(peak=0, gradients=state.gradients))
-    forecast.add_save("judge save", state, forecast.learned["policy"])
+    forecast.add_save("judge save", state, "policy")
     forecast.notes.append("activations and time of the stage reward_model")
 
 
@@ -282,7 +290,7 @@ def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     forecast.work.append(
         Work(name="update", usage=work, often=iterations, passes=batch.micro_batches)
     )
-    forecast.add_save("save", state, sum(forecast.learned.values()))
+    forecast.add_save("save", state, "policy", "critic")
     if config.eval.num_tasks:
         mine = math.ceil(config.eval.num_tasks / batch.ranks)
         every = config.eval.every
@@ -313,7 +321,7 @@ def forecast_control(config: Config, parameters: dict[str, int], num_obs: int) -
     activations = 3 * WEIGHT * units * batch.micro_rows
     usage = Usage(peak=2 * experience + activations, gradients=state.gradients)
     forecast.add("update", f"{batch.micro_rows} steps", state, usage)
-    forecast.add_save("save", state, sum(parameters.values()))
+    forecast.add_save("save", state, "policy", "critic")
     return forecast
 
 

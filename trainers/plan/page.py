@@ -91,12 +91,15 @@ def host_lines(config: Config, forecast: Forecast) -> list[str]:
     if not forecast.host:
         return []
     each = ", ".join(f"{name} {shown(size)}" for name, size in forecast.host.items() if size)
-    name, most = max(forecast.host.items(), key=lambda item: item[1])
+    more = ", ".join(f"{name} {shown(size)}" for name, size in forecast.main.items() if size)
     ranks = config.backend.gpus or forecast.holding.ranks
+    machine = {name: ranks * size + forecast.main.get(name, 0)
+               for name, size in forecast.host.items()}  # fmt: skip
+    name, most = max(machine.items(), key=lambda item: item[1])
     where = "NVMe and host memory" if config.backend.zero.nvme_path else "memory"
     return [
-        f"a rank: {each}",
-        f"about {shown(ranks * most)} of {where} a machine at most, in {name}",
+        f"a rank: {each}" + (f"; rank 0 more: {more}" if more else ""),
+        f"about {shown(most)} of {where} a machine at most, in {name}",
     ]
 
 
@@ -204,6 +207,7 @@ def figures(
             "micro_batches": batch.micro_batches,
         },
         "host": forecast.host,
+        "host_of_rank_0": forecast.main,
         "memory": [{**asdict(one), "total": one.total} for one in forecast.memory],
         "disk": forecast.disk,
         "texts": None if lengths is None else asdict(lengths),

@@ -28,6 +28,10 @@ REDUCED_AT_ONCE = 500_000_000
 """Gradients that DeepSpeed sums up over ranks at once at stage 0; no setting."""
 
 
+FILE = 50_000_000_000
+"""Bytes of weights that transformers writes at once: those of a GPU are copied to the host."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelState:
     """Bytes of one model on one rank.
@@ -186,6 +190,22 @@ class Holding:
         """
         size = self.weight * num_parameters
         return ModelState(weights=size if self.stage == 3 and size <= most else 0)
+
+    def saved(self, num_learned: int, *, is_main: bool) -> int:
+        """Return the copy on the host that a rank makes of its part of the state, to save it."""
+        state = checkpoint_bytes(num_learned)
+        if not self.stage:  # all hold the same, and rank 0 saves it
+            return state if is_main else 0
+        return self._part(state)
+
+    def exported(self, num_parameters: int, *, is_adapted: bool) -> int:
+        """Return what rank 0 copies to the host of a model that it exports."""
+        size = self.weight * num_parameters
+        if is_adapted:  # its weights, and those that adapters were added to
+            return 2 * size
+        if self.stage == 3:
+            return size
+        return min(size, FILE) if self.is_gpu else 0  # what lies on the host is written from there
 
 
 def checkpoint_bytes(num_parameters: int) -> int:

@@ -1,6 +1,6 @@
 """A run on numeric environments: the same PPO with an actor-critic MLP."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import final
 
@@ -137,11 +137,10 @@ class ControlTraining:
             )
         ]
 
-    def export(self, names: Sequence[str]) -> None:
+    def export(self, name: str) -> None:
         """Write the current policy with its critic; the name `critic` is left out."""
-        if self._session.world.is_main:
+        if self._session.world.is_main and name != "critic":
             value = self.learner.critic_module
             assert value is None or isinstance(value, ValueMLP)
-            for name in (one for one in names if one != "critic"):
-                folder = self._session.folder.path / name
-                export_mlp(folder, self._policy, value, card(self._session, None))
+            folder = self._session.folder.path / name
+            export_mlp(folder, self._policy, value, card(self._session, None))

@@ -34,11 +34,11 @@ class Training(Protocol):
         """Score the current policy on what is held out; empty where nothing is."""
         ...
 
-    def export(self, names: Sequence[str]) -> None:
-        """Write the current policy, or its critic, to folders of the run: on rank 0.
+    def export(self, name: str) -> None:
+        """Write the current policy, or its `critic`, to a folder of the run: on rank 0.
 
         Raises:
-            CheckpointError: they cannot be written.
+            CheckpointError: it cannot be written; on rank 0 alone, once it has all weights.
         """
 
 
@@ -126,11 +126,12 @@ def _evaluate(session: Session, training: Training, step: int) -> None:
 def _written(training: Training, names: Sequence[str]) -> str | None:
     """Export; return on every rank what went wrong with the disk, None if nothing did."""
     problem = None
-    try:
-        training.export(names)
-    except CheckpointError as error:
-        problem = str(error)
-        _log.warning("%s", problem)
+    for name in names:  # one after another: rank 0 may have to hold each whole
+        try:
+            training.export(name)
+        except CheckpointError as error:
+            problem = str(error)
+            _log.warning("%s", problem)
     return next((said for said in gather(problem) if said), None)
 
 

@@ -1,6 +1,5 @@
 """A text run: demonstrations where there are any, then PPO."""
 
-from collections.abc import Sequence
 from typing import final
 
 from torch import nn
@@ -202,19 +201,19 @@ class TextTraining:
         self._generator.sleep()
         return [evaluation]
 
-    def export(self, names: Sequence[str]) -> None:
+    def export(self, name: str) -> None:
         """Write the current policy, or its critic under the name `critic`; a collective."""
         said = card(self._session, self._session.config.model.path)
-        modules = {name: self._whole(name) for name in names}
-        adapter = self._adapter() if set(names) - {"critic"} else None
-        for name, module in modules.items() if self._session.world.is_main else ():
-            folder = self._session.folder.path / name
-            if name == "critic":
-                assert isinstance(module, Critic | SharedActorCritic)
-                export_critic(folder, module, said)
-            else:
-                assert isinstance(module, CausalPolicy | SharedActorCritic)
-                export_policy(folder, module.model, self._chat, said, adapter=adapter)
+        module, folder = self._whole(name), self._session.folder.path / name
+        adapter = None if name == "critic" else self._adapter()
+        if not self._session.world.is_main:
+            return
+        if name == "critic":
+            assert isinstance(module, Critic | SharedActorCritic)
+            export_critic(folder, module, said)
+        else:
+            assert isinstance(module, CausalPolicy | SharedActorCritic)
+            export_policy(folder, module.model, self._chat, said, adapter=adapter)
 
     def _adapter(self) -> Adapter | None:
         """Return what was learned beside the base, on rank 0; a collective."""

@@ -90,6 +90,39 @@ def test_a_checkpoint_has_weights_and_moments_and_an_export_the_weights():
     assert (checkpoint_bytes(10), export_bytes(10)) == (120, 40)
 
 
+@pytest.mark.parametrize(("stage", "main", "other"), [(0, 12, 0), (1, 3, 3), (2, 3, 3), (3, 3, 3)])
+def test_a_rank_saves_its_share_and_rank_0_what_all_have(stage, main, other):
+    holding = zero(stage=stage)
+    assert holding.saved(NUM, is_main=True) == main * NUM
+    assert holding.saved(NUM, is_main=False) == other * NUM
+
+
+@pytest.mark.parametrize(
+    ("holding", "bytes_each"),
+    [
+        (zero(stage=3), 2),  # gathered
+        (zero(stage=3, is_bf16=False, is_gpu=False), 4),
+        (zero(stage=2), 2),  # from the GPU
+        (Holding(is_gpu=True), 4),
+        (zero(stage=2, is_gpu=False), 0),  # from where it lies
+        (PLAIN, 0),
+    ],
+)
+def test_an_export_copies_what_does_not_lie_on_the_host(holding, bytes_each):
+    assert holding.exported(NUM, is_adapted=False) == bytes_each * NUM
+
+
+def test_an_export_reads_a_gpu_one_file_after_another_and_gathers_shares_at_once():
+    much = 100 * NUM
+    assert zero(stage=2).exported(much, is_adapted=False) == 50 * 10**9
+    assert zero(stage=3).exported(much, is_adapted=False) == 2 * much
+
+
+@pytest.mark.parametrize("holding", [zero(stage=3), zero(stage=2, is_gpu=False)])
+def test_an_export_adds_adapters_to_copies(holding):
+    assert holding.exported(NUM, is_adapted=True) == 2 * holding.weight * NUM
+
+
 def settings(**ppo):
     return Config(
         ppo=PPOConfig(num_prompts=12, samples_per_prompt=5, num_minibatches=4, num_epochs=3, **ppo),
