@@ -59,6 +59,10 @@ class BackendConfig:
     """Positions whose logits exist at once."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    offload_between_phases: bool = False
+    """Move moments and masters from the GPU to host memory while text is written and scored, and
+    back for the update: a lower peak where writing is what takes most, more time. Plain torch, or
+    stages 2 and 3 (with DeepSpeed's own Adam) without offload."""
     timeout_seconds: Positive = 1800.0
     """How long a rank waits for the others."""
     nodes: Count = 1

@@ -5,6 +5,7 @@ value head. `ppo.py` trains through nothing else, and the collector sees it as a
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
@@ -151,6 +152,22 @@ class Learner:
         self._policy.set_learning_rate(self._rates[0])
         if self._critic is not None:
             self._critic.set_learning_rate(self._rates[1])
+
+    @contextmanager
+    def offloaded(self) -> Iterator[None]:
+        """Free the memory of moments and masters, where `backend.offload_between_phases` says so.
+
+        Inside, models only compute: no gradient, no step, no state.
+        """
+        engines = [one for one in (self._policy, self._critic) if one is not None]
+        moved = engines if self._config.backend.offload_between_phases else []
+        try:
+            for engine in moved:
+                engine.offload()
+            yield
+        finally:
+            for engine in moved:
+                engine.reload()
 
     def micro_batches(self, experience: Experience) -> list[Experience]:
         """Split a minibatch by token budget, each part trimmed to its own width.

@@ -376,7 +376,8 @@ def train(
     for iteration in range(start, config.ppo.num_iterations):
         began = time.perf_counter()
         learner.anneal(iteration / config.ppo.num_iterations)
-        rollout = collector.collect(learner, iteration)  # 1. act, with exactly these weights
+        with learner.offloaded():
+            rollout = collector.collect(learner, iteration)  # 1. act, with exactly these weights
         acted = time.perf_counter()
         experience = make_experience(rollout, config.ppo)  # 2. advantages
         collector.record(experience)

@@ -45,6 +45,7 @@ HALF, ONE_AND_A_HALF = sizes(1024, 4096, 29), sizes(2048, 8192, 22)
 CASES = {
     "smoke": [*sizes(128, 256, 2), *zero(3, "params"), "--model.dtype", "float32"],
     "0.5B-zero2": [*HALF, *zero(2, "none")],
+    "0.5B-zero2-phases": [*HALF, *zero(2, "none"), "--backend.offload-between-phases", "true"],
     "1.5B-zero2-offload": [*ONE_AND_A_HALF, *zero(2, "optimizer")],
     "1.5B-zero3-offload": [*ONE_AND_A_HALF, *zero(3, "params")],
 }

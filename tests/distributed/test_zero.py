@@ -9,6 +9,7 @@ import torch
 from tests import tiny
 from tests.distributed import zero
 from tests.distributed.ranks import run_ranks
+from tests.resume.trainee import differences
 
 pytestmark = pytest.mark.deepspeed
 
@@ -172,3 +173,12 @@ def test_what_is_not_finite_on_one_rank_moves_no_weight_of_either_engine():
 @pytest.mark.parametrize("where", SAID)
 def test_no_stage_steps_with_what_is_not_finite(where):
     assert_untouched([(case, where) for case in cases(PLACES, ["separate"])])
+
+
+def test_moments_that_leave_between_phases_come_back_to_the_last_bit():
+    chosen = [(2, "none", "separate", dtype) for dtype in ("float32", "bfloat16")]
+    for found in run_ranks(zero.rested, chosen, 2, timeout=280):
+        for case in chosen:
+            stayed, left = found[case]
+            assert any(state.any() for state in left[3]["policy"]["optimizer"]["exp_avg"].values())
+            assert differences(stayed, left) == []

@@ -190,3 +190,23 @@ def _poison(engine):
         backward(loss)
 
     return multiplied
+
+
+def rested(cases, count):
+    """For each case: what updates leave behind without, and with moments away between them."""
+    return {case: [_rested(case, count, leaves) for leaves in (False, True)] for case in cases}
+
+
+def _rested(case, count, leaves):
+    learner, config = built(case)
+    object.__setattr__(config.backend, "offload_between_phases", leaves)
+    for engine in (learner._policy, learner._critic):
+        engine._can_offload = leaves  # as on a GPU
+    rows, figures, seen = mine(tiny.experience()), [], []
+    for number in range(count):
+        with learner.offloaded():
+            seen.append(learner.logprobs(rows.inputs, rows.response_mask))
+        figures += updates(learner, config, 1, first=number)
+    with learner.offloaded():
+        seen.append(learner.values(rows.inputs))
+    return figures, seen, full(learner), learner.state_dict()

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from trainers.backends.base import Engine, learning
 from trainers.backends.torch import OptimizerSettings
+from trainers.backends.zero_config import can_leave
 from trainers.backends.zero_state import ZeroState
 from trainers.distributed import name_accelerator
 from trainers.errors import LOWER_RATES, BackendError, NonFiniteError
@@ -231,11 +232,7 @@ class DeepSpeedEngine(Engine):
         self._stage = int(json["zero_optimization"]["stage"])
         self._mixed = dtype != torch.float32 and "bf16" not in json
         self._dtype = dtype
-        self._can_offload = (
-            device.type == "cuda"
-            and self._stage > 1  # stage 1 in bfloat16 cannot
-            and "offload_optimizer" not in json["zero_optimization"]
-        )
+        self._can_offload = device.type == "cuda" and can_leave(json)
         self._steps = 0
         self._engine = _initialized(module, json)
         self._state = ZeroState(self._engine, module, stage=self._stage, name=name)
@@ -344,3 +341,5 @@ class DeepSpeedEngine(Engine):
         """Move them back."""
         if self._can_offload:
             self._engine.reload_states()
+            if self._steps:  # moments come with the first step
+                self._state.link_moments()  # it links masters alone

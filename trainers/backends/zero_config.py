@@ -317,6 +317,17 @@ def engine_json(
     return _over(made, tuning)
 
 
+def can_leave(engine: Mapping[str, Any]) -> bool:
+    """Tell whether masters and moments of such an engine can leave a GPU and come back.
+
+    Stage 1 in bfloat16 cannot, and stage 3 moves those of DeepSpeed's own Adam alone.
+    """
+    section = engine["zero_optimization"]
+    if section["stage"] < 2 or "offload_optimizer" in section:
+        return False
+    return section["stage"] == 2 or not engine["optimizer"]["params"].get("torch_adam")
+
+
 def frozen_json(
     zero: ZeroConfig, *, is_bf16: bool, on_gpu: bool, tuning: Mapping[str, Any]
 ) -> Tree:

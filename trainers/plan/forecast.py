@@ -261,9 +261,14 @@ def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     kept = EXPERIENCE_BYTES * batch.rank_rows * batch.width
     iterations = config.ppo.num_iterations
 
+    leaves = config.backend.offload_between_phases and holding.can_leave
+    if leaves:
+        forecast.host["rollout"] = state.host + state.optimizer
+
     def add(name: str, detail: str, usage: Usage) -> None:
-        usage = replace(usage, peak=usage.peak + kept)
-        forecast.add(name, detail, state, usage, learns=name == "update")
+        usage, learns = replace(usage, peak=usage.peak + kept), name == "update"
+        there = replace(state, optimizer=0) if leaves and not learns else state
+        forecast.add(name, detail, there, usage, learns=learns)
 
     def score(name: str, usage: Usage, models: int = 1) -> None:
         add(name, f"{batch.scored_rows} x {batch.width} tokens", usage)

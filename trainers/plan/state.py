@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainers.backends.zero_config import can_leave
+
 WEIGHT = GRADIENT = BUCKET = MASTER = 4
 MOMENTS = 8
 BFLOAT16 = 2
@@ -180,6 +182,11 @@ class Holding:
         if self.is_gpu or not state.host:
             return state
         return state + ModelState(optimizer=state.host, host=-state.host)
+
+    @property
+    def can_leave(self) -> bool:
+        """Tell whether moments and masters can leave a GPU between phases."""
+        return self.is_gpu and (self.json is None or can_leave(self.json))
 
     def copied(self, num_parameters: int, most: int) -> ModelState:
         """Return the copy that text is written with, where weights are shared out.

@@ -2,9 +2,18 @@
 
 from collections.abc import Callable
 
-from trainers.config import SCHEMA, Config
+import torch
+
+from trainers.config import SCHEMA, BackendConfig, Config
 from trainers.config_files import parse
 from trainers.config_schema import value_at
+
+
+def _stay(backend: BackendConfig) -> bool:
+    """Tell whether moments and masters cannot leave a GPU between phases."""
+    is_fixed = backend.zero.stage < 2 or backend.zero.offload != "none"
+    return not torch.cuda.is_available() or (backend.name == "deepspeed" and is_fixed)
+
 
 IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     (
@@ -84,6 +93,12 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
             "set backend.name deepspeed",
         )
         for name in ("stage", "offload", "gather_gb")
+    ),
+    (
+        "backend.offload_between_phases",
+        lambda config: _stay(config.backend),
+        "there is no GPU, or DeepSpeed has moments and masters stay (below stage 2, or offloaded)",
+        "train on a GPU by plain torch or at stage 2 or 3 without offload",
     ),
     (
         "eval.min_delta",

@@ -189,16 +189,17 @@ class TextTraining:
         """Answer held-out tasks greedily; empty where there are none."""
         if self._held_out is None:
             return []
-        self.collector.sync(self.learner)
-        evaluation = evaluate_text(
-            self._held_out,
-            self._generator,
-            chat=self._chat,
-            config=self._session.config,
-            world=self._session.world,
-            max_tokens=self._longest,
-        )
-        self._generator.sleep()
+        with self.learner.offloaded():
+            self.collector.sync(self.learner)
+            evaluation = evaluate_text(
+                self._held_out,
+                self._generator,
+                chat=self._chat,
+                config=self._session.config,
+                world=self._session.world,
+                max_tokens=self._longest,
+            )
+            self._generator.sleep()
         return [evaluation]
 
     def export(self, name: str) -> None:

@@ -143,3 +143,58 @@ def test_train_yields_once_an_iteration_and_goes_on_where_it_is_told():
             k: v for k, v in other.items() if k not in timed
         }
     assert len(collector.experiences) == 3
+
+
+class Noting(Recorder):
+    """A collector that notes when it acts, and may fail."""
+
+    def __init__(self, events, error=None):
+        super().__init__()
+        self.events, self.error = events, error
+
+    def collect(self, actor, iteration):
+        self.events.append("collect")
+        if self.error is not None:
+            raise self.error
+        return super().collect(actor, iteration)
+
+
+def offloading(monkeypatch, *, critic, asked):
+    """A learner whose engines note what they do, its settings, and the notes."""
+    config = tiny.settings(critic=critic, num_iterations=2, num_epochs=1, num_minibatches=1)
+    backend = replace(config.backend, offload_between_phases=asked)
+    config = replace(config, backend=backend)
+    learner, events = tiny.learner(config), []
+
+    def note(engine, kind, name):
+        real = getattr(engine, name)
+        monkeypatch.setattr(engine, name, lambda: (events.append(f"{kind} {name}"), real()))
+
+    for kind in ("policy", "critic"):
+        engine = getattr(learner, f"_{kind}")
+        for name in ("offload", "reload", "step") if engine else ():
+            note(engine, kind, name)
+    return learner, config, events
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_moments_are_away_while_the_policy_acts_and_back_for_its_update(critic, monkeypatch):
+    learner, config, events = offloading(monkeypatch, critic=critic, asked=True)
+    list(train(Noting(events), learner, config))
+    engines = ["policy", "critic"] if critic == "separate" else ["policy"]
+    away, back = ([f"{one} {how}" for one in engines] for how in ("offload", "reload"))
+    steps = [f"{one} step" for one in reversed(engines)]
+    assert events == [*away, "collect", *back, *steps] * 2
+
+
+def test_moments_come_back_where_a_rollout_fails(monkeypatch):
+    learner, config, events = offloading(monkeypatch, critic="separate", asked=True)
+    with pytest.raises(RuntimeError, match="no such token"):
+        next(train(Noting(events, RuntimeError("no such token")), learner, config))
+    assert events[-3:] == ["collect", "policy reload", "critic reload"]
+
+
+def test_moments_stay_unless_they_are_asked_to_leave(monkeypatch):
+    learner, config, events = offloading(monkeypatch, critic="separate", asked=False)
+    list(train(Noting(events), learner, config))
+    assert events == ["collect", "critic step", "policy step"] * 2

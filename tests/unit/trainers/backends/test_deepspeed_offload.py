@@ -3,6 +3,7 @@
 import pytest
 
 from trainers.backends.deepspeed import DeepSpeedEngine
+from trainers.backends.zero_config import can_leave
 
 pytestmark = pytest.mark.deepspeed
 
@@ -25,7 +26,13 @@ class Noted:
 )
 def test_masters_and_moments_leave_and_weights_stay(can, asked):
     engine = object.__new__(DeepSpeedEngine)
-    engine._engine, engine._can_offload = Noted(), can
+    engine._engine, engine._can_offload, engine._steps = Noted(), can, 0
     engine.offload()
     engine.reload()
     assert engine._engine.asked == asked
+
+
+@pytest.mark.parametrize(("stage", "can"), [(2, True), (3, False)])
+def test_stage_three_moves_the_moments_of_deepspeeds_own_adam_alone(stage, can):
+    adam = {"params": {"torch_adam": True}}
+    assert can_leave({"zero_optimization": {"stage": stage}, "optimizer": adam}) is can

@@ -131,6 +131,20 @@ def test_machines_that_share_a_model_out_are_planned_for(capsys):
     assert {one["weights"] for one in found["memory"]} == {2 * found["parameters"]["policy"]}
 
 
+def test_moments_that_leave_between_phases_are_on_the_host_in_all_but_the_update(capsys):
+    words = ["--backend.name", "deepspeed", "--backend.zero.stage", "2", "--gpus", "2"]
+    asked = ["--backend.offload-between-phases", "true"]
+    stay, leave = (
+        json.loads(said(capsys, "plan", *SMALL, *words, *more, "--json")) for more in ([], asked)
+    )
+    sizes = stay["parameters"]
+    moved = 12 * sum(-(-sizes[role] // 2) for role in ("policy", "critic"))
+    for one, other in zip(stay["memory"], leave["memory"], strict=True):
+        stays = one["name"] in ("update", "save")
+        assert one["total"] - other["total"] == (0 if stays else moved), one["name"]
+    assert leave["host"]["rollout"] == moved
+
+
 def test_a_stage_is_planned_for_ranks_on_this_machine(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = ["--backend.name", "deepspeed", "--backend.zero.stage", "2", "--model.dtype", "float32"]

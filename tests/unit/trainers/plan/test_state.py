@@ -86,6 +86,23 @@ def test_of_several_models_one_is_gathered_at_a_time():
     assert both.window == holding.trained(NUM).window == 2 * NUM
 
 
+@pytest.mark.parametrize(
+    ("holding", "can"),
+    [
+        (Holding(is_gpu=True), True),
+        (PLAIN, False),
+        (zero(stage=1), False),
+        (zero(stage=2), True),
+        (zero(stage=3), True),
+        (zero(stage=3, is_gpu=False), False),
+        (zero(stage=2, offload="optimizer"), False),
+        (zero(stage=3, offload="params"), False),
+    ],
+)
+def test_moments_leave_a_gpu_where_the_backend_can_move_them(holding, can):
+    assert holding.can_leave is can
+
+
 def test_a_checkpoint_has_weights_and_moments_and_an_export_the_weights():
     assert (checkpoint_bytes(10), export_bytes(10)) == (120, 40)
 

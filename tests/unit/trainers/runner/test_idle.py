@@ -1,6 +1,7 @@
 """A setting that changes nothing is named with what does, once a start."""
 
 import pytest
+import torch
 
 from tests import tiny
 from trainers.config_files import presets, read
@@ -24,8 +25,14 @@ IN_VAIN = [
     ("backend.zero.stage", 3, {}, "backend.name deepspeed"),
     ("backend.zero.offload", "optimizer", {}, "backend.name deepspeed"),
     ("backend.zero.gather_gb", 1.0, {}, "backend.name deepspeed"),
+    ("backend.offload_between_phases", True, {}, "stage 2 or 3 without offload"),
     ("eval.min_delta", 0.1, {}, "eval.patience"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +119,22 @@ def test_a_run_for_practice_says_what_was_not_named_and_how_it_is(changes, words
 )
 def test_a_run_that_names_its_model_and_prompts_is_not_for_practice(changes):
     assert for_practice(read([], changes)) == []
+
+
+@pytest.mark.parametrize(
+    ("zero", "stays"),
+    [
+        ({}, False),
+        ({"stage": 1}, True),
+        ({"stage": 2}, False),
+        ({"stage": 2, "offload": "optimizer"}, True),
+        ({"stage": 3}, False),
+        ({"stage": 3, "offload": "params"}, True),
+    ],
+)
+def test_on_a_gpu_moments_leave_where_the_backend_can_move_them(zero, stays, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    words = {f"backend.zero.{name}": value for name, value in zero.items()}
+    words |= {"backend.name": "deepspeed"} if zero else {}
+    said = without_effect(read([], {**words, "backend.offload_between_phases": True}))
+    assert [one.split()[0] for one in said] == ["backend.offload_between_phases"] * stays
