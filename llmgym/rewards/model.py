@@ -28,6 +28,7 @@ from llmgym.rewards.base import Reward
 from llmgym.rewards.heads import column_of, read_head, split_head
 from llmgym.rewards.rendering import judged_ids
 from llmgym.rewards.scale import Normalize, Scale
+from llmgym.rewards.verdict import UNCUT
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 Side = Literal["right", "left"]
@@ -240,8 +241,8 @@ class RewardModel(Reward):
 
     def _too_long(self, length: int, limit: int) -> str:
         return (
-            f"prompt and response have {length} tokens and {self.source} takes {limit}: they are "
-            "never cut. Lower --generation.max-new-tokens or --generation.max-prompt-tokens, or "
+            f"prompt and response have {length} tokens and {self.source} takes {limit}: {UNCUT}. "
+            "Lower --generation.max-new-tokens or --generation.max-prompt-tokens, or "
             "take a reward model with a longer context"
         )
 

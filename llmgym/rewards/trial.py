@@ -21,7 +21,7 @@ from llmgym.messages import Completion, Message, Sample, Score, Task
 from llmgym.registry import load
 from llmgym.rewards.base import REWARDS, Reward, score_samples
 from llmgym.rewards.isolate import LATE
-from llmgym.rewards.verdict import cut, place_of, quoted
+from llmgym.rewards.verdict import UNCUT, cut, place_of, quoted
 
 GOLD = "solution"
 WORST = {
@@ -167,7 +167,7 @@ def _silent() -> Iterator[None]:
 def _failures(answers: Sequence[Answer], reward: Reward, place: str) -> Iterator[str]:
     failed: dict[str, list[Answer]] = {}
     for one in answers:
-        if one.score.status == "error":
+        if one.score.status == "error" and not _is_beyond(one):
             failed.setdefault(_bug(str(one.score.error)), []).append(one)
     for those in failed.values():
         first, rows = those[0], len({one.row for one in those})
@@ -179,6 +179,11 @@ def _failures(answers: Sequence[Answer], reward: Reward, place: str) -> Iterator
             f"{cut(error, 300)}{at}. A failed reward is never 0: the sample is left out, and too "
             "many stop the run."
         )
+
+
+def _is_beyond(one: Answer) -> bool:
+    """Tell whether a response is only longer than what a reward model reads: training has none."""
+    return one.kind == "long" and UNCUT in (one.score.error or "")
 
 
 def _bug(error: str) -> str:
@@ -215,6 +220,8 @@ def _differences(
 
 
 def _oddities(answers: Sequence[Answer]) -> Iterator[str]:
+    if beyond := [one for one in answers if _is_beyond(one)]:
+        yield f"response long is more than a text may have: {cut(str(beyond[0].score.error), 300)}"
     fine = [one for one in answers if one.score.status == "ok"]
     if not fine:
         return

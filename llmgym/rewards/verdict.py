@@ -29,6 +29,9 @@ MOST = 40
 MOST_SHOWN = 200
 """Characters shown of what an exception says, which may quote all of a response."""
 
+UNCUT = "they are never cut"
+"""Within the error of a text that is longer than a reward model's context."""
+
 _PLACES = (Path(os.__file__).parent, Path(np.__file__).parents[1], Path(__file__).parents[1])
 LIBRARIES = (*(f"{one}{os.sep}" for one in _PLACES), "<")
 """How the paths begin of files that nobody mends who writes a reward: Python's, packages', ours."""

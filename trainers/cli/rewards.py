@@ -103,12 +103,14 @@ def _line(one: Answer) -> str:
 
 def report(trial: Trial) -> list[str]:
     """Return the table: each kind of response, the first rows in full, spread and time."""
-    lines = [f"{'response':<10}{'rows':>5}{'least':>9}{'mean':>9}{'most':>9}{'failed':>8}{'ms':>9}"]
+    lines = [
+        f"{'response':<10}{'rows':>5}{'least':>11}{'mean':>11}{'most':>11}{'failed':>8}{'ms':>9}"
+    ]
     for kind in (GOLD, *WORST):
         asked = [one for one in trial.answers if one.kind == kind]
         fine = [one.score.value for one in trial.of(kind)]
         if asked:
-            told = "".join(f"{one:>9.4g}" for one in spread(fine)[:3]) if fine else " " * 27
+            told = "".join(f"{one:>11.4g}" for one in spread(fine)[:3]) if fine else " " * 33
             ms = sum(one.ms for one in asked) / len(asked)
             lines.append(f"{kind:<10}{len(asked):>5}{told}{len(asked) - len(fine):>8}{ms:>9.3g}")
     for row in sorted({one.row for one in trial.answers})[:SHOWN_ROWS]:
@@ -135,11 +137,16 @@ def following(options: Options) -> str:
     if options.prompt_column != "prompt":
         words += ["--envs.0.kwargs.prompt_column", options.prompt_column]
     if ":" in options.reward:
-        return shlex.join([*words, "--reward", options.reward])
-    if Path(options.reward).is_dir():
-        return shlex.join([*words, "--rewards.0.model", options.reward])
-    answer = ["--envs.0.kwargs.answer_column", options.answer_column or "answer"]
-    return shlex.join([*words, *answer, "--rewards.0.name", options.reward])
+        words += ["--reward", options.reward]
+    elif Path(options.reward).is_dir():
+        words += ["--rewards.0.model", options.reward]
+    else:
+        words += ["--envs.0.kwargs.answer_column", options.answer_column or "answer"]
+        words += ["--rewards.0.name", options.reward]
+    for one in options.kwargs:
+        name, _, value = one.partition("=")
+        words += [f"--rewards.0.kwargs.{name}", value]
+    return shlex.join(words)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -147,6 +154,10 @@ def main(argv: Sequence[str]) -> int:
     options = tyro.cli(Options, args=argv, prog="llmgym rewards")
     load_plugins(options.plugins)
     spec = specification(options)
+    if "model" in spec:
+        from trainers.models.quiet import without_progress_bars
+
+        without_progress_bars()
     reward = resolve(spec)
     tasks = rows(options)
     place = written_at(spec)

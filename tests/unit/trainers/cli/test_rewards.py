@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.judges import bert
 from trainers import cli
 
 REWARDS = """
@@ -70,7 +71,7 @@ def test_a_sound_reward_is_shown_by_kind_and_part_with_the_next_command(check):
     assert "rows      3 of my.jsonl" in said
     table = {line.split()[0]: line.split() for line in said.splitlines() if line}
     assert table["solution"][1:5] == ["0.99", "'1'", "exact", "1,"]
-    assert "solution      3     0.99     0.99     0.99       0" in said
+    assert "solution      3       0.99       0.99       0.99       0" in said
     assert "spread    -0.1 to 0.99" in said
     assert "ms a call" in said
     assert "the same again, and in a batch: yes" in said
@@ -151,14 +152,21 @@ def test_what_teaches_nothing_or_the_wrong_thing_is_a_warning(check):
     assert "earns 36 on row 1, its solution 2: a policy learns what pays most" in said
 
 
+def test_a_text_beyond_a_reward_models_context_is_a_warning_and_no_failure(check, tmp_path):
+    code, said = check(str(bert(tmp_path / "judge")), "--kwargs", "head=logit[good]")
+    assert code == 0, said
+    assert "warning: response long is more than a text may have: reward_model: prompt and" in said
+    assert "--rewards.0.kwargs.head 'logit[good]'\n" in said
+
+
 def test_names_columns_and_arguments_reach_the_reward(check, tmp_path):
     (tmp_path / "q.csv").write_text("q,gold\nTwo and two?,4\n", encoding="utf-8")
     words = ["--data", "q.csv", "--prompt-column", "q", "--answer-column", "gold"]
     code, said = check("numeric", "--kwargs", "whole=true", *words)
     assert code == 0
-    assert "solution      1        1        1        1" in said
+    assert "solution      1          1          1          1" in said
     assert "--envs.0.kwargs.prompt_column q --envs.0.kwargs.answer_column gold" in said
-    assert said.endswith("--rewards.0.name numeric\n")
+    assert said.endswith("--rewards.0.name numeric --rewards.0.kwargs.whole true\n")
 
 
 def test_json_holds_every_answer(check):
