@@ -105,6 +105,12 @@ def _meet(world: World, backend: str, limit: timedelta, **more: Any) -> None:
         dist.init_process_group(backend, timeout=limit, **more)
     except dist.DistError as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        if "EADDRINUSE" in str(error):
+            raise BackendError(
+                f"{place}, where ranks are to meet, is taken: by another run on this machine, "
+                "perhaps. Give this one a port of its own: deepspeed --master_port 29501 ..., or "
+                "torchrun --master_port 29501 ..."
+            ) from error
         raise BackendError(
             f"rank {world.rank} did not meet the other {world.size - 1} at {place} within "
             f"{limit.total_seconds():g} s ({str(error).splitlines()[0]}). A host did not start, or "

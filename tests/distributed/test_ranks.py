@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -119,3 +121,14 @@ def test_a_rank_without_a_gpu_is_named_before_ranks_meet(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(BackendError, match=r"local rank 2 has no GPU: 2 .*CUDA_VISIBLE_DEVICES"):
         start(World(rank=2, size=3, local_rank=2), 1.0)
+
+
+def test_a_port_that_is_taken_is_named_with_a_way_to_give_another(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(other.getsockname()[1])}
+        for name, value in {**place, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(BackendError, match=r"is taken: .*--master_port 29501"):
+            start(World.from_launcher(), 20)
