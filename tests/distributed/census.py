@@ -57,7 +57,7 @@ def counted(engine, before):
     weights = stored(one.ds_tensor if sharded else one.data for _, one in learning(engine.module))
     states = engine._engine.basic_optimizer.state.values()
     moments = [one for state in states for one in state.values() if isinstance(one, torch.Tensor)]
-    optimizer = stored([*engine._masters(), *moments])
+    optimizer = stored([*engine._state._masters(), *moments])
     known = before | weights
     found = {kind: 0 for kind in KINDS}
     found["weights"] = sum(weights.values())

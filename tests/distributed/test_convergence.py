@@ -7,7 +7,7 @@ from tests.distributed.ranks import run_ranks
 from trainers.batch import Evaluation
 from trainers.config import EvalConfig
 from trainers.distributed import World
-from trainers.run_folder import read_status
+from trainers.run_record import read_status
 from trainers.runner import run
 from trainers.runner.held_out import HeldOut
 

@@ -11,10 +11,9 @@ pytestmark = [pytest.mark.deepspeed, pytest.mark.timeout(900)]
 
 
 def assert_survived(kills, count):
-    """What `survived` has not looked at: moments differ, and some lie inside a save."""
+    """What `survived` has not looked at: all were killed, and the others ended in time."""
     assert len(kills) == count
     assert all(one.seconds < TIMEOUT + GRACE for one in kills)
-    assert any(one.in_save for one in kills)
 
 
 def test_two_kills_cost_no_checkpoint_and_no_bit(tmp_path):
@@ -32,6 +31,7 @@ def test_one_rank_that_is_asked_to_stop_saves_once_for_all(tmp_path):
 def test_twenty_kills_at_random_moments_cost_no_checkpoint_and_no_bit(tmp_path):
     kills = measure(20, 0, tmp_path)
     assert_survived(kills, 20)
+    assert any(one.in_save for one in kills)  # a busy machine may miss some: a save is short
     assert {one.place for one in kills} == {*PLACES}
     assert {one.rank for one in kills} == {0, 1}
     assert len({one.phase for one in kills}) > 2
