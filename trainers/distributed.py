@@ -82,6 +82,8 @@ def start(world: World, timeout_seconds: float, *, even_alone: bool = False) -> 
         return
     limit = timedelta(seconds=timeout_seconds)
     if world.size == 1:
+        for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+            os.environ.setdefault(name, value)  # deepspeed reads them
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage] - not in its __all__
         dist.init_process_group(backend, store=store, rank=0, world_size=1)

@@ -23,7 +23,7 @@ FLOORS = (
     "trainers.errors trainers.config trainers.config_ppo trainers.config_reward_model "
     "trainers.config_backend "
     "trainers.config_schema trainers.config_files trainers.batch",
-    "trainers.functional trainers.distributed trainers.environments",
+    "trainers.functional trainers.distributed trainers.environments trainers.launcher",
     "trainers.models",
     "trainers.backends trainers.generation",
     "trainers.learner trainers.collect",
@@ -62,6 +62,7 @@ NO_TORCH = (
     "trainers/config_schema.py",
     "trainers/config_files.py",
     "trainers/environments.py",
+    "trainers/launcher.py",
     "trainers/run_record.py",
     "trainers/loggers/lines.py",
     "trainers/cli/__init__.py",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType
 
+import trainers.launcher  # noqa: F401 - it takes note of who started us, before anything slow
 from trainers.errors import (
     SAID_ELSEWHERE,
     BackendError,

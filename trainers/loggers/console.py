@@ -18,6 +18,7 @@ from rich.text import Text
 from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.config import Config
+from trainers.launcher import continuing
 from trainers.loggers.alarms import Alarms
 from trainers.loggers.base import Evaluations, Logger, Stage, Status
 from trainers.loggers.lines import WIDTH, cut, duration, figure, interval, sample, sparkline
@@ -243,7 +244,7 @@ class ConsoleLogger(Logger):
         if status in ("failed", "interrupted"):
             where = str(saved[-1].parent) if saved else "none"
             self._print(f"Saved    {where}")
-            again = f"llmgym train -c {run}/config.yaml --resume"
+            again = continuing(run)
             if (trial := self._trial()) is None:
                 self._print(f"Next     {again}")
             else:
@@ -267,8 +268,7 @@ class ConsoleLogger(Logger):
             beside = " --base" if self._config.ppo.num_iterations else ""  # else it is the model
             self._print(f"Next     llmgym play {run}{beside}")
         if status == "converged":
-            again = "--resume --eval.patience null"
-            self._print(f"Go on    llmgym train -c {run}/config.yaml {again}")
+            self._print(f"Go on    {continuing(run)} --eval.patience null")
 
     def _trial(self) -> str | None:
         """Return the command that tries the reward, where it is why the run failed."""

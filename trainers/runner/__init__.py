@@ -19,6 +19,7 @@ from trainers.config import Config
 from trainers.distributed import World, shutdown, start
 from trainers.environments import EnvFactory
 from trainers.errors import ConfigError
+from trainers.launcher import ends_with_launcher
 from trainers.loggers.base import Logger
 from trainers.loggers.usual import usual_loggers
 from trainers.models.quiet import quietly
@@ -29,7 +30,6 @@ from trainers.runner.assemble import check_shares
 from trainers.runner.control import train_control
 from trainers.runner.idle import remarks
 from trainers.runner.judging import train_reward_model
-from trainers.runner.launcher import launchers
 from trainers.runner.peers import watched
 from trainers.runner.session import Session
 from trainers.runner.text import train_text
@@ -88,22 +88,22 @@ def run(
     if config.reward_model.num_epochs and (env is not None or reward is not None):
         raise ConfigError("a reward model learns from rows: env and reward would have no effect.")
     config, env = (_named(config, env), None) if isinstance(env, str) else (config, env)
-    world, started_by = World.from_launcher(), launchers()
+    world = World.from_launcher()
     check_shares(config, world)
     if isinstance(resume, Path):
         check_at(resume)
     heard = usual_loggers(config) if loggers is None else loggers
-    check_zero(config, world)
-    start(world, config.backend.timeout_seconds, even_alone=config.backend.name == "deepspeed")
+    with ends_with_launcher():
+        check_zero(config, world)
+        start(world, config.backend.timeout_seconds, even_alone=config.backend.name == "deepspeed")
     has_ended = False
     try:
         folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
         for said in remarks(config, has_env=env is not None) if world.is_main else ():
             _log.warning("%s", said)
         with Session(
-            config, world, folder, loggers=heard if world.is_main else (), resume=resume,
-            started_by=started_by,
-        ) as session:  # fmt: skip
+            config, world, folder, loggers=heard if world.is_main else (), resume=resume
+        ) as session:
             with watched(folder, world, config.backend.timeout_seconds):
                 if config.reward_model.num_epochs:
                     metrics = train_reward_model(session)

@@ -25,10 +25,10 @@ from trainers.checkpoint.identity import (
 from trainers.checkpoint.state_files import random_state, restore_random_state, seed_random_state
 from trainers.config import Config
 from trainers.distributed import World, gather, global_max
+from trainers.launcher import is_lost
 from trainers.loggers.base import Logger, Stage
 from trainers.run_folder import RunFolder, Status
 from trainers.runner.held_out import HeldOut
-from trainers.runner.launcher import launchers
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 _log = logging.getLogger(__name__)
@@ -44,7 +44,6 @@ class Session:
         folder: the open run folder.
         loggers: told everything on rank 0; empty on the others.
         resume: False; True for the newest checkpoint; or the path of one.
-        started_by: what `launchers` returned when this process began.
     """
 
     def __init__(
@@ -55,12 +54,11 @@ class Session:
         *,
         loggers: Sequence[Logger],
         resume: bool | Path,
-        started_by: tuple[int, ...] = (),
     ) -> None:
         self.config, self.world, self.folder = config, world, folder
         self.held_out = HeldOut(config.eval)
         self._loggers, self._resume = loggers, resume
-        self._started_by, self._orphaned = started_by, ""
+        self._orphaned = ""
         self._saver = Saver(
             folder.checkpoints,
             identity_of(config, world),
@@ -122,12 +120,12 @@ class Session:
 
     def should_stop(self) -> bool:
         """Tell whether any rank was asked to stop, or lost its launcher; the same on every rank."""
-        is_lost = bool(self._started_by) and launchers() != self._started_by
-        asked = torch.tensor([int(self._is_asked or is_lost), int(is_lost)])
+        is_alone = is_lost()
+        asked = torch.tensor([int(self._is_asked or is_alone), int(is_alone)])
         stops, lost = global_max(asked.to(self.world.device)).tolist()
         self._is_stopping = bool(stops)  # one that comes while ranks are asked counts the next time
         if lost and not self._orphaned:
-            of = gather(f"rank {self.world.rank} ({socket.gethostname()})" if is_lost else None)
+            of = gather(f"rank {self.world.rank} ({socket.gethostname()})" if is_alone else None)
             self._orphaned = f"the launcher of {next(rank for rank in of if rank)} is gone"
             _log.warning(
                 "%s: the ranks save and stop. Continue with the same command and --resume.",

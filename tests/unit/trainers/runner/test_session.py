@@ -68,7 +68,6 @@ def test_a_signal_that_comes_while_ranks_are_asked_counts_the_next_time(session,
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_rank_without_its_launcher_stops_and_says_so(lost, session, monkeypatch, caplog):
-    session._started_by = (11, 12)
-    monkeypatch.setattr(module, "launchers", lambda: (1,) if lost else (11, 12))
+    monkeypatch.setattr(module, "is_lost", lambda: lost)
     assert [session.should_stop(), session.should_stop()] == [lost, lost]
     assert caplog.text.count("is gone: the ranks save and stop. Continue with the same") == lost
