@@ -109,6 +109,31 @@ def test_n_and_n_in_new_processes_are_2n(tmp_path, place, more):
     assert differences(dict(one), dict(other)) == []
 
 
+def test_one_process_without_a_launcher_trains_on_deepspeed(tmp_path):
+    words = [str(word) for pair in TYPED.items() for word in pair]
+    set_by_launchers = ("DS_ACCELERATOR", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "trainers.cli",
+            "train",
+            "quickstart",
+            "-c",
+            "backends/zero2",
+            *words,
+        ],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name not in set_by_launchers}
+        | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert read_status(tmp_path / "runs" / "a")["status"] == "finished"
+
+
 def test_the_launcher_of_deepspeed_trains_and_exports_whole_models(tmp_path):
     words = [str(word) for pair in TYPED.items() for word in pair]
     done = subprocess.run(

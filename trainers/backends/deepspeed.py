@@ -32,7 +32,7 @@ from trainers.backends.torch import OptimizerSettings
 from trainers.backends.zero_config import can_leave
 from trainers.backends.zero_state import ZeroState
 from trainers.distributed import name_accelerator
-from trainers.errors import LOWER_RATES, BackendError, NonFiniteError
+from trainers.errors import LOWER_RATES, BackendError, ConfigError, NonFiniteError
 from trainers.models.shards import Shard, trim_heap, whole
 
 TESTED = "0.19"
@@ -75,10 +75,11 @@ def check_nvme(path: Path) -> None:
     """Refuse a folder that cannot be written, or a machine without libaio.
 
     Raises:
-        BackendError: says which, and what to do.
+        ConfigError: the folder; says what to do.
+        BackendError: the library; names its package.
     """
     if not os.access(path, os.W_OK | os.X_OK) or not path.is_dir():
-        raise BackendError(
+        raise ConfigError(
             f"backend.zero.nvme_path {path} is no folder that can be written. Make it, or drop the "
             "setting to offload to host memory."
         )

@@ -51,6 +51,8 @@ def show(config: Config, launch: Launch) -> int:
         _log.warning("%s", said)
     ranks = config.backend.ranks or World.from_launcher().size
     pace, lengths, engines = None, None, {}
+    if not launch.is_json and not launch.is_quiet:
+        print(dump(config), flush=True)  # before a large model is counted
     if config.is_control:
         forecast = _control(config)
     else:
@@ -58,8 +60,6 @@ def show(config: Config, launch: Launch) -> int:
     if launch.is_json:
         print(json.dumps({**figures(config, forecast, pace, lengths), "deepspeed": engines}))
     else:
-        if not launch.is_quiet:
-            print(dump(config))
         if engines and not launch.is_quiet:
             print(json.dumps(engines, indent=2), end="\n\n")
         page = text(

@@ -259,7 +259,7 @@ def test_a_missing_compiler_is_named_with_what_takes_its_place(
 def test_a_folder_on_nvme_that_cannot_be_written_is_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path / "file"):
         (tmp_path / "file").touch()
-        with pytest.raises(BackendError, match=r"is no folder that can be written\. Make it, or"):
+        with pytest.raises(ConfigError, match=r"is no folder that can be written\. Make it, or"):
             deepspeed.check_nvme(path)
 
 
