@@ -21,10 +21,10 @@ export PDSH_SSH_ARGS_APPEND="-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
 
 
 start() {
-  llmgym launch check --hostfile hostfile --ranks 32 --nodes 4 || return
+  llmgym launch check --hostfile hostfile --ranks 32 --nodes 4 --gpus 8 || return
   deepspeed --master_port "${MASTER_PORT:-29500}" --hostfile hostfile --force_multi \
-    --num_nodes 4 scripts/train_ppo.py llama_70b_4x8_zero3_offload --backend.nodes 4 \
-    --backend.gpus 8 --resume
+    --num_nodes 4 --num_gpus 8 scripts/train_ppo.py llama_70b_4x8_zero3_offload \
+    --backend.nodes 4 --backend.gpus 8 --resume
 }
 
 stop() {  # Rank 0 tells the others, and all save. The launcher would kill them after 30 seconds.

@@ -11,7 +11,7 @@ import tyro
 from llmgym.plural import counted
 from trainers.config import Config, EnvConfig
 from trainers.errors import ConfigError
-from trainers.loggers.lines import WIDTH, cut, figure, interval
+from trainers.loggers.lines import WIDTH, answer, cut, figure, interval
 
 if TYPE_CHECKING:
     from trainers.batch import Evaluation
@@ -113,7 +113,7 @@ def _samples(one: "Evaluation") -> list[str]:
 
 def _answer(word: str, completion: object, reward: float) -> str:
     earned = f"  reward {'failed' if math.isnan(reward) else figure(reward)}"
-    return f"  {word:<8} {cut(str(completion), WIDTH - 11 - len(earned))}{earned}"
+    return f"  {word:<8} {cut(answer(str(completion)), WIDTH - 11 - len(earned))}{earned}"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -78,15 +78,15 @@ def chosen(
         return {host: slots for host, slots in left.items() if slots}
     if nodes and nodes > len(hosts):
         raise ConfigError(
-            f"--nodes {nodes}, and the hostfile names {counted(len(hosts), 'host')}. "
-            "Lower --nodes, or add hosts to the file."
+            f"the hostfile names {counted(len(hosts), 'host')}, fewer than the {nodes} nodes asked "
+            f"for. Add hosts to it, or take --nodes {len(hosts)}."
         )
     left = dict(list(hosts.items())[:nodes])
     few = [host for host, slots in left.items() if gpus and gpus > len(slots)]
     if few:
         raise ConfigError(
-            f"--gpus {gpus}, and {few[0]} has {counted(len(left[few[0]]), 'slot')}. "
-            "Lower --gpus, or give it more in the file."
+            f"{few[0]} has {counted(len(left[few[0]]), 'slot')}, fewer than the {gpus} GPUs of a "
+            f"host asked for. Correct the file, or take --gpus {min(map(len, left.values()))}."
         )
     return {host: slots[:gpus] for host, slots in left.items()}
 

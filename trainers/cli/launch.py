@@ -5,6 +5,7 @@ llmgym launch check --hostfile FILE --ranks 32         what the script for deeps
 """
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from trainers.cli.launch_scripts import SCRIPTS, Job
 from trainers.cli.train import config_of
 from trainers.config import Config
 from trainers.errors import ConfigError
+from trainers.shares import check_batch
 
 GPUS = 8
 """GPUs of a node where nothing says otherwise."""
@@ -40,9 +42,11 @@ class Options:
     launcher: tyro.conf.Positional[Literal["deepspeed", "torchrun", "slurm", "check"]]
     """What starts the ranks."""
     nodes: int | None = None
-    """Hosts, of a hostfile the first ones; by default backend.nodes."""
+    """Hosts, of a hostfile the first ones; by default backend.nodes,
+    or where backend.gpus is null all of a hostfile, or 1."""
     gpus: int | None = None
-    """GPUs of each, a rank each; by default all slots of a hostfile, backend.gpus, or 8."""
+    """GPUs of each, a rank each; by default backend.gpus, or where it is null all slots of a
+    hostfile, or 8."""
     hostfile: Path | None = None
     """A line a host, `NAME slots=8`."""
     include: str | None = None
@@ -68,27 +72,40 @@ def _check_options(options: Options) -> None:
 
 
 def _shape(options: Options, config: Config) -> tuple[int, int]:
-    """Return nodes, and the GPUs of each."""
-    if options.hostfile is not None:
-        hosts = chosen(
-            read_hostfile(options.hostfile), include=options.include, exclude=options.exclude,
-            nodes=options.nodes, gpus=options.gpus,
-        )  # fmt: skip
-        numbers = {len(slots) for slots in hosts.values()}
-        if len(numbers) > 1:
-            raise ConfigError(
-                f"hosts must have as many slots each, got {told(hosts)}. --gpus {min(numbers)} "
-                "takes so many of all, --include chooses."
-            )
-        return len(hosts), numbers.pop()
-    gpus = options.gpus or config.backend.gpus or GPUS
-    return options.nodes or (config.backend.nodes if config.backend.gpus else 1), gpus
+    """Return nodes, and the GPUs of each: those asked for, else those of the settings."""
+    backend = config.backend
+    nodes = options.nodes or (backend.nodes if backend.gpus else None)
+    gpus = options.gpus or backend.gpus
+    if options.hostfile is None:
+        return nodes or 1, gpus or GPUS
+    by_name = bool(options.include or options.exclude)
+    if by_name:
+        nodes, gpus = options.nodes, options.gpus
+    hosts = read_hostfile(options.hostfile)
+    left = chosen(hosts, include=options.include, exclude=options.exclude, nodes=nodes, gpus=gpus)
+    numbers = {len(slots) for slots in left.values()}
+    if len(numbers) > 1:
+        raise ConfigError(
+            f"hosts must have as many slots each, got {told(left)}. --gpus {min(numbers)} "
+            "takes so many of all, --include chooses."
+        )
+    shape = len(left), numbers.pop()
+    if by_name and backend.gpus and shape != (backend.nodes, backend.gpus):
+        raise ConfigError(
+            f"the settings ask for {backend.nodes} x {backend.gpus} ranks, and the choice leaves "
+            f"{shape[0]} x {shape[1]}: {told(left)}. Choose others, or end the words behind -- "
+            f"with --nodes {shape[0]} --gpus {shape[1]}"
+        )
+    if not by_name and left != hosts:
+        print(f"used of {options.hostfile}, with slots: {told(left)}", file=sys.stderr)
+    return shape
 
 
 def _job(options: Options, config: Config, launch: Launch, words: Sequence[str]) -> Job:
     if launch.resume or launch.clean:
         raise ConfigError("the script adds --resume by itself, and --clean would lose the work.")
     nodes, gpus = _shape(options, config)
+    check_batch(config, nodes * gpus)
     given = [
         word
         for field in fields(Options)[1:]
@@ -104,7 +121,7 @@ def _job(options: Options, config: Config, launch: Launch, words: Sequence[str])
         nodes=nodes,
         gpus=gpus,
         hostfile=str(options.hostfile or "hostfile") if _has_hosts(options, nodes) else None,
-        chosen=_choice(options, nodes),
+        chosen=_choice(options, nodes, gpus),
     )
 
 
@@ -112,13 +129,13 @@ def _has_hosts(options: Options, nodes: int) -> bool:
     return options.hostfile is not None or nodes > 1
 
 
-def _choice(options: Options, nodes: int) -> dict[str, str]:
+def _choice(options: Options, nodes: int, gpus: int) -> dict[str, str]:
     """Return the options that choose of a hostfile: the name that `check` knows, and the value."""
     if options.include:
         return {"include": options.include}
     if options.exclude:
         return {"exclude": options.exclude}
-    return {"nodes": str(nodes)} | ({"gpus": str(options.gpus)} if options.gpus else {})
+    return {"nodes": str(nodes), "gpus": str(gpus)}
 
 
 def _check(options: Options) -> int:

@@ -9,7 +9,7 @@ import tyro
 
 from trainers.config import EnvConfig
 from trainers.errors import ConfigError
-from trainers.loggers.lines import figure, visible
+from trainers.loggers.lines import answer, figure, visible
 
 HELP = "Enter: the next task. Text: your own prompt. End with Ctrl-D."
 
@@ -93,8 +93,8 @@ def _follow(stage: Player) -> None:
     _show_task(stage, task)
     for line in typed_lines():
         if line:
-            for name, answer in stage.answers(line):
-                print(f"{name:<8} {visible(answer)}")
+            for name, said in stage.answers(line):
+                print(f"{name:<8} {visible(answer(said))}")
         else:
             task += 1
             _show_task(stage, task)
@@ -103,5 +103,5 @@ def _follow(stage: Player) -> None:
 def _show_task(stage: Player, task: int) -> None:
     prompt, answers = stage.task(task)
     print(f"\nprompt   {visible(prompt)}")
-    for name, answer, reward, parts in answers:
-        print(f"{name:<8} {visible(answer)}\n         {rewarded(reward, parts)}")
+    for name, said, reward, parts in answers:
+        print(f"{name:<8} {visible(answer(said))}\n         {rewarded(reward, parts)}")

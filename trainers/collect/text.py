@@ -3,7 +3,6 @@
 E episodes, B rows (those of an episode side by side), T actions, L = P + T.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, final
@@ -27,8 +26,6 @@ from trainers.distributed import World, gather, global_sum
 from trainers.functional.kl import kl_estimate
 from trainers.generation.base import Generator, Sampling
 from trainers.models.chat import ChatFormat
-
-logger = logging.getLogger("llmgym")
 
 
 class Sampler(Protocol):
@@ -83,7 +80,6 @@ class TextCollector(Collector):
         self._scales = RewardScales(parts.envs)
         self._env_ids = [config.envs[0].id] * parts.envs.num_envs
         self._totals = {"episodes": 0, "tokens": 0}
-        self._warned = False
         self._metrics = Metrics()
         self._samples: list[dict[str, Any]] = []
 
@@ -123,7 +119,7 @@ class TextCollector(Collector):
             kl_coef=self._shaper.controller.coef,
         )
         rollout = self._rollout(outcome, values)
-        self._note(outcome, phases, iteration)
+        self._note(outcome, phases)
         return rollout
 
     def record(self, experience: Experience) -> None:
@@ -244,7 +240,7 @@ class TextCollector(Collector):
             index=episodes.index,
         )
 
-    def _note(self, outcome: Outcome, phases: Phases, iteration: int) -> None:
+    def _note(self, outcome: Outcome, phases: Phases) -> None:
         counts = torch.stack([outcome.episodes.valid.sum(), outcome.episodes.sampled.sum()])
         episodes, tokens = global_sum(counts).tolist()
         self._totals["episodes"] += episodes
@@ -262,15 +258,6 @@ class TextCollector(Collector):
             }
         )
         self._samples = sample_rows(outcome)
-        deviation = self._metrics.values().get("objective/scores_std", 1.0)
-        if deviation == 0.0 and episodes > 1 and not self._warned and self._world.is_main:
-            self._warned = True
-            logger.warning(
-                "the reward is the same for all %d episodes of iteration %d: there is nothing to "
-                "learn from. Check the reward function, or raise generation.temperature.",
-                episodes,
-                iteration + 1,
-            )
 
 
 def next_values(values: Tensor, episodes: Episodes) -> Tensor:

@@ -94,6 +94,14 @@ def _rewards(values: Mapping[str, float], config: Config) -> dict[str, str]:
             f"{counted(int(failed), 'reward')} failed and {was} left out; above "
             f"{config.ppo.max_error_rate:.0%} of a batch the run stops (--ppo.max-error-rate)."
         )
+    # Numeric episodes that all reach their limit are equal too, and their steps still teach.
+    scored = config.ppo.num_episodes - failed
+    is_equal = values.get("objective/scores_std", 1.0) == 0.0
+    if is_equal and scored > 1 and not config.is_control:
+        said["equal rewards"] = (
+            f"the reward is the same for all {scored:g} episodes: there is nothing to learn from. "
+            "Check the reward function, or raise --generation.temperature."
+        )
     return said
 
 

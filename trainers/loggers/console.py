@@ -21,7 +21,7 @@ from trainers.config import Config
 from trainers.launcher import continuing
 from trainers.loggers.alarms import Alarms
 from trainers.loggers.base import Evaluations, Logger, Stage, Status
-from trainers.loggers.lines import WIDTH, cut, duration, figure, interval, sample, sparkline
+from trainers.loggers.lines import WIDTH, answer, cut, duration, figure, interval, sample, sparkline
 from trainers.loggers.wandb import mode
 from trainers.run_record import read_status
 
@@ -234,7 +234,7 @@ class ConsoleLogger(Logger):
                 self._print(f"  prompt   {cut(str(new.get('prompt', '')), WIDTH - 11)}")
                 for word, row in (("before", old), ("after", new)):
                     reward = f"  reward {figure(row.get('reward', 0.0))}"
-                    said = str(row.get("completion", "")) or "(empty)"
+                    said = answer(str(row.get("completion", "")))
                     text = cut(said, WIDTH - 11 - len(reward))
                     self._print(f"  {word:<8} {text}{reward}")
 

@@ -34,6 +34,11 @@ def cut(text: str, width: int) -> str:
     return f"{line[:head]}...{line[len(line) - (width - 3 - head) :]}"
 
 
+def answer(text: str) -> str:
+    """Return an answer as it is; one that would not be seen, of blanks or nothing, in quotes."""
+    return text if visible(text).strip() else repr(text)
+
+
 def figure(value: float) -> str:
     """Return a figure with three digits that matter: 0.412, 3.1, 1.9k."""
     if abs(value) >= 1000:
@@ -83,6 +88,6 @@ def sample(row: Mapping[str, Any], width: int = WIDTH) -> list[str]:
         said += f" ({', '.join(named)})"
     return [
         f"  prompt   {cut(str(row.get('prompt', '')), width - 11)}",
-        f"  answer   {cut(str(row.get('completion', '')), width - 11)}",
+        f"  answer   {cut(answer(str(row.get('completion', ''))), width - 11)}",
         f"           {cut(said, width - 11)}",
     ]

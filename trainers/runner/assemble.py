@@ -30,6 +30,7 @@ from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.loading import build_critic, count_parameters
 from trainers.runner.session import Session
 from trainers.runner.zero import Zero, loading
+from trainers.shares import check_batch
 
 MOST = 10_000
 Policy = CausalPolicy | SharedActorCritic
@@ -59,7 +60,7 @@ def check_shares(config: Config, world: World) -> None:
     Raises:
         ConfigError: says which.
     """
-    ppo, wanted = config.ppo, config.backend.ranks
+    wanted = config.backend.ranks
     if wanted not in (None, world.size):
         raise ConfigError(
             f"backend.nodes {config.backend.nodes} x backend.gpus {config.backend.gpus} are "
@@ -67,22 +68,7 @@ def check_shares(config: Config, world: World) -> None:
             "where it finds no hostfile, with a warning alone.\n"
             "llmgym launch check --hostfile FILE looks at hosts; --backend.gpus null takes any"
         )
-    if not ppo.num_iterations:
-        return
-    if ppo.num_prompts % world.size:
-        below = ppo.num_prompts // world.size * world.size
-        near = " or ".join(str(n) for n in (below, below + world.size) if n)
-        raise ConfigError(
-            f"ppo.num_prompts {ppo.num_prompts} x ppo.samples_per_prompt {ppo.samples_per_prompt} "
-            f"= {ppo.num_episodes} episodes cannot be shared by {world.size} ranks. Nearest "
-            f"ppo.num_prompts: {near}.\nllmgym plan --gpus {world.size} shows the whole arithmetic"
-        )
-    rows = ppo.num_prompts * ppo.num_steps if config.is_control else ppo.num_episodes
-    if rows % ppo.num_minibatches:
-        raise ConfigError(
-            f"{rows} rows of an iteration do not divide into ppo.num_minibatches "
-            f"{ppo.num_minibatches}. Choose a divisor of {rows}."
-        )
+    check_batch(config, world.size)
 
 
 def check_prompts(config: Config, chat: ChatFormat, *vectors: LLMVectorEnv | None) -> None:

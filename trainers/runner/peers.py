@@ -71,7 +71,7 @@ def watched(folder: RunFolder, world: World, timeout_seconds: float) -> Iterator
         if len(causes) == world.size:  # all of them found the same
             raise
         logs = folder.log_file.parent
-        raise LostRankError(_message(farewells, hosts, logs, timeout_seconds)) from error
+        raise LostRankError(told(farewells, hosts, logs, timeout_seconds)) from error
 
 
 def _parted(logs: Path, world: World, own: Farewell) -> dict[int, Farewell]:
@@ -92,9 +92,17 @@ def _parted(logs: Path, world: World, own: Farewell) -> dict[int, Farewell]:
     return dict(sorted(found.items()))
 
 
-def _message(
+def told(
     farewells: Mapping[int, Farewell], hosts: Sequence[str], logs: Path, timeout_seconds: float
 ) -> str:
+    """Return which rank ended the others, how, and where it left words.
+
+    Args:
+        farewells: what ranks said; one that is missing is lost.
+        hosts: of each rank.
+        logs: the folder of their logs.
+        timeout_seconds: how long they were waited for.
+    """
     causes = {rank: said for rank, said in farewells.items() if said.is_cause}
     silent = [rank for rank in range(len(hosts)) if rank not in farewells]
     heard = next(iter(farewells.values()))
@@ -102,8 +110,8 @@ def _message(
     if causes:
         rank, said = next(iter(causes.items()))
         return (
-            f"rank {rank} ({hosts[rank]}) failed in {said.phase}: {said.error}. Its log: "
-            f"{logs / f'rank_{rank}.log'}\n{ends}"
+            f"rank {rank} ({hosts[rank]}) failed in {said.phase}: {said.error}."
+            f"{_log('Its log', logs, rank)}\n{ends}"
         )
     if not silent:
         return (
@@ -115,6 +123,12 @@ def _message(
     how = f"did not finish {heard.phase} within {timeout_seconds:g} s" if late else ""
     how = how or f"died in {heard.phase}: its connection was closed"
     return (
-        f"rank {who} {how}; the other {len(farewells)} stopped. Last words: "
-        f"{logs / f'rank_{silent[0]}.log'}\n{ends}"
+        f"rank {who} {how}; the other {len(farewells)} stopped."
+        f"{_log('Last words', logs, silent[0])}\n{ends}"
     )
+
+
+def _log(what: str, logs: Path, rank: int) -> str:
+    """Point to the log of a rank, where anything stands in it."""
+    file = logs / f"rank_{rank}.log"
+    return f" {what}: {file}" if file.exists() and file.stat().st_size else ""

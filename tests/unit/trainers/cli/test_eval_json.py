@@ -1,4 +1,4 @@
-"""`llmgym eval --json` is JSON whatever was scored."""
+"""What `llmgym eval` says of whatever was scored, in JSON and in lines."""
 
 import json
 import math
@@ -22,3 +22,12 @@ def test_a_failed_reward_is_called_so_and_takes_no_place_in_a_comparison():
     assert any("reward failed" in line for line in report([("a", scored(math.nan))], "greedy"))
     pair = [("a", scored(math.nan, 1.0)), ("b", scored(1.0, 0.0))]
     assert not any("failed" in line for line in report(pair, "greedy"))
+
+
+def test_an_answer_of_blanks_is_quoted_and_stands_beside_its_reward():
+    rows = tuple({"prompt": "p", "completion": one, "reward": 0.0} for one in ("", "  ", "c"))
+    blank = Evaluation(env="e", mean=0.0, ci_low=0.0, ci_high=0.0, scores=(0.0,) * 3, rows=rows)
+    shown = report([("a", blank)], "greedy")
+    assert [line.split(maxsplit=1)[1] for line in shown if "answer" in line] == [
+        "''  reward 0", "'  '  reward 0", "c  reward 0",
+    ]  # fmt: skip

@@ -87,8 +87,14 @@ def test_the_choice_is_deepspeeds_own(option, text):
         ({"include": "a:x"}, '\'a:x\' must be "NAME" or "NAME:0,1".'),
         ({"include": "a@a:0"}, "a stands there twice"),
         ({"exclude": "a@b@c"}, "leaves no host"),
-        ({"nodes": 4}, "--nodes 4, and the hostfile names 3 hosts. Lower --nodes, or add hosts"),
-        ({"gpus": 2}, "--gpus 2, and c has 1 slot. Lower --gpus, or"),
+        (
+            {"nodes": 4},
+            "names 3 hosts, fewer than the 4 nodes asked for. Add hosts",
+        ),
+        (
+            {"gpus": 2},
+            "c has 1 slot, fewer than the 2 GPUs of a host asked for.",
+        ),
     ],
 )
 def test_a_choice_that_the_hosts_do_not_have_is_refused(options, said):

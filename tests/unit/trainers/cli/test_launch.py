@@ -227,6 +227,73 @@ def test_a_preset_of_a_cluster_divides_among_its_ranks(preset):
         check_shares(config, World())
 
 
+@pytest.fixture
+def hosts(tmp_path):
+    """Write a hostfile of so many hosts, with so many slots each."""
+
+    def written(count, slots=8):
+        file = tmp_path / "hosts"
+        file.write_text("".join(f"n{i} slots={slots}\n" for i in range(1, count + 1)), "utf-8")
+        return ["--hostfile", str(file)]
+
+    return written
+
+
+def test_the_first_hosts_of_a_file_are_taken_as_the_settings_ask(hosts, capsys):
+    words = ["deepspeed", *hosts(3), "--", "llama_8b_1x8_zero3_offload"]
+    assert main(["launch", *words]) == 0
+    said = capsys.readouterr()
+    script = said.out.replace("\\\n    ", "")
+    assert "--num_nodes 1 --num_gpus 8" in script
+    assert "--backend.nodes 1 --backend.gpus 8" in script
+    assert said.err.startswith("used of ")
+    assert said.err.endswith("hosts, with slots: n1 8\n")
+    assert main(["launch", "deepspeed", *hosts(5, 16), "--", "qwen_32b_4x8_zero3_offload"]) == 0
+    said = capsys.readouterr()
+    assert "--ranks 32 --nodes 4 --gpus 8" in said.out.replace("\\\n    ", "")
+    assert "with slots: n1 8, n2 8, n3 8, n4 8\n" in said.err
+
+
+def test_all_hosts_of_a_file_are_taken_where_the_settings_ask_for_none(hosts, capsys):
+    assert main(["launch", "deepspeed", *hosts(2, 4), "--", "quickstart"]) == 0
+    said = capsys.readouterr()
+    assert "--backend.nodes 2 --backend.gpus 4" in said.out.replace("\\\n    ", "")
+    assert said.err == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "slots", "options", "said"),
+    [
+        (3, 8, [], "names 3 hosts, fewer than the 4 nodes asked for. Add hosts to it, or take "
+         "--nodes 3."),
+        (4, 4, [], "n1 has 4 slots, fewer than the 8 GPUs of a host asked for. Correct the file, "
+         "or take --gpus 4."),
+        (4, 8, ["--exclude", "n3"], "ask for 4 x 8 ranks, and the choice leaves 3 x 8: n1 8, n2 8, "
+         "n4 8. Choose others, or end the words behind -- with --nodes 3 --gpus 8"),
+    ],
+)  # fmt: skip
+def test_hosts_that_do_not_fit_the_settings_are_refused(count, slots, options, said, hosts, capsys):
+    words = ["deepspeed", *hosts(count, slots), *options, "--", "qwen_32b_4x8_zero3_offload"]
+    assert main(["launch", *words]) == 2
+    assert said in capsys.readouterr().err
+    if options:
+        assert main(["launch", *words, "--nodes", "3", "--ppo.num-prompts", "240"]) == 0
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_batch_that_ranks_cannot_share_is_refused_as_a_start_would(launcher, capsys):
+    words = [launcher, "--nodes", "3", "--", "llama_8b_1x8_zero3_offload"]
+    assert main(["launch", *words]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    with pytest.raises(ConfigError) as start:
+        check_shares(read([presets()["llama_8b_1x8_zero3_offload"]], {"backend.nodes": 3}),
+                     World(size=24))  # fmt: skip
+    assert said.err == f"ConfigError: {start.value}\n"
+    assert "cannot be shared by 24 ranks. Nearest ppo.num_prompts: 120 or 144." in said.err
+    assert main(["launch", *words, "--ppo.num-prompts", "144"]) == 0
+
+
 def test_hosts_with_unequal_slots_are_refused_until_so_many_of_each_are_chosen(tmp_path, capsys):
     hosts = tmp_path / "hosts"
     hosts.write_text("a slots=3\nb slots=2\n", "utf-8")

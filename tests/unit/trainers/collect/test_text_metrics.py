@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -162,17 +160,12 @@ def test_the_adaptive_controller_sees_nats_per_episode_and_acts_from_the_next_ro
         expected *= 1 + (0.2 if figures["objective/kl"] > 1e-3 else -0.2) * 4 / 40
 
 
-def test_a_constant_reward_is_warned_about_once(chat, caplog):
+def test_a_constant_reward_has_no_spread_to_the_last_bit(chat):
     actor = Actor(policy(chat))
     generator = written_by(actor.policy_module, chat)
-    collector = collector_of(chat, single_turn(lambda sample: 1.0), generator, config())
-
-    with caplog.at_level(logging.WARNING, "llmgym"):
-        collector.collect(actor, 0)
-        collector.collect(actor, 1)
-
-    assert len(caplog.records) == 1
-    assert "the same for all 4 episodes" in caplog.text
+    collector = collector_of(chat, single_turn(lambda sample: 0.1), generator, config())
+    collector.collect(actor, 0)
+    assert collector.metrics().values()["objective/scores_std"] == 0.0
 
 
 def test_metrics_are_those_of_a_flat_recount(chat):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainers.config_files import read
+from trainers.config_files import presets, read
 from trainers.loggers.alarms import LASTING, RISE, WINDOW, Alarms, drifts, wrong
 
 HEALTHY = {
@@ -32,6 +32,7 @@ def fed(alarms, values, times=1):
     ("values", "name", "remedy"),
     [
         ({"rewards/errors": 3.0}, "failed rewards", "--ppo.max-error-rate"),
+        ({"objective/scores_std": 0.0}, "equal rewards", "--generation.temperature"),
         ({"completions/clipped_ratio": 0.6}, "cut responses", "--generation.max-new-tokens 128"),
         ({"completions/eos_ratio": 0.0}, "no end token", "--generation.eos-token-ids"),
         ({"policy/approxkl_avg": 0.2}, "large step", "--ppo.learning-rate 1.5e-06"),
@@ -48,6 +49,15 @@ def test_an_alarm_names_its_remedy_once_it_lasts_and_is_counted(config, values, 
     assert alarms.counts == {name: 5}
 
 
+def test_one_reward_or_those_of_numeric_episodes_may_be_equal(config):
+    equal = HEALTHY | {"objective/scores_std": 0.0}
+    episodes = config.ppo.num_episodes
+    text = wrong(equal | {"rewards/errors": 2.0}, config)["equal rewards"]
+    assert f"all {episodes - 2} episodes" in text
+    assert "equal rewards" not in wrong(equal | {"rewards/errors": episodes - 1.0}, config)
+    assert wrong(equal, read([presets()["cartpole"]])) == {}
+
+
 def test_what_passes_by_itself_starts_to_count_anew(config):
     alarms, name = Alarms(config), "critic worse than the mean"
     for _ in range(3):
@@ -59,7 +69,8 @@ def test_a_critic_with_little_or_nothing_to_explain_raises_no_alarm(config):
     equal = {"value/explained_var": -3.0, "value/return_mean": 50.0, "advantages/std": 0.5}
     assert wrong(equal, config) == {}
     assert list(wrong(equal | {"advantages/std": 5.0}, config)) == ["critic worse than the mean"]
-    assert wrong({"value/explained_var": -3.0, "objective/scores_std": 0.0}, config) == {}
+    flat = {"value/explained_var": -3.0, "objective/scores_std": 0.0}
+    assert list(wrong(flat, config)) == ["equal rewards"]
     assert wrong({"value/explained_var": -0.05}, config) == {}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from trainers.config_files import read
 from trainers.loggers.console import ConsoleLogger
-from trainers.loggers.lines import cut, duration, figure, sparkline, visible
+from trainers.loggers.lines import answer, cut, duration, figure, sample, sparkline, visible
 
 VALUES = {
     "objective/scores": 0.41,
@@ -206,6 +206,16 @@ def test_a_logger_that_never_started_can_close():
 
 def test_text_is_shown_without_control_characters():
     assert visible("a\x1b[31mb\x1b]0;title\x07c\r\nd\u202ee\x00") == "abc de"
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n", "\u200b", "\x1b[31m"])
+def test_an_answer_that_would_not_be_seen_is_quoted(blank):
+    assert answer(blank) == repr(blank)
+    assert sample({"prompt": "p", "completion": blank, "reward": 0.0})[1].endswith(repr(blank))
+
+
+def test_an_answer_that_is_seen_stays_as_it_is():
+    assert answer(" it's 'so' ") == " it's 'so' "
 
 
 def test_long_text_loses_its_middle():
