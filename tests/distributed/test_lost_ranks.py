@@ -61,7 +61,8 @@ def test_one_message_names_rank_phase_and_log(how, message, model, tmp_path):
     assert len(errors) == 1, said
     assert errors[0].startswith(f"LostRankError: {message.format(host=HERE)}")
     log = tmp_path / "a" / "logs" / "attempt_1" / "rank_1.log"
-    assert (str(log) in errors[0]) == (log.stat().st_size > 0)
+    assert str(log) in errors[0]
+    assert ("(empty)" in errors[0]) == (log.stat().st_size == 0)
     assert "Continue with the same command and --resume." in said[0]
     assert read_status(tmp_path / "a")["status"] == "failed"
     assert find(tmp_path / "a" / "checkpoints", "ppo").path.name == "ppo_000001"

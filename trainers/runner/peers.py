@@ -129,6 +129,7 @@ def told(
 
 
 def _log(what: str, logs: Path, rank: int) -> str:
-    """Point to the log of a rank, where anything stands in it."""
+    """Point to the log of a rank, and say where nothing stands in it."""
     file = logs / f"rank_{rank}.log"
-    return f" {what}: {file}" if file.exists() and file.stat().st_size else ""
+    has_words = file.exists() and file.stat().st_size > 0
+    return f" {what}: {file}{'' if has_words else ' (empty)'}"
