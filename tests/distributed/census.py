@@ -11,20 +11,10 @@ import torch.distributed as dist
 
 from tests import tiny
 from tests.distributed.ranks import run_ranks
-from tests.distributed.zero import engines
+from tests.distributed.zero import PLACES, engines
 from trainers.backends.base import learning
 from trainers.plan.state import Holding
 
-PLACES = [
-    (0, "none"),
-    (1, "none"),
-    (2, "none"),
-    (3, "none"),
-    (1, "optimizer"),
-    (2, "optimizer"),
-    (3, "optimizer"),
-    (3, "params"),
-]
 DTYPES = ("float32", "bfloat16")
 SIZES = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 12, "vocab_size": 256}
 """A Llama of 2.2 M parameters, in tensors of which none has more than 2 % of them."""

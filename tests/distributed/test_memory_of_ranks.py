@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.distributed.census import DTYPES, PLACES, held
+from tests.distributed.census import DTYPES, held
 from tests.distributed.ranks import run_ranks
+from tests.distributed.zero import PLACES
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.timeout(1000)]
 FEW = [(1, "none", "bfloat16"), (2, "optimizer", "float32"), (3, "none", "float32")]

@@ -9,21 +9,11 @@ import torch
 from tests import tiny
 from tests.distributed import zero
 from tests.distributed.ranks import run_ranks
+from tests.distributed.zero import PLACES
 from tests.resume.trainee import differences
 
 pytestmark = pytest.mark.deepspeed
 
-PLACES = [
-    (0, "none"),
-    (1, "none"),
-    (2, "none"),
-    (3, "none"),
-    (1, "optimizer"),
-    (2, "optimizer"),
-    (3, "optimizer"),
-    (3, "params"),
-]
-"""Stage and offload: all there are."""
 FEW = [(0, "none"), (2, "none"), (3, "params")]
 
 

@@ -15,6 +15,17 @@ from trainers.distributed import gather
 from trainers.errors import NonFiniteError
 from trainers.ppo import update
 
+PLACES = [
+    (0, "none"),
+    (1, "none"),
+    (2, "none"),
+    (3, "none"),
+    (1, "optimizer"),
+    (2, "optimizer"),
+    (3, "optimizer"),
+    (3, "params"),
+]
+"""Stage and offload: all there are."""
 ROWS = [[6, 0, 3], [1, 2, 4, 5, 7]]
 """The rows of each rank: unequal in number and in tokens."""
 RATES = {"learning_rate": 1e-2, "critic_learning_rate": 1e-2}
