@@ -18,6 +18,7 @@ import numpy as np
 from llmgym.check import JUNK
 from llmgym.errors import LLMGymError, RewardError
 from llmgym.messages import Completion, Message, Sample, Score, Task
+from llmgym.plural import counted
 from llmgym.registry import load
 from llmgym.rewards.base import REWARDS, Reward, score_samples
 from llmgym.rewards.isolate import LATE
@@ -174,7 +175,7 @@ def _failures(answers: Sequence[Answer], reward: Reward, place: str) -> Iterator
         error = str(first.score.error)
         at = "" if " at " in error else _written(reward, place)
         yield (
-            f"{len(those)} of {len(answers)} calls failed, on {rows} row{'s' * (rows > 1)}, first "
+            f"{len(those)} of {len(answers)} calls failed, on {counted(rows, 'row')}, first "
             f"on row {first.row}, response {first.kind} {quoted(first.response)}: "
             f"{cut(error, 300)}{at}. A failed reward is never 0: the sample is left out, and too "
             "many stop the run."
