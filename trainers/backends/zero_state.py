@@ -46,9 +46,9 @@ class ZeroState:
 
     @contextlib.contextmanager
     def _resident(self, group: int, *, writes: bool) -> Iterator[None]:
-        """Have a sub-group of stage 3 in memory, with its moments."""
+        """Have a group in memory, with its moments: at stage 3 it may lie on NVMe."""
         optimizer = self._optimizer
-        if not optimizer._swappable_optimizer_subgroup(group):
+        if self._stage < 3 or not optimizer._swappable_optimizer_subgroup(group):
             yield
             return
         optimizer._optimizer_states_and_gradient_swap_in(group)
@@ -138,11 +138,7 @@ class ZeroState:
         if self._stage == 3 and self._optimizer.swap_optimizer:
             self._optimizer.optimizer_swapper.purge_state()  # it keeps the old ones' names
         for number, master in enumerate(self._masters() if steps else ()):
-            with (
-                self._resident(number, writes=True)
-                if self._stage == 3
-                else contextlib.nullcontext()
-            ):
+            with self._resident(number, writes=True):
                 empty = {kind: torch.zeros_like(master) for kind in MOMENTS[1:]}
                 basic.state[master] = {"step": deepcopy(count), **empty}
         if not is_torch:
