@@ -21,6 +21,7 @@ def place(tmp_path, monkeypatch):
     for name in ("RANK", "WANDB_MODE", "WANDB_API_KEY", "LLMGYM_DATA", "HF_HUB_OFFLINE", "HF_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "builds"))
     return tmp_path
 
 
