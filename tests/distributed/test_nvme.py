@@ -9,6 +9,7 @@ import pytest
 from tests.distributed import zero
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_zero import assert_goes_on, assert_parity
+from trainers.backends.builds import check_locks
 
 pytestmark = [
     pytest.mark.deepspeed,
@@ -26,6 +27,7 @@ def cases(learns, places=PLACES):
 
 @pytest.fixture(autouse=True)
 def nvme(tmp_path, monkeypatch):
+    check_locks()  # ranks of these tests would wait for a killed build without end
     monkeypatch.setenv("LLMGYM_TEST_NVME", str(tmp_path))
     return tmp_path
 

@@ -3,10 +3,21 @@
 import re
 
 import pytest
-import tyro
 
 from tests.docs.pages import PAGES, ROOT, commands, name
-from trainers.cli import VERBS, data, envs, export, launch, play, report, rewards, runs, schema
+from trainers.cli import (
+    VERBS,
+    data,
+    envs,
+    export,
+    launch,
+    options,
+    play,
+    report,
+    rewards,
+    runs,
+    schema,
+)
 from trainers.cli import eval as evaluation
 from trainers.cli.arguments import read_arguments
 from trainers.cli.doctor import Options as Doctor
@@ -37,7 +48,7 @@ def read(verb, words, folder):
         read("train", words[words.index("--") + 1 :], folder)
         words = words[: words.index("--")]
     if verb in OPTIONS:
-        return tyro.cli(OPTIONS[verb], args=words)
+        return options.read(OPTIONS[verb], words, verb)
     launch = read_arguments(words, verb)
     for file in launch.files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)

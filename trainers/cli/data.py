@@ -13,6 +13,7 @@ from llmgym.errors import TaskSourceError
 from llmgym.messages import Message
 from llmgym.plural import counted
 from llmgym.survey import Survey, percentiles, shown, sibling_of, surveyed
+from trainers.cli.options import read
 from trainers.config import Config, GenerationConfig, ModelConfig
 from trainers.errors import ConfigError
 
@@ -188,7 +189,7 @@ def again(argv: Sequence[str]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Look at a file; 1 if a run would stop on it."""
-    options = tyro.cli(Options, args=argv, prog="llmgym data")
+    options: Options = read(Options, argv, "data")
     if not options.file.is_file():
         raise ConfigError(
             f"there is no file {options.file}. Give a .jsonl, .parquet, .csv or .tsv."

@@ -15,9 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from trainers.backends.builds import stale_locks
+from trainers.cli.options import read
 from trainers.loggers.credentials import has_credentials
 
 DISTRIBUTION = "llmgym-rl"
@@ -246,7 +245,7 @@ PARTS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 def main(argv: Sequence[str]) -> int:
     """Print every finding; 1 if one fails."""
-    options = tyro.cli(Options, args=argv, prog="llmgym doctor")
+    options: Options = read(Options, argv, "doctor")
     findings = [finding for part in PARTS for finding in part()]
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))

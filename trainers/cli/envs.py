@@ -12,6 +12,7 @@ from llmgym import registry
 from llmgym.check import JUNK, check
 from llmgym.env import LLMEnv
 from llmgym.plural import counted
+from trainers.cli.options import read
 from trainers.cli.scaffold import files_of, id_of, scaffold
 from trainers.config_files import typed
 from trainers.errors import ConfigError
@@ -158,7 +159,7 @@ def new(command: New) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run list, show, check or new."""
-    command = tyro.cli(Command, args=argv, prog="llmgym envs")  # type: ignore[arg-type]
+    command: Command = read(Command, argv, "envs")
     if isinstance(command, New):
         return new(command)
     registry.load_plugins(command.plugins)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from llmgym.plural import counted
+from trainers.cli.options import Target, read
 from trainers.config import Config, EnvConfig
 from trainers.errors import ConfigError
 from trainers.loggers.lines import WIDTH, answer, cut, figure, interval
@@ -23,7 +24,7 @@ ROWS = 6
 class Options:
     """Score a model on held-out tasks, with its 95 % interval."""
 
-    target: tyro.conf.Positional[str | None] = None
+    target: Target = None
     """A run folder, a model folder or a hub id; the newest run without one."""
     env: str | None = None
     """Another environment than the run's."""
@@ -118,7 +119,7 @@ def _answer(word: str, completion: object, reward: float) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Print scores."""
-    options = tyro.cli(Options, args=argv, prog="llmgym eval")
+    options: Options = read(Options, argv, "eval")
     from llmgym.registry import load_plugins
     from trainers.cli.targets import target_of
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import tyro
 
+from trainers.cli.options import Target, read
 from trainers.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-5
@@ -18,7 +19,7 @@ TOLERANCE = 1e-5
 class Options:
     """Copy a run's model as a Hugging Face folder and check that it computes the same."""
 
-    target: tyro.conf.Positional[str | None] = None
+    target: Target = None
     """A run folder; the newest run without one."""
     out: Path = tyro.MISSING
     """The folder to write; it must not exist."""
@@ -79,7 +80,7 @@ def difference(source: Path, out: Path) -> float:
 
 def main(argv: Sequence[str]) -> int:
     """Copy, check, and say where."""
-    options = tyro.cli(Options, args=argv, prog="llmgym export")
+    options: Options = read(Options, argv, "export")
     from trainers.cli.targets import target_of
 
     target = target_of(options.target, "best" if options.best else "model")

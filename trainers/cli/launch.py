@@ -17,6 +17,7 @@ from llmgym.plural import counted
 from trainers.cli.arguments import Launch, read_arguments
 from trainers.cli.hostfile import check_reachable, chosen, count, read_hostfile, told
 from trainers.cli.launch_scripts import SCRIPTS, Job
+from trainers.cli.options import read
 from trainers.cli.train import config_of
 from trainers.config import Config
 from trainers.errors import ConfigError
@@ -160,7 +161,7 @@ def main(argv: Sequence[str]) -> int:
     own, words = ([*argv], [])
     if "--" in own:
         own, words = own[: own.index("--")], own[own.index("--") + 1 :]
-    options = tyro.cli(Options, args=own, prog="llmgym launch")
+    options: Options = read(Options, own, "launch")
     _check_options(options)
     if options.launcher == "check":
         return _check(options)

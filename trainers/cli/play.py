@@ -7,6 +7,7 @@ from typing import Protocol
 
 import tyro
 
+from trainers.cli.options import Target, read
 from trainers.config import EnvConfig
 from trainers.errors import ConfigError
 from trainers.loggers.lines import answer, figure, visible
@@ -18,7 +19,7 @@ HELP = "Enter: the next task. Text: your own prompt. End with Ctrl-D."
 class Options:
     """Watch a model answer held-out tasks, or your own words, with its reward."""
 
-    target: tyro.conf.Positional[str | None] = None
+    target: Target = None
     """A run folder, a model folder or a hub id; the newest run without one."""
     env: str | None = None
     """Another environment than the run's."""
@@ -58,7 +59,7 @@ def rewarded(reward: float, parts: dict[str, float]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Show the first task, then follow what is typed."""
-    options = tyro.cli(Options, args=argv, prog="llmgym play")
+    options: Options = read(Options, argv, "play")
     from llmgym.registry import load_plugins
     from trainers.cli.targets import target_of
 

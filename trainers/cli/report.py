@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+
+from trainers.cli.options import read
 
 
 @dataclass(frozen=True)
 class Options:
     """Write report.html of a run, or the comparison of several; no script, no network."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]")] = ()
     """Run folders; the newest run without one, a comparison of several."""
     out: Path | None = None
     """The page; report.html in the run, or comparison.html beside the first of several."""
@@ -19,7 +22,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """Write the page and print its path."""
-    options = tyro.cli(Options, args=argv, prog="llmgym report")
+    options: Options = read(Options, argv, "report")
     from trainers.cli.targets import newest_run
     from trainers.run_record import check_run
 

@@ -16,6 +16,7 @@ from llmgym.rows import Columns
 from llmgym.tables import read_table
 from llmgym.tasks import TaskList, from_file, from_list
 from trainers.cli.envs import arguments
+from trainers.cli.options import read
 from trainers.errors import ConfigError
 
 MOST_CHARACTERS = 48
@@ -151,7 +152,7 @@ def following(options: Options) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Try a reward; 1 if a run would stop on it."""
-    options = tyro.cli(Options, args=argv, prog="llmgym rewards")
+    options: Options = read(Options, argv, "rewards")
     load_plugins(options.plugins)
     spec = specification(options)
     if "model" in spec:

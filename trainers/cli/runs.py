@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from trainers.cli.options import read
 from trainers.config_files import flat
 from trainers.errors import ConfigError
 from trainers.report.panels import FINAL
@@ -187,7 +188,7 @@ def told(found: Mapping[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Run list or diff."""
-    command = tyro.cli(Command, args=argv, prog="llmgym runs")  # type: ignore[arg-type]
+    command: Command = read(Command, argv, "runs")
     if isinstance(command, List):
         rows = ordered(listed(command.folder), command.sort)
         width = shutil.get_terminal_size((WIDTH, 0)).columns

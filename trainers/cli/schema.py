@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
 from trainers import config_schema as schema
+from trainers.cli.options import read
 from trainers.config import SCHEMA, Config
 from trainers.config_files import parse
 from trainers.errors import ConfigError
@@ -55,7 +54,7 @@ def _default(path: schema.Path) -> Any:  # noqa: ANN401
 
 def main(argv: Sequence[str]) -> int:
     """Print the schema."""
-    options = tyro.cli(Options, args=argv, prog="llmgym schema")
+    options: Options = read(Options, argv, "schema")
     if options.field is None:
         print(json.dumps(schema.root(), indent=1))
     else:
