@@ -6,6 +6,7 @@ MASTER_PORT, where the ranks meet. Starts no process.
 
 import gc
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -209,6 +210,7 @@ def from_main(work: Callable[[], Item]) -> Item:
     """Do `work` on rank 0 alone; return its picklable result, or raise its error, on every rank.
 
     An error that left rank 0 alone would let the others wait for it until their time is over.
+    One that cannot be sent is a `BackendError` with its words on the other ranks.
     """
     if not dist.is_initialized():
         return work()
@@ -216,12 +218,27 @@ def from_main(work: Callable[[], Item]) -> Item:
     if dist.get_rank() == 0:
         try:
             outcome = work()
-        except (ValueError, RuntimeError, OSError) as error:
-            outcome = _Failed(error)
+        except Exception as error:
+            broadcast(_Failed(_sendable(error)))
+            raise
     outcome = broadcast(outcome)
     if isinstance(outcome, _Failed):
         raise outcome.error
     return outcome
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error that another rank can read: itself, or its words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - classes of strangers raise anything here
+        return BackendError(f"rank 0 failed: {type(error).__name__}: {error}")
+    return error
+
+
+def dealt(items: Sequence[Item]) -> Sequence[Item]:
+    """Return this rank's share of items that are dealt out over all ranks, one after another."""
+    return items[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else items
 
 
 def is_main() -> bool:

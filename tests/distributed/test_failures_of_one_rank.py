@@ -8,7 +8,7 @@ from tests import tiny
 from tests.distributed.ranks import run_ranks
 from trainers.config_files import read
 from trainers.distributed import from_main
-from trainers.errors import CheckpointError
+from trainers.errors import BackendError, CheckpointError
 from trainers.runner import run
 
 LEARNS = {
@@ -50,9 +50,37 @@ def learned(folder, place):
     return "nothing"
 
 
-@pytest.mark.parametrize("error", [OSError(28, "no space"), CheckpointError("a"), ValueError("b")])
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "no space"), CheckpointError("a"), ValueError("b"), KeyError("c"), TypeError("d")],
+)
 def test_an_error_of_rank_0_is_raised_on_every_rank(error):
     assert run_ranks(asked_of_main, error, timeout=120) == [repr(error)] * 2
+
+
+class Unsendable(Exception):
+    """Pickled well, and not read back: it takes two words and remembers one."""
+
+    def __init__(self, file, why):
+        super().__init__(f"{file} is {why}")
+
+
+def met_by_main(why):
+    """What this rank hears of an error that is not read back on another."""
+
+    def work():
+        raise Unsendable("a.jsonl", why)
+
+    try:
+        from_main(work)
+    except (Unsendable, BackendError) as heard:
+        return f"{type(heard).__name__}: {heard}"
+
+
+def test_an_error_that_cannot_be_sent_is_told_in_words():
+    main, other = run_ranks(met_by_main, "torn", timeout=120)
+    assert main == "Unsendable: a.jsonl is torn"
+    assert other == f"BackendError: rank 0 failed: {main}"
 
 
 @pytest.mark.parametrize("place", ["supervised", "text"])

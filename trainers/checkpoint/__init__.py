@@ -23,17 +23,18 @@ from trainers.checkpoint.manifest import (
     FORMAT,
     MANIFEST,
     NAME,
+    damage,
     fingerprint,
     fsync,
+    outline,
     published,
     read_manifest,
     sequence_of,
     size_of,
-    verify,
     write_manifest,
 )
 from trainers.checkpoint.state_files import State, read_state, write_state
-from trainers.distributed import World, broadcast, from_main, gather
+from trainers.distributed import World, dealt, from_main, gather
 from trainers.errors import CheckpointError
 
 MAX_FAILURES = 3
@@ -164,8 +165,9 @@ def save(
     draft = folder / f"{name}.tmp"
     try:
         vote(name, attempt(lambda: stage(draft)) if world.is_main else None)
-        vote(name, attempt(lambda: write(draft, parts, own, world)))
-        files = seal(draft, name, world)
+        mine: list[str] = []
+        vote(name, attempt(lambda: mine.extend(write(draft, parts, own, world))))
+        files = seal(draft, name, mine)
         body = {"format": FORMAT, "name": name, "identity": identity, "files": files}
         vote(name, attempt(lambda: write_manifest(draft, body)) if world.is_main else None)
         vote(name, attempt(lambda: publish(draft)) if world.is_main else None)
@@ -212,28 +214,32 @@ def stage(draft: Path) -> None:
     draft.mkdir(mode=0o700)
 
 
-def write(draft: Path, parts: Mapping[str, State], own: Mapping[str, Any], world: World) -> None:
-    """Write what this rank holds; tensors are read back only where they are needed."""
+def write(
+    draft: Path, parts: Mapping[str, State], own: Mapping[str, Any], world: World
+) -> list[str]:
+    """Write what this rank holds and return the files."""
     if not draft.is_dir():
         raise OSError(f"{draft} of rank 0 is not seen here: runs need a shared filesystem")
-    for part, state in parts.items():
-        write_state(state, draft, f"{part}.rank_{world.rank}")
-    write_state(own, draft, f"rank_{world.rank}")
+    named = {f"{part}.rank_{world.rank}": state for part, state in parts.items()}
+    named[f"rank_{world.rank}"] = own
+    return [file for part, state in named.items() for file in write_state(state, draft, part)]
 
 
-def seal(draft: Path, name: str, world: World) -> dict[str, list[Any]]:
-    """Make what was written durable and return file -> [size in bytes, SHA-256].
+def seal(draft: Path, name: str, mine: Sequence[str]) -> dict[str, list[Any]]:
+    """Make what was written durable and return file -> [size in bytes, SHA-256] of all ranks.
 
-    The files are dealt out over the ranks.
+    Each rank answers for the files it wrote: a listing on another host may be out of date.
+
+    Args:
+        mine: the files that this rank wrote.
 
     Raises:
-        CheckpointError: on every rank, if a file cannot be made durable.
+        CheckpointError: on every rank, if a file is gone or cannot be made durable.
     """
-    files = broadcast(sorted(os.listdir(draft)) if world.is_main else [])
     sealed: dict[str, list[Any]] = {}
 
     def work() -> None:
-        for file in files[world.rank :: world.size]:
+        for file in mine:
             fsync(draft / file)
             sealed[file] = fingerprint(draft / file)
 
@@ -285,17 +291,40 @@ def discard(path: Path) -> None:
 
 
 def find(folder: Path, prefix: str) -> Found | None:
-    """Return the newest whole checkpoint; rank 0 decides for all. None: none was ever published.
+    """Return the newest whole checkpoint, the same on every rank. None: none was ever published.
 
     Raises:
         CheckpointError: on every rank, if there are some and none is whole; says why.
     """
-    outcome = from_main(lambda: _find(folder, prefix))
-    if isinstance(outcome, str):
-        raise CheckpointError(outcome)
-    for said in outcome.passed_over if outcome else ():
-        _log.warning("passed over %s", said)
-    return outcome
+    problems: list[str] = []
+    for path in from_main(lambda: sorted(published(folder, prefix), key=sequence_of, reverse=True)):
+        problem = verify(path)
+        match = NAME.fullmatch(path.name)
+        if problem is None and match:
+            for said in problems:
+                _log.warning("passed over %s", said)
+            return Found(path=path, number=int(match[2]), passed_over=tuple(problems))
+        problems.append(f"{path}: {problem}")
+    if not problems:
+        return None
+    raise CheckpointError(
+        f"none of the checkpoints in {folder} is whole:\n  " + "\n  ".join(problems) + "\n"
+        "Restore one from a copy, or start anew with --clean."
+    )
+
+
+def verify(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint, None if it is whole; called by every rank.
+
+    Rank 0 looks at names and sizes. Reading all bytes takes long: they are dealt out over the
+    ranks, the largest files first, so that each has about as much to read.
+    """
+    files, problem = from_main(lambda: outline(path))
+    if problem is not None:
+        return problem
+    largest_first = sorted(files.items(), key=lambda item: item[1][0], reverse=True)
+    found = [damage(path, file, digest) for file, (_, digest) in dealt(largest_first)]
+    return next((one for part in gather(found) for one in part if one), None)
 
 
 def check_at(path: Path) -> None:
@@ -318,13 +347,13 @@ def _cannot(path: Path, problem: str | None) -> str:
 
 
 def find_at(path: Path) -> Found:
-    """Return the checkpoint at `path`, which must be whole; rank 0 decides for all.
+    """Return the checkpoint at `path`, which must be whole; the same on every rank.
 
     Raises:
         CheckpointError: on every rank, if it is broken or not one of ours.
     """
     match = NAME.fullmatch(path.name)
-    problem = from_main(lambda: verify(path)) if match else "its name is no checkpoint's"
+    problem = verify(path) if match else "its name is no checkpoint's"
     if problem is not None or match is None:
         raise CheckpointError(_cannot(path, problem))
     return Found(path=path, number=int(match[2]))
@@ -349,22 +378,6 @@ def load(path: Path, rank: int = 0) -> Loaded:
         parts={part: [states[n] for n in sorted(states)] for part, states in ranks.items()},
         own=read_state(path, mine),
         identity=manifest["identity"],
-    )
-
-
-def _find(folder: Path, prefix: str) -> Found | str | None:
-    problems = []
-    for path in sorted(published(folder, prefix), key=sequence_of, reverse=True):
-        problem = verify(path)
-        match = NAME.fullmatch(path.name)
-        if problem is None and match:
-            return Found(path=path, number=int(match[2]), passed_over=tuple(problems))
-        problems.append(f"{path}: {problem}")
-    if not problems:
-        return None
-    return (
-        f"none of the checkpoints in {folder} is whole:\n  " + "\n  ".join(problems) + "\n"
-        "Restore one from a copy, or start anew with --clean."
     )
 
 

@@ -4,10 +4,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
+
+Files = Mapping[str, Sequence[Any]]
+"""Name -> [size in bytes, SHA-256]."""
 
 FORMAT = "llmgym-checkpoint-2"
 MANIFEST = "manifest.json"
@@ -32,22 +35,30 @@ def write_manifest(draft: Path, body: Mapping[str, Any]) -> None:
     fsync(draft)
 
 
-def verify(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, None if it is whole."""
+def outline(path: Path) -> tuple[Files, str | None]:
+    """Return a checkpoint's files, and what is wrong as far as names and sizes tell."""
     if not path.is_dir():
-        return "no such folder"
+        return {}, "no such folder"
     manifest = read_manifest(path)
     if manifest is None:
-        return f"it has no valid {MANIFEST}"
+        return {}, f"it has no valid {MANIFEST}"
+    files: Files = manifest["files"]
     there = {entry.name for entry in path.iterdir()} - {MANIFEST}
-    for file in sorted(there ^ manifest["files"].keys()):
-        return f"{file} is {'not of it' if file in there else 'missing'}"
-    for file, (size, digest) in manifest["files"].items():
+    for file in sorted(there ^ files.keys()):
+        return files, f"{file} is {'not of it' if file in there else 'missing'}"
+    for file, (size, _) in files.items():
         if (path / file).stat().st_size != size:
-            return f"{file} has {(path / file).stat().st_size} bytes, not {size}"
-        if fingerprint(path / file)[1] != digest:
-            return f"{file} is damaged: its SHA-256 differs"
-    return None
+            return files, f"{file} has {(path / file).stat().st_size} bytes, not {size}"
+    return files, None
+
+
+def damage(path: Path, file: str, digest: str) -> str | None:
+    """Return what is wrong with the bytes of a checkpoint's file; it is read whole."""
+    try:
+        is_whole = fingerprint(path / file)[1] == digest
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror}"
+    return None if is_whole else f"{file} is damaged: its SHA-256 differs"
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

@@ -24,8 +24,8 @@ _PLAIN = (type(None), bool, int, str)
 _TAG, _VALUE = "$", "v"
 
 
-def write_state(state: State, folder: Path, part: str) -> None:
-    """Write a state as `part`.json and, if it holds tensors, `part`.safetensors.
+def write_state(state: State, folder: Path, part: str) -> list[str]:
+    """Write a state as `part`.json and, if it holds tensors, `part`.safetensors; return which.
 
     Raises:
         TypeError: a value that cannot be written without loss; names where it is.
@@ -35,8 +35,10 @@ def write_state(state: State, folder: Path, part: str) -> None:
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_encoded(state, part, tensors), allow_nan=False, indent=0)
     (folder / f"{part}.json").write_text(text, encoding="ascii")
-    if tensors:
-        save_file(_unshared(tensors), folder / f"{part}.safetensors")
+    if not tensors:
+        return [f"{part}.json"]
+    save_file(_unshared(tensors), folder / f"{part}.safetensors")
+    return [f"{part}.json", f"{part}.safetensors"]
 
 
 def read_state(folder: Path, part: str) -> dict[str, Any]:

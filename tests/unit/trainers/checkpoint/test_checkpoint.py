@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trainers import checkpoint
-from trainers.checkpoint import Saver, checkpoint_name, find, find_at, load
+from trainers.checkpoint import Saver, checkpoint_name, find, find_at, load, manifest
 from trainers.distributed import World
 from trainers.errors import CheckpointError
 
@@ -202,6 +202,44 @@ def test_a_rank_that_does_not_see_the_folder_says_so(folder):
     folder.mkdir()
     with pytest.raises(OSError, match="shared filesystem"):
         checkpoint.write(folder / "ppo_000001.tmp", {}, {}, World(rank=1, size=2))
+
+
+def test_a_listing_that_is_out_of_date_loses_no_file(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", lambda _: ["rank_0.json"])
+        path = save(folder, 1)
+    assert find_at(path).number == 1
+    assert load(path).parts["state"][0] == {"iteration": 1}
+
+
+def test_a_file_that_is_gone_after_it_was_written_fails_the_save(folder, monkeypatch):
+    real = checkpoint.write_state
+
+    def lost(state, draft, part):
+        names = real(state, draft, part)
+        (draft / names[0]).unlink()
+        return names
+
+    monkeypatch.setattr(checkpoint, "write_state", lost)
+    with pytest.raises(CheckpointError, match=r"\(rank 0: .*No such file.*rank_0\.json"):
+        saver(folder).save("ppo_000001", parts={}, own={}, must=True)
+    assert names(folder) == []
+
+
+def test_one_that_cannot_be_read_is_passed_over(folder, monkeypatch):
+    save(folder, 1)
+    worn = save(folder, 2) / "policy.rank_0.safetensors"
+    real = manifest.fingerprint
+
+    def read(file):
+        if file == worn:
+            raise OSError(5, "Input/output error")
+        return real(file)
+
+    monkeypatch.setattr(manifest, "fingerprint", read)
+    found = find(folder, "ppo")
+    assert found.number == 1
+    assert f"{worn.name} cannot be read: Input/output error" in found.passed_over[0]
 
 
 def test_short_space_is_noticed_before_writing(folder, monkeypatch):
