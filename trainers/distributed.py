@@ -87,7 +87,9 @@ def start(world: World, timeout_seconds: float, *, even_alone: bool = False) -> 
             os.environ.setdefault(name, value)  # deepspeed reads them
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage] - not in its __all__
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(world.device)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=limit)
         return
     if not torch.cuda.is_available():
         _meet(world, "gloo", limit)

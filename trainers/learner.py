@@ -169,6 +169,12 @@ class Learner:
             for engine in moved:
                 engine.reload()
 
+    def close(self) -> None:
+        """Give the memory of both engines back; the last call."""
+        for engine in (self._policy, self._critic):
+            if engine is not None:
+                engine.close()
+
     def micro_batches(self, experience: Experience) -> list[Experience]:
         """Split a minibatch by token budget, each part trimmed to its own width.
 

@@ -172,3 +172,16 @@ def test_moments_that_leave_between_phases_come_back_to_the_last_bit():
             stayed, left = found[case]
             assert any(state.any() for state in left[3]["policy"]["optimizer"]["exp_avg"].values())
             assert differences(stayed, left) == []
+
+
+def test_an_engine_that_is_closed_leaves_nothing_in_memory():
+    chosen = [
+        (*place, learns, dtype)
+        for place in zero.PLACES
+        for learns, dtype in (("separate", "float32"), ("lora", "bfloat16"))
+    ]
+    for found in run_ranks(zero.left, chosen):
+        for case in chosen:
+            alive, known = found[case]
+            assert alive == 0, case
+            assert known > 10

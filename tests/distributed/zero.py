@@ -1,7 +1,9 @@
 """A learner on DeepSpeed, and what a few updates of it leave behind; run at two ranks."""
 
+import gc
 import os
 import random
+import weakref
 from dataclasses import replace
 from unittest import mock
 
@@ -118,6 +120,26 @@ def settings(learns):
     lora = 3 if learns.startswith("lora") else 0
     critic = learns.removeprefix("lora").strip() or "separate"
     return tiny.settings(critic=critic, lora=lora, entropy_coef=0.1, **RATES)
+
+
+def left(cases):
+    """For each case: how many of what its engines held live on when they are closed, and of all."""
+    found = {}
+    for case in cases:
+        learner = built(case)[0]
+        updates(learner, settings(case[2]), 1)
+        held = [one for one in (learner._policy, learner._critic) if one]
+        known = [weakref.ref(one._engine) for one in held]
+        known += [weakref.ref(one._engine.optimizer) for one in held]
+        for one in held:
+            parameters = list(one.module.parameters())
+            pieces = [parameter.ds_tensor for parameter in parameters if case[0] == 3]
+            known += map(weakref.ref, pieces or parameters)
+        learner.close()
+        del learner, held, one, parameters, pieces
+        gc.collect()
+        found[case] = sum(ref() is not None for ref in known), len(known)
+    return found
 
 
 def trained(cases, count, splits=None):

@@ -98,6 +98,13 @@ class Engine(ABC):
     def reload(self) -> None:
         """Undo `offload`."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Give the memory of optimizer and gradients back, and that of weights shared out.
+
+        The last call. The bare model keeps what weights it has.
+        """
+
 
 def fill(target: Tensor, start: int, name: str, pieces: Sequence[tuple[int, Tensor]]) -> None:
     """Copy into `target` [n], the numbers of a tensor from `start` on, what pieces hold of it.

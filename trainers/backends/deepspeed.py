@@ -11,6 +11,7 @@ The only file that imports deepspeed. Four things DeepSpeed 0.19 does another wa
 """
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -106,8 +107,8 @@ def needs_torch_adam(offload: str) -> bool:
     """Tell whether DeepSpeed's own Adam cannot be built here, so that torch's takes its place."""
     if not torch.cuda.is_available():
         return True
-    compiler = "nvcc" if offload == "none" else "g++"
-    missing = [tool for tool in ("ninja", compiler) if shutil.which(tool) is None]
+    tools = ("ninja", "g++", *(["nvcc"] if offload == "none" else []))
+    missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         _log.warning("no %s: torch's Adam takes the place of DeepSpeed's", " and no ".join(missing))
     return bool(missing)
@@ -344,3 +345,14 @@ class DeepSpeedEngine(Engine):
             self._engine.reload_states()
             if self._steps:  # moments come with the first step
                 self._state.link_moments()  # it links masters alone
+
+    def close(self) -> None:
+        """Give all its memory back; at stage 3 the bare model's weights are gone for good."""
+        self._engine.destroy()  # what hangs on the gradients' accumulators, which nobody sees
+        for parameter in self._module.parameters():
+            vars(parameter).clear()  # its piece, and ways to the optimizer
+        for layer in self._module.modules():
+            layer._forward_hooks.clear()
+            layer._forward_pre_hooks.clear()
+        del self._engine, self._state
+        gc.collect()  # the rest are circles

@@ -171,6 +171,11 @@ class TorchEngine(Engine):
         """Move AdamW's moments back."""
         self._move_moments(self._device)
 
+    def close(self) -> None:
+        """Give the memory of moments and gradients back."""
+        self._optimizer.state.clear()
+        self._optimizer.zero_grad(set_to_none=True)
+
 
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)

@@ -5,6 +5,7 @@ Everything that a setting can get wrong is refused here, before weights load. No
 """
 
 import copy
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,10 @@ from llmgym.vector import LLMVectorEnv
 from trainers.backends.base import Engine
 from trainers.backends.deepspeed import DeepSpeedEngine, frozen
 from trainers.backends.torch import OptimizerSettings, TorchEngine
+from trainers.checkpoint.identity import same_everywhere
 from trainers.collect.base import Reference
 from trainers.config import Config, ModelConfig
-from trainers.distributed import World
+from trainers.distributed import World, limit_waits
 from trainers.errors import ConfigError
 from trainers.generation.transformers import WeightSource
 from trainers.learner import BasePolicy, FrozenPolicy, Learner
@@ -140,7 +142,12 @@ class Devices:
         placed: dict[str, Any] = {"name": name, "device": self.device, "dtype": self.dtype}
         if self.zero is None:
             return TorchEngine(module, settings, **placed)
-        return DeepSpeedEngine(module, settings, **placed, json=self.zero.trained(settings))
+        given = self.zero.trained(settings)
+        adamw = json.dumps(given["optimizer"])
+        same_everywhere(**{f"optimizer of the {name}": adamw})  # one host may lack a compiler
+        made = DeepSpeedEngine(module, settings, **placed, json=given)
+        limit_waits(self.zero.config.backend.timeout_seconds)
+        return made
 
     def frozen(self, module: nn.Module) -> nn.Module:
         """Place a module that does not train; it is shared out where the policy is."""

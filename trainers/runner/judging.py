@@ -96,6 +96,7 @@ def train_reward_model(session: Session) -> dict[str, float]:
     engine = devices.engine(model, _optimizer(config), "judge")
     metrics = _learn(session, engine, learned, judging, parts["holdout"])
     if metrics is None:
+        engine.close()
         return {}
     verdicts = {name: judge(engine, part, learned, judging) for name, part in parts.items() if part}
     for name, verdict in verdicts.items():
@@ -109,6 +110,7 @@ def train_reward_model(session: Session) -> dict[str, float]:
     trained = whole(engine)
     assert isinstance(trained, Judge)
     from_main(lambda: export_judge(folder, trained, tokenizer, card))
+    engine.close()
     return metrics
 
 

@@ -8,7 +8,7 @@ from llmgym.errors import RewardError
 from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.collect.base import Collector
-from trainers.distributed import gather, limit_waits, phase
+from trainers.distributed import gather, phase
 from trainers.errors import CheckpointError, ConfigError
 from trainers.learner import Learner
 from trainers.ppo import train
@@ -52,7 +52,6 @@ def improve(session: Session, training: Training) -> dict[str, float]:
         ConfigError: it has made more iterations than it is to make.
     """
     config, total = session.config, session.config.ppo.num_iterations
-    limit_waits(config.backend.timeout_seconds)
     begin = _continued(session, training)
     if begin > total:
         raise ConfigError(
@@ -143,7 +142,6 @@ def _finish(problem: str | None) -> None:
 
 @phase("save")
 def _save(session: Session, training: Training, step: int, *, must: bool) -> None:
-    problem = _written(training, ["model", "critic"])
     session.save(
         "ppo",
         step,
@@ -151,5 +149,6 @@ def _save(session: Session, training: Training, step: int, *, must: bool) -> Non
         own={"collector": training.collector.state_dict()},
         must=must,
     )
+    problem = _written(training, ["model", "critic"])  # last: a start can make up for it
     if must:
         _finish(problem)

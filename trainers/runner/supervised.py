@@ -8,6 +8,7 @@ from llmgym.plural import counted
 from llmgym.survey import few
 from llmgym.vector import LLMVectorEnv
 from trainers import sft
+from trainers.backends.base import Engine
 from trainers.backends.torch import OptimizerSettings
 from trainers.config import Config, TokenizerConfig
 from trainers.demonstrations import Demonstration, Example, demonstrations, tokenize
@@ -71,7 +72,7 @@ def base_model(
         if config.backend.gradient_checkpointing:
             enable_checkpointing(policy.model)
         session.note("model", f"{_origin(config)}, {count_parameters(policy) / 1e6:.1f} M")
-        learned = _learn(session, policy, examples) if examples else policy
+        learned = _learned(session, policy, examples) if examples else policy
         if learned is None:
             return None
         said = card(session, config.model.path)
@@ -119,15 +120,15 @@ def _examples(session: Session, chat: ChatFormat, shown: Sequence[Demonstration]
     return examples
 
 
-def _learn(
+def _learned(
     session: Session, policy: CausalPolicy, examples: Sequence[Example]
 ) -> CausalPolicy | None:
     """Run the supervised stage and return what learned; None if it was asked to stop before.
 
     Where weights are shared out over ranks, or adapters merged, rank 0 has them all.
     """
-    config, world = session.config, session.world
-    devices = Devices.of(config, world, policy)
+    config = session.config
+    devices = Devices.of(config, session.world, policy)
     if config.model.lora.rank and config.model.path is not None:  # a fresh one learns whole
         session.identify(base=weights_digest(policy.model))  # in no checkpoint
         adapt(policy.model, config.model.lora, seed=config.run.seed)
@@ -140,6 +141,16 @@ def _learn(
         ),
         "policy",
     )
+    is_done = _learn(session, engine, examples)
+    learned = whole(engine) if is_done else None
+    engine.close()  # PPO makes engines of its own
+    assert learned is None or isinstance(learned, CausalPolicy)
+    return learned
+
+
+def _learn(session: Session, engine: Engine, examples: Sequence[Example]) -> bool:
+    """Take the steps; False if it was asked to stop before the last."""
+    config, world = session.config, session.world
     train, held_out = sft.split(examples, config.sft.holdout, config.run.seed)
     total, begin = num_steps(len(train), config.sft), 0
     session.note(
@@ -159,7 +170,5 @@ def _learn(
         if stop or step % (total // config.sft.num_epochs) == 0 or session.save_is_overdue():
             session.save("sft", step, parts={"engine": engine.state_dict()}, own={}, must=stop)
         if stop and step < total:
-            return None
-    learned = whole(engine)
-    assert isinstance(learned, CausalPolicy)
-    return learned
+            return False
+    return True

@@ -61,7 +61,10 @@ def train_text(
         started = base_model(session, envs, held_out)
         if started is None:
             return {}
-        return improve(session, TextTraining(session, started, envs=envs, held_out=held_out))
+        training = TextTraining(session, started, envs=envs, held_out=held_out)
+        figures = improve(session, training)
+        training.learner.close()
+        return figures
     finally:
         envs.close()
         if held_out is not None:
