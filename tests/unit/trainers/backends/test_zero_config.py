@@ -242,7 +242,8 @@ def test_settings_without_effect_are_refused(changes, said):
     ("offload", "tools", "said"),
     [
         ("optimizer", {"ninja"}, "no g++: torch's Adam takes the place of DeepSpeed's"),
-        ("none", {"nvcc"}, "no ninja: torch's Adam takes the place of DeepSpeed's"),
+        ("none", {"nvcc"}, "no ninja and no g++: torch's Adam takes the place of DeepSpeed's"),
+        ("none", {"ninja", "g++"}, "no nvcc: torch's Adam takes the place of DeepSpeed's"),
         ("optimizer", {"ninja", "g++"}, None),
     ],
 )
