@@ -1,4 +1,4 @@
-"""Train, started by torchrun, deepspeed or srun: the arguments are those of `llmgym train`.
+"""Train, started by torchrun or deepspeed: the arguments are those of `llmgym train`.
 
 Run: torchrun --nproc_per_node 2 scripts/train_ppo.py quickstart
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from trainers.cli import main
+from trainers.launcher import share_cores
 
 if __name__ == "__main__":
+    share_cores()
     raise SystemExit(main(["train", *sys.argv[1:]]))

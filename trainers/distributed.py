@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainers.batch import Metrics
-from trainers.errors import BackendError
+from trainers.errors import BackendError, ConfigError
 
 Item = TypeVar("Item")
 IN_PHASE = "in phase "
@@ -40,7 +40,21 @@ class World:
 
     @classmethod
     def from_launcher(cls) -> Self:
-        """Read the launcher's variables; without them, be alone."""
+        """Read the launcher's variables; without them, be alone.
+
+        Raises:
+            ConfigError: srun started several tasks itself, and each would be a run of its own.
+        """
+        # The tasks of the whole job would not do: a shell of salloc and a batch script have them.
+        if (
+            "RANK" not in os.environ
+            and (tasks := os.environ.get("SLURM_STEP_NUM_TASKS", "1")) != "1"
+        ):
+            raise ConfigError(
+                f"srun started {tasks} tasks, and each would be a run of its own: RANK is not set. "
+                "Let srun start torchrun, as the script does that this prints:\n"
+                "llmgym launch slurm -- quickstart"
+            )
         return cls(
             rank=int(os.environ.get("RANK", "0")),
             size=int(os.environ.get("WORLD_SIZE", "1")),

@@ -49,6 +49,16 @@ def is_lost() -> bool:
     return bool(AT_START) and launchers() != AT_START
 
 
+def share_cores() -> None:
+    """Give this rank its share of the node's cores; before torch is loaded, which reads it once.
+
+    deepspeed leaves all cores to each rank, torchrun one: there a script has to say how many.
+    """
+    if here := os.environ.get("LOCAL_SIZE"):
+        threads = max(1, len(os.sched_getaffinity(0)) // int(here))
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
 @contextmanager
 def ends_with_launcher() -> Iterator[None]:
     """End this process with its launcher: before a run begins there is nothing to save.

@@ -4,6 +4,7 @@
 # Start it:   bash deepspeed.sh
 # with the environment active, in the checkout, which all nodes find at the same path.
 # hostfile has a line a host: "NAME slots=8".
+# Odd words of the training are quoted twice: for this shell and for that of each host.
 set -u
 RUN=runs/llama-70b-4x8-zero3-offload
 ATTEMPTS=${ATTEMPTS:-3}  # starts, each from the newest checkpoint
@@ -11,11 +12,18 @@ PAUSE=${PAUSE:-30}       # seconds between them
 
 # Hosts with several networks: name the one they share.
 # export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0
-export NCCL_DEBUG=${NCCL_DEBUG:-WARN} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# ssh starts without your environment: what ranks need of it stands in .deepspeed_env, NAME=VALUE
-# a line. Keys do not: deepspeed puts the lines on a command line, which all users of a host see.
-[ -e .deepspeed_env ] || env | grep -E \
-  '^(NCCL_|GLOO_|OMP_|DS_ACCELERATOR=|HF_HOME=|HF_HUB_|LLMGYM_|WANDB_MODE=)' > .deepspeed_env
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+# ssh starts without your environment: what ranks need of it goes into a file of this start,
+# NAME=VALUE a line, and below it the lines of your own .deepspeed_env, which win. Keys do not:
+# deepspeed puts the lines on a command line, which all users of a host see.
+own=${DS_ENV_FILE:-.deepspeed_env}
+DS_ENV_FILE=$(mktemp)
+export DS_ENV_FILE
+trap 'rm -f "$DS_ENV_FILE"' EXIT
+{
+  env | grep -E '^(NCCL_|GLOO_|OMP_|DS_ACCELERATOR=|HF_HOME=|HF_HUB_|LLMGYM_|WANDB_MODE=)'
+  grep -hs = "$HOME/$own" "$own"
+} > "$DS_ENV_FILE"
 # A host that is gone says nothing: without this pdsh would wait for it for ever.
 export PDSH_SSH_ARGS_APPEND="-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
 
@@ -32,8 +40,11 @@ stop() {  # Rank 0 tells the others, and all save. The launcher would kill them 
   host=$(sed -n 's/.*"host": "\([^"]*\)".*/\1/p' "$RUN/run.lock" 2>/dev/null)
   pid=$(sed -n 's/.*"pid": \([0-9]*\).*/\1/p' "$RUN/run.lock" 2>/dev/null)
   ask="pgrep -f scripts/train_ppo.py | grep -qx '$pid' && kill -TERM $pid"
-  if [ "$host" = "$HOSTNAME" ]; then bash -c "$ask"; else ssh "$host" "$ask"; fi \
-    || kill -TERM -- "-$child"  # no rank has opened the run: there is nothing to save
+  case "$host" in
+    '') false ;;  # no rank has opened the run: there is nothing to save
+    "$HOSTNAME") bash -c "$ask" ;;
+    *) ssh "$host" "$ask" ;;
+  esac || kill -TERM -- "-$child"  # the same where the rank that is named is gone
 }
 
 after_stop() { :; }

@@ -12,7 +12,9 @@ PAUSE=${PAUSE:-30}       # seconds between them
 
 # Hosts with several networks: name the one they share.
 # export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0
-export NCCL_DEBUG=${NCCL_DEBUG:-WARN} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+# A rank's share of the cores; torchrun would give it one.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(($(nproc) > 8 ? $(nproc) / 8 : 1))}
 
 start() {
   exec torchrun --nnodes 4 --node_rank "$NODE" --master_addr "$FIRST" \

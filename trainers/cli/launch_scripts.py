@@ -4,8 +4,8 @@ The loop starts a run, and again with --resume where it failed; a finished run i
 again. A signal to the script reaches one rank, which stops all after a save.
 """
 
+import re
 import shlex
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -43,20 +43,30 @@ class Job:
         return nodes if self.nodes > 1 else f"{nodes} with {self.gpus} GPUs"
 
 
-GLUE = "\x1f"
-"""Stands for a space that no line may end at."""
+WIDTH = 90
+"""Of a line, where its words allow it."""
 
 NETWORK = """\
 # Hosts with several networks: name the one they share.
 # export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0
-export NCCL_DEBUG=${NCCL_DEBUG:-WARN} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 """
 
+THREADS = "export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(($(nproc) > %d ? $(nproc) / %d : 1))}"
+"""Of a rank on this node, its share of the cores: torchrun would give it one. See share_cores."""
+
 SSH_ENVIRONMENT = """\
-# ssh starts without your environment: what ranks need of it stands in .deepspeed_env, NAME=VALUE
-# a line. Keys do not: deepspeed puts the lines on a command line, which all users of a host see.
-[ -e .deepspeed_env ] || env | grep -E \\
-  '^(NCCL_|GLOO_|OMP_|DS_ACCELERATOR=|HF_HOME=|HF_HUB_|LLMGYM_|WANDB_MODE=)' > .deepspeed_env
+# ssh starts without your environment: what ranks need of it goes into a file of this start,
+# NAME=VALUE a line, and below it the lines of your own .deepspeed_env, which win. Keys do not:
+# deepspeed puts the lines on a command line, which all users of a host see.
+own=${DS_ENV_FILE:-.deepspeed_env}
+DS_ENV_FILE=$(mktemp)
+export DS_ENV_FILE
+trap 'rm -f "$DS_ENV_FILE"' EXIT
+{
+  env | grep -E '^(NCCL_|GLOO_|OMP_|DS_ACCELERATOR=|HF_HOME=|HF_HUB_|LLMGYM_|WANDB_MODE=)'
+  grep -hs = "$HOME/$own" "$own"
+} > "$DS_ENV_FILE"
 # A host that is gone says nothing: without this pdsh would wait for it for ever.
 export PDSH_SSH_ARGS_APPEND="-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
 """
@@ -67,8 +77,11 @@ stop() {  # Rank 0 tells the others, and all save. The launcher would kill them 
   host=$(sed -n 's/.*"host": "\\([^"]*\\)".*/\\1/p' "$RUN/run.lock" 2>/dev/null)
   pid=$(sed -n 's/.*"pid": \\([0-9]*\\).*/\\1/p' "$RUN/run.lock" 2>/dev/null)
   ask="pgrep -f scripts/train_ppo.py | grep -qx '$pid' && kill -TERM $pid"
-  if [ "$host" = "$HOSTNAME" ]; then bash -c "$ask"; else ssh "$host" "$ask"; fi \\
-    || kill -TERM -- "-$child"  # no rank has opened the run: there is nothing to save
+  case "$host" in
+    '') false ;;  # no rank has opened the run: there is nothing to save
+    "$HOSTNAME") bash -c "$ask" ;;
+    *) ssh "$host" "$ask" ;;
+  esac || kill -TERM -- "-$child"  # the same where the rank that is named is gone
 }
 """
 
@@ -106,9 +119,10 @@ exit 1
 
 
 def _head(job: Job, how: str, start: str) -> str:
+    made_by = job.made_by.replace("\n", "\n# ")  # a comment in all its lines
     return (
         f"# {job.what} on {job.place}, {how}.\n"
-        f"# Printed by: {job.made_by}\n"
+        f"# Printed by: {made_by}\n"
         f"# Start it:   {start}\n"
         "# with the environment active, in the checkout, which all nodes find at the same path.\n"
     )
@@ -123,16 +137,30 @@ def _variables(job: Job) -> str:
 
 
 def _wrapped(words: Sequence[str], indent: str) -> str:
-    """Return a command in lines that end with a backslash; words with spaces stay whole."""
-    kept = " ".join(word.replace(" ", GLUE) for word in words)
-    lines = textwrap.wrap(kept, 90, break_long_words=False, break_on_hyphens=False)
-    return f" \\\n{indent}  ".join(lines).replace(GLUE, " ")
+    """Return a command in lines that end with a backslash; words stay whole, whatever is inside."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) <= WIDTH:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return f" \\\n{indent}  ".join(lines)
 
 
-def _training(job: Job) -> list[str]:
+def _over_ssh(word: str) -> str:
+    """Return a word for the shell of another host, which reads again what deepspeed hands to pdsh.
+
+    deepspeed puts a word with a space in double quotes, with a backslash before those it has, and
+    leaves any other as it is (deepspeed 0.19, PDSHRunner.parse_user_args); pdsh replaces %h and %n.
+    """
+    word = word.replace("%", "%%")
+    return re.sub(r"[\\$`]", r"\\\g<0>", word) if " " in word else shlex.quote(word)
+
+
+def _training(job: Job, *, over_ssh: bool = False) -> list[str]:
     """Return the words of `train`, an option beside its first value."""
     words: list[str] = []
-    for word in map(shlex.quote, job.words):
+    for word in map(shlex.quote, map(_over_ssh, job.words) if over_ssh else job.words):
         if words and words[-1].startswith("-") and " " not in words[-1] and word[0] != "-":
             words[-1] = f"{words[-1]} {word}"
         else:
@@ -156,15 +184,23 @@ def _deepspeed(job: Job) -> str:
             launcher += [f"--{names.get(name, name)} {shlex.quote(value)}"]
             check += [f"--{name} {shlex.quote(value)}"]
         lines = f"  {_wrapped(check, '  ')} || return\n"
-    start = f"start() {{\n{lines}  {_wrapped([*launcher, *_training(job)], '  ')}\n}}\n"
+    training = _training(job, over_ssh=job.hostfile is not None)
+    start = f"start() {{\n{lines}  {_wrapped([*launcher, *training], '  ')}\n}}\n"
     how = "by deepspeed" if job.hostfile is None else "by deepspeed, over ssh"
-    hosts = f'# {job.hostfile} has a line a host: "NAME slots={job.gpus}".\n' * bool(job.hostfile)
+    hosts = (
+        f'# {job.hostfile} has a line a host: "NAME slots={job.gpus}".\n'
+        "# Odd words of the training are quoted twice: for this shell and for that of each host.\n"
+    ) * bool(job.hostfile)
     head = f"#!/usr/bin/env bash\n{_head(job, how, ours)}{hosts}"
     more = f"{SSH_ENVIRONMENT}\n" if job.hostfile else ""
     return (
         f"{head}{_variables(job)}{NETWORK}{more}\n{start}\n{TO_RANK_0}\n"
         f"after_stop() {{ :; }}\n{LOOP}"
     )
+
+
+def _threads(job: Job) -> str:
+    return THREADS % (job.gpus, job.gpus)
 
 
 def _torchrun(job: Job) -> str:
@@ -182,7 +218,8 @@ def _torchrun(job: Job) -> str:
     launcher = ["exec", *launcher, f"--nproc_per_node {job.gpus}"]
     start = f"start() {{\n  {_wrapped([*launcher, *_training(job)], '  ')}\n}}\n"
     return (
-        f"#!/usr/bin/env bash\n{_head(job, 'by torchrun', ours)}{where}{_variables(job)}{NETWORK}\n"
+        f"#!/usr/bin/env bash\n{_head(job, 'by torchrun', ours)}{where}{_variables(job)}{NETWORK}"
+        f"# A rank's share of the cores; torchrun would give it one.\n{_threads(job)}\n\n"
         f"{start}\n{TO_CHILDREN}\nafter_stop() {{ :; }}\n{LOOP}"
     )
 
@@ -208,7 +245,7 @@ def _slurm(job: Job) -> str:
         '--master_addr "$MASTER_ADDR"', '--master_port "$MASTER_PORT"',
         f"--nproc_per_node {job.gpus}",
     ]  # fmt: skip
-    inner = _wrapped([*launcher, *_training(job)], "  ")
+    inner = f"{_threads(job)}\n    {_wrapped([*launcher, *_training(job)], '    ')}"
     return (
         f"#!/usr/bin/env bash\n{lines}{_head(job, 'by slurm', 'sbatch slurm.sbatch')}"
         "# --signal: seconds of notice before the time is over; more than an iteration and a save "

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainers import launcher
-from trainers.launcher import continuing, is_lost, launchers
+from trainers.launcher import continuing, is_lost, launchers, share_cores
 
 WAITS = """
 import time
@@ -63,6 +63,20 @@ def test_a_launcher_that_vanishes_while_it_is_looked_at_is_gone(monkeypatch):
     monkeypatch.setenv("CROSS_SIZE", "1")
     monkeypatch.setattr(os, "getppid", lambda: 2**22 + 1)  # above every process's number
     assert launchers() == (2**22 + 1,)
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [("1", "12"), ("5", "2"), ("16", "1")])
+def test_ranks_of_deepspeed_share_the_cores_that_their_node_gives(ranks, threads, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(12)})
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    share_cores()
+    assert "OMP_NUM_THREADS" not in os.environ, "no launcher: torch takes what there is"
+    monkeypatch.setenv("LOCAL_SIZE", ranks)
+    share_cores()
+    assert os.environ["OMP_NUM_THREADS"] == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    share_cores()
+    assert os.environ["OMP_NUM_THREADS"] == "7", "what is said counts"
 
 
 @pytest.mark.parametrize("is_killed", [True, False])

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -21,12 +22,19 @@ KEPT = {
     "slurm.sbatch": ["slurm", "--nodes", "4", "--", "llama_70b_4x8_zero3_offload"],
 }
 LAUNCHERS = ["deepspeed", "torchrun", "slurm"]
+HOST = socket.gethostname()
 LAUNCHER = """#!/bin/bash
 # Takes down its words, writes the next status and ends with the next code; "serve" runs a rank.
 { printf '%s\\0' "$@"; printf '\\0'; } >> calls
+echo "${OMP_NUM_THREADS-unset}" > threads
+[ ! -e "${DS_ENV_FILE-}" ] || cp "$DS_ENV_FILE" env_file
 next=$(head -n 1 ends); sed -i 1d ends
 mkdir -p runs/a
-if [ "$next" = serve ]; then
+if [ "$next" = wait ]; then
+  trap 'echo launcher >> signals; exit 1' TERM
+  echo ready > gate
+  while :; do read -r -t 1 < idle; done
+elif [ "$next" = serve ]; then
   trap 'echo launcher >> signals' TERM
   bash scripts/train_ppo.py & rank=$!
   printf '{"host": "%s", "pid": %s}' "$(hostname)" "$rank" > runs/a/run.lock
@@ -55,6 +63,12 @@ LLMGYM = """#!/bin/bash
 echo "$@" >> checks
 exit "$(cat reachable)"
 """
+NPROC = """#!/bin/bash
+echo 21
+"""
+NEVER = """#!/bin/bash
+echo "$0 $*" >> never
+"""
 
 
 def printed(capsys, *words):
@@ -67,7 +81,7 @@ def cluster(tmp_path):
     """A folder to start scripts in, with every launcher replaced."""
     tools = {"deepspeed": LAUNCHER, "torchrun": LAUNCHER, "srun": SRUN, "scontrol": SCONTROL}
     (tmp_path / "bin").mkdir()
-    for name, text in {**tools, "llmgym": LLMGYM}.items():
+    for name, text in {**tools, "llmgym": LLMGYM, "nproc": NPROC, "ssh": NEVER}.items():
         (tmp_path / "bin" / name).write_text(text, "utf-8")
         (tmp_path / "bin" / name).chmod(0o755)
     (tmp_path / "scripts").mkdir()
@@ -78,7 +92,7 @@ def cluster(tmp_path):
     return tmp_path
 
 
-def started(cluster, script, *, ends):
+def started(cluster, script, *, ends, **more):
     """Start a script whose launcher ends as told, one line an attempt."""
     (cluster / "ends").write_text("\n".join(ends) + "\n", "utf-8")
     (cluster / "job.sh").write_text(script, "utf-8")
@@ -89,15 +103,15 @@ def started(cluster, script, *, ends):
         # A shell cannot trap what was ignored when it started, as SIGINT is behind an `&`.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         cwd=cluster,
-        env={**os.environ, **slurm, "PATH": path, "PAUSE": "0", "ATTEMPTS": "3"},
+        env={**os.environ, **slurm, "PATH": path, "PAUSE": "0", "ATTEMPTS": "3", **more},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def ran(cluster, script, *, ends):
-    process = started(cluster, script, ends=ends)
+def ran(cluster, script, *, ends, **more):
+    process = started(cluster, script, ends=ends, **more)
     said, _ = process.communicate(timeout=60)
     return process.returncode, said
 
@@ -193,13 +207,54 @@ def test_what_ranks_need_of_the_environment_is_written_without_keys(cluster, cap
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
     script = printed(capsys, "deepspeed", "--nodes", "2", "--", "quickstart", "--name", "a")
-    ran(cluster, script, ends=["0 finished"])
-    lines = (cluster / ".deepspeed_env").read_text().splitlines()
-    assert "LLMGYM_DATA=/data" in lines
+    ran(cluster, script, ends=["0 failed", "0 finished"])
+    lines = (cluster / "env_file").read_text().splitlines()
+    assert {"LLMGYM_DATA=/data", "NCCL_DEBUG=WARN"} <= {*lines}
     assert not [line for line in lines if "secret" in line]
-    (cluster / ".deepspeed_env").write_text("MINE=1\n")
-    ran(cluster, script, ends=["0 finished"])
-    assert (cluster / ".deepspeed_env").read_text() == "MINE=1\n"
+    assert not (cluster / ".deepspeed_env").exists()
+
+
+def test_the_environment_is_that_of_each_start_and_ones_own_file_wins(cluster, capsys):
+    script = printed(capsys, "deepspeed", "--nodes", "2", "--", "quickstart", "--name", "a")
+    (cluster / "spare").mkdir()
+    (cluster / ".deepspeed_env").write_text("MINE=1")
+    for level in ("WARN", "INFO"):
+        more = {"NCCL_DEBUG": level, "TMPDIR": str(cluster / "spare"), "HOME": str(cluster / "no")}
+        ran(cluster, script, ends=["1 failed", "1 failed", "1 failed"], **more)
+        lines = (cluster / "env_file").read_text().splitlines()
+        assert [line for line in lines if line.startswith("NCCL_DEBUG")] == [f"NCCL_DEBUG={level}"]
+        assert lines[-1] == "MINE=1", "of two lines deepspeed takes the later one"
+    assert (cluster / ".deepspeed_env").read_text() == "MINE=1"
+    assert not [*(cluster / "spare").iterdir()]
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
+@pytest.mark.parametrize(
+    ("gpus", "said", "threads"), [(2, "", 10), (8, "", 2), (32, "", 1), (2, "3", 3)]
+)
+def test_ranks_share_the_cores_of_their_node(launcher, gpus, said, threads, cluster, capsys):
+    words = [launcher, "--gpus", str(gpus), "--", "quickstart", "--name", "a"]
+    script = printed(capsys, *words, "--ppo.num-prompts", "128")
+    assert ran(cluster, script, ends=["0 finished"], OMP_NUM_THREADS=said)[0] == 0
+    assert (cluster / "threads").read_text() == f"{threads}\n"
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "slurm"])
+@pytest.mark.parametrize("lock", [None, "", '{"host": "', f'{{"host": "{HOST}", "pid": 4194305}}'])
+def test_without_a_rank_that_has_the_run_the_launcher_is_told(launcher, lock, cluster, capsys):
+    script = printed(capsys, launcher, "--gpus", "1", "--", "quickstart", "--name", "a")
+    process = started(cluster, script, ends=["wait"])
+    try:
+        assert (cluster / "gate").read_text() == "ready\n"
+        if lock is not None:
+            (cluster / "runs/a/run.lock").write_text(lock)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1, said
+    assert (cluster / "signals").read_text() == "launcher\n"
+    assert not (cluster / "never").exists(), "no other host has anything to do with it"
 
 
 @pytest.mark.parametrize(
