@@ -23,6 +23,7 @@ from trainers.errors import BackendError, ConfigError
 
 Item = TypeVar("Item")
 IN_PHASE = "in phase "
+_phases: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +148,19 @@ def limit_waits(timeout_seconds: float) -> None:
 @contextmanager
 def phase(name: str) -> Iterator[None]:
     """Name what is done inside in each error that leaves it; the innermost name counts."""
+    _phases.append(name)
     try:
         yield
     except Exception as error:
         error.add_note(f"{IN_PHASE}{name}")
         raise
+    finally:
+        _phases.pop()
+
+
+def current_phase() -> str:
+    """Return what this process is doing, `the start` before it does anything."""
+    return _phases[-1] if _phases else "the start"
 
 
 def phase_of(error: BaseException) -> str:

@@ -30,7 +30,6 @@ from trainers.runner.assemble import check_shares
 from trainers.runner.control import train_control
 from trainers.runner.idle import remarks
 from trainers.runner.judging import train_reward_model
-from trainers.runner.peers import watched
 from trainers.runner.session import Session
 from trainers.runner.text import train_text
 from trainers.runner.zero import check_zero
@@ -104,7 +103,7 @@ def run(
         with Session(
             config, world, folder, loggers=heard if world.is_main else (), resume=resume
         ) as session:
-            with watched(folder, world, config.backend.timeout_seconds):
+            with session.watched():
                 if config.reward_model.num_epochs:
                     metrics = train_reward_model(session)
                 else:

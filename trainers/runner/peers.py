@@ -6,7 +6,7 @@ who wait for it end as well, and reads the farewells of the others. A rank witho
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,14 +14,23 @@ from trainers.distributed import World, gather, shutdown
 from trainers.errors import SAID_ELSEWHERE, LostRankError
 from trainers.run_folder import RunFolder
 from trainers.runner.farewells import Farewell, heard, leave, told
+from trainers.runner.watch import Watch
 
 GRACE_SECONDS = 8.0
 """How long farewells are waited for: a connection that is given up ends a wait at once."""
 
 
 @contextmanager
-def watched(folder: RunFolder, world: World, timeout_seconds: float) -> Iterator[None]:
+def watched(
+    folder: RunFolder, world: World, timeout_seconds: float, *, fail: Callable[[str], None]
+) -> Iterator[None]:
     """Turn what one rank did to all into one error that names it; alone, do nothing.
+
+    Args:
+        folder: of the run.
+        world: this process among its peers.
+        timeout_seconds: how long ranks wait for each other.
+        fail: called with the reason, before a process ends that cannot raise.
 
     Raises:
         LostRankError: a rank failed by itself, died, or did not answer in time.
@@ -29,17 +38,21 @@ def watched(folder: RunFolder, world: World, timeout_seconds: float) -> Iterator
     if world.size == 1:
         yield
         return
-    hosts = gather(socket.gethostname())
+    hosts, logs = gather(socket.gethostname()), folder.log_file.parent
+    watch = Watch(logs, world, hosts, timeout_seconds, fail=fail)
+    watch.start()
     try:
-        yield
+        try:
+            yield
+        finally:
+            watch.end()
     except Exception as error:
-        farewells = _parted(folder.log_file.parent, world, Farewell.of(error))
+        farewells = _parted(logs, world, Farewell.of(error))
         if min(farewells) != world.rank:
             error.add_note(SAID_ELSEWHERE)
         causes = [rank for rank, said in farewells.items() if said.is_cause]
         if len(causes) == world.size:  # all of them found the same
             raise
-        logs = folder.log_file.parent
         raise LostRankError(told(farewells, hosts, logs, timeout_seconds)) from error
 
 

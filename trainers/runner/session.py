@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, final, get_args
@@ -29,6 +30,7 @@ from trainers.launcher import is_lost
 from trainers.loggers.base import Logger, Stage
 from trainers.run_folder import RunFolder, Status
 from trainers.runner.held_out import HeldOut
+from trainers.runner.peers import watched
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 _log = logging.getLogger(__name__)
@@ -111,6 +113,16 @@ class Session:
         self.folder.set_status(status, **self._position, **reason)
         for logger in self._loggers if self._is_logging else ():
             logger.close(status)
+        self.folder.close()
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Return what the work is done under: ranks that are lost are named, and end the others."""
+        seconds = self.config.backend.timeout_seconds
+        return watched(self.folder, self.world, seconds, fail=self._fail)
+
+    def _fail(self, reason: str) -> None:
+        """Leave status and lock in order, for a process that ends without coming back here."""
+        self.folder.set_status("failed", **self._position, reason=reason)
         self.folder.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
