@@ -87,6 +87,16 @@ def replacing(folder: Path) -> Iterator[Path]:
     shutil.rmtree(before, ignore_errors=True)
 
 
+def copy_export(source: Path, folder: Path) -> None:
+    """Write what is in another export; no weight is loaded.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    with replacing(folder) as aside:
+        shutil.copytree(source, aside, dirs_exist_ok=True)
+
+
 def export_policy(
     folder: Path,
     model: PreTrainedModel,

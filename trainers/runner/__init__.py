@@ -28,7 +28,7 @@ from trainers.report.pictures import draw
 from trainers.run_folder import open_run
 from trainers.runner.assemble import check_shares
 from trainers.runner.control import train_control
-from trainers.runner.idle import remarks
+from trainers.runner.idle import check_work, remarks
 from trainers.runner.judging import train_reward_model
 from trainers.runner.session import Session
 from trainers.runner.text import train_text
@@ -84,8 +84,7 @@ def run(
         ConfigError: a setting is not allowed.
         CheckpointError: the run folder is in use, or no checkpoint is whole.
     """
-    if config.reward_model.num_epochs and (env is not None or reward is not None):
-        raise ConfigError("a reward model learns from rows: env and reward would have no effect.")
+    check_work(config, has_own=env is not None or reward is not None)
     config, env = (_named(config, env), None) if isinstance(env, str) else (config, env)
     world = World.from_launcher()
     check_shares(config, world)

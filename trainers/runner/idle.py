@@ -7,6 +7,7 @@ import torch
 from trainers.config import SCHEMA, BackendConfig, Config
 from trainers.config_files import parse
 from trainers.config_schema import value_at
+from trainers.errors import ConfigError
 
 
 def _stay(backend: BackendConfig) -> bool:
@@ -138,6 +139,24 @@ def for_practice(config: Config) -> list[str]:
         return []
     said, options = ", and ".join(missing), " ".join(missing.values())
     return [f"{said}: nothing else was named. Name your own: {options}"]
+
+
+def check_work(config: Config, *, has_own: bool) -> None:
+    """Refuse a run that trains nothing, or takes nothing of what the caller gives.
+
+    Raises:
+        ConfigError: says what to set.
+    """
+    if config.reward_model.num_epochs:
+        if has_own:
+            raise ConfigError(
+                "a reward model learns from rows: env and reward would have no effect."
+            )
+    elif not (config.sft.num_epochs or config.ppo.num_iterations):
+        raise ConfigError(
+            "ppo.num_iterations 0 and sft.num_epochs 0 leave nothing to train. Set one of them; "
+            "llmgym eval scores a model as it is."
+        )
 
 
 def remarks(config: Config, *, has_env: bool = False) -> list[str]:

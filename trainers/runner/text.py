@@ -12,7 +12,7 @@ from trainers.config import Config
 from trainers.distributed import from_main
 from trainers.environments import EnvFactory, accepted, reward_of, text_envs
 from trainers.evaluate import check_disjoint, evaluate_text
-from trainers.export import export_critic, export_policy
+from trainers.export import copy_export, export_critic, export_policy
 from trainers.generation.transformers import TransformersGenerator
 from trainers.models.adapters import Adapter, adapter_of, check_lora, has_adapters
 from trainers.models.causal_lm import CausalPolicy
@@ -21,7 +21,6 @@ from trainers.models.loading import (
     count_parameters,
     load_chat,
     load_policy,
-    load_policy_model,
     load_tokenizer,
     longest_sequence,
 )
@@ -81,8 +80,9 @@ def _learn_only(session: Session, *, env: EnvFactory | str | None, reward: objec
     finally:
         if envs is not None:
             envs.close()
-    if learned is not None:
-        _publish(session, learned)
+    if learned is not None:  # model/ is what every run ends with
+        path = session.folder.path
+        from_main(lambda: copy_export(path / "base", path / "model"))
 
 
 def _held_out(
@@ -104,18 +104,6 @@ def _held_out(
         return held_out
     check_disjoint(core_env(envs.envs[0]).tasks, core_env(held_out.envs[0]).tasks)
     return held_out
-
-
-def _publish(session: Session, learned: Config) -> None:
-    """Write the learned model to model/ as well: what every run ends with."""
-    chat = load_chat(learned, load_tokenizer(learned), env=learned.envs[0].id)
-    folder, said = session.folder.path / "model", card(session, learned.model.path)
-
-    def write() -> None:
-        model = load_policy_model(learned, chat, needs_room=False)
-        export_policy(folder, model, chat, said)
-
-    from_main(write)
 
 
 @final

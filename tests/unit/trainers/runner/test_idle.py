@@ -5,6 +5,7 @@ import torch
 
 from tests import tiny
 from trainers.config_files import presets, read
+from trainers.errors import ConfigError
 from trainers.runner import run
 from trainers.runner.idle import IDLE, for_practice, without_effect
 
@@ -119,6 +120,13 @@ def test_a_run_for_practice_says_what_was_not_named_and_how_it_is(changes, words
 )
 def test_a_run_that_names_its_model_and_prompts_is_not_for_practice(changes):
     assert for_practice(read([], changes)) == []
+
+
+def test_a_run_that_trains_nothing_is_refused(tmp_path):
+    settings = {"run.dir": str(tmp_path), "ppo.num_iterations": 0, "model.path": "a/b"}
+    with pytest.raises(ConfigError, match=r"leave nothing to train\. .*llmgym eval"):
+        run(read([], settings), loggers=[])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
