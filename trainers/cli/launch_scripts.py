@@ -46,6 +46,9 @@ class Job:
 WIDTH = 90
 """Of a line, where its words allow it."""
 
+NOTICE = 7200
+"""Seconds before the end of its time that slurm tells a job: a save waits for the iteration."""
+
 NETWORK = """\
 # Hosts with several networks: name the one they share.
 # export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0
@@ -233,7 +236,7 @@ def _slurm(job: Job) -> str:
         "gpus-per-node": job.gpus,
         "exclusive": None,
         "time": "24:00:00",
-        "signal": "B:TERM@900",
+        "signal": f"B:TERM@{NOTICE}",
         "requeue": None,
         "open-mode": "append",
     }
@@ -248,8 +251,8 @@ def _slurm(job: Job) -> str:
     inner = f"{_threads(job)}\n    {_wrapped([*launcher, *_training(job)], '    ')}"
     return (
         f"#!/usr/bin/env bash\n{lines}{_head(job, 'by slurm', 'sbatch slurm.sbatch')}"
-        "# --signal: seconds of notice before the time is over; more than an iteration and a save "
-        "take.\n"
+        "# --signal: seconds of notice before the time is over. Set more than an iteration, an\n"
+        "# evaluation and a save take at most by llmgym plan; the job ends once it has saved.\n"
         f"{_variables(job)}{NETWORK}"
         'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
         "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))\n"

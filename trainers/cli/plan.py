@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from trainers.models.quiet import without_progress_bars
 from trainers.plan.batch import Batch
 from trainers.plan.forecast import Forecast, forecast_control, forecast_text
 from trainers.plan.lengths import Lengths, at_limits, sampled
-from trainers.plan.pace import ASSUMED, Pace, on_threads, one_thread, probed, tried
+from trainers.plan.pace import ASSUMED, BETWEEN, WITHIN, Pace, on_threads, one_thread, probed, tried
 from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
 from trainers.plan.state import Holding
@@ -89,7 +90,8 @@ def _text(config: Config, ranks: int) -> tuple[Forecast, Pace, Lengths, dict[str
     holding = Holding(ranks=ranks, is_gpu=is_gpu, json=engines.get("policy"))
     forecast = forecast_text(config, shapes, dtype=dtype, holding=holding)
     lengths = _lengths(config)
-    pace = _pace(config, shapes, dtype, lengths, is_gpu=is_gpu)
+    link = WITHIN if is_gpu and config.backend.nodes == 1 else BETWEEN
+    pace = replace(_pace(config, shapes, dtype, lengths, is_gpu=is_gpu), link=link)
     return forecast, pace, lengths, engines
 
 

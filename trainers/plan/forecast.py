@@ -36,6 +36,9 @@ CHARACTERS = 5
 METRICS_BYTES = 8_000
 """Of one iteration in metrics.jsonl and the offline W&B run."""
 
+LEARNS = 2
+"""Times that weights are gathered to learn from a micro-batch: forward and backward."""
+
 TENSORS_AT_ONCE = 3
 """Copies of the largest tensor, at most, while it is read, cut and sent to the other ranks."""
 
@@ -113,6 +116,11 @@ class Forecast:
         size = self.parameters.get(role, 0)
         learned = self.learned.get(role, size)
         return self.holding.trained(learned) + self.holding.frozen(size - learned)
+
+    def gathering(self, usage: Usage, *roles: str, times: int = 1) -> Usage:
+        """Return the same work with the weights gathered for it, where ranks share them out."""
+        size = sum(self.parameters.get(role, 0) for role in roles)
+        return replace(usage, received=times * self.holding.gathered(size))
 
     def add(
         self, name: str, detail: str, state: ModelState, usage: Usage, *, learns: bool = False
@@ -199,7 +207,8 @@ def forecast_text(
     if any(one.model for one in config.rewards):
         forecast.notes.append("memory and time of the reward model, which come on top")
     if holding.ranks > 1:
-        forecast.notes.append("time that ranks talk to one another and move what is offloaded")
+        talk = "sum gradients up" if holding.stage == 3 else "talk to one another"
+        forecast.notes.append(f"time that ranks {talk} and move what is offloaded")
     rehearsal = Rehearsal(shapes, config, dtype)
     try:
         if config.sft.num_epochs:
@@ -225,6 +234,7 @@ def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> Non
     number = math.ceil(rows / micro)
     keeps = not forecast.holding.stage
     usage = rehearsal.learning(micro, micro_batches=number, with_critic=False, keeps=keeps)
+    usage = forecast.gathering(usage, "policy", times=LEARNS)
     forecast.add("sft", f"{micro} x {batch.width} tokens", state, usage, learns=True)
     forecast.add_save("sft save", state, "policy")
     examples = config.data.num_examples
@@ -246,18 +256,25 @@ def _judged(forecast: Forecast) -> None:
     forecast.notes.append("activations and time of the stage reward_model")
 
 
+def _copy(config: Config, forecast: Forecast) -> ModelState:
+    """Return the copy that text is written with; say what follows where there should be one."""
+    most, holding = config.backend.zero.gather_gb, forecast.holding
+    copy = holding.copied(forecast.parameters["policy"], round(most * 2**30))
+    if holding.stage == 3 and not copy.weights:
+        forecast.notes.append(
+            "how far gathers stay below that speed: the policy takes more than "
+            f"backend.zero.gather_gb {most:g}, so each layer is gathered for every token"
+        )
+    return copy
+
+
 def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     """Add PPO: its phases in their order."""
     batch, sizes, holding = forecast.batch, forecast.parameters, forecast.holding
-    copy = holding.copied(sizes["policy"], round(config.backend.zero.gather_gb * 2**30))
+    copy = _copy(config, forecast)
     state = forecast.state("policy") + forecast.state("critic") + copy
     state += holding.frozen(sizes.get("reference", 0))
     forecast.add_load(state)
-    if holding.stage == 3 and not copy.weights:
-        forecast.notes.append(
-            "time of a rollout: the policy takes more than backend.zero.gather_gb "
-            f"{config.backend.zero.gather_gb:g}, so each layer is gathered for every token"
-        )
     kept = EXPERIENCE_BYTES * batch.rank_rows * batch.width
     iterations = config.ppo.num_iterations
 
@@ -270,14 +287,18 @@ def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
         there = replace(state, optimizer=0) if leaves and not learns else state
         forecast.add(name, detail, there, usage, learns=learns)
 
-    def score(name: str, usage: Usage, models: int = 1) -> None:
+    def score(name: str, usage: Usage, role: str, models: int = 1) -> None:
         add(name, f"{batch.scored_rows} x {batch.width} tokens", usage)
-        work, passes = usage.times(models * batch.scored_batches), batch.scored_batches
+        work, passes = forecast.gathering(usage, role), batch.scored_batches
+        work = work.times(models * passes)
         forecast.work.append(Work(name=name, usage=work, often=iterations, passes=passes))
 
     def write(name: str, rows: int, often: float) -> None:
         at_once = min(config.generation.batch_size, rows)
         reading, writing, cache = rehearsal.generation(at_once)
+        if not copy.weights:
+            reading = forecast.gathering(reading, "policy")
+            writing = forecast.gathering(writing, "policy", times=config.generation.max_new_tokens)
         add(name, f"{at_once} rows, {shown(cache)} cache", reading.then(writing))
         read, wrote = reading.times(rows / at_once), writing.times(rows / at_once)
         forecast.work.append(Work(name=name, usage=read, often=often, part="prompt"))
@@ -285,11 +306,14 @@ def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
 
     write("rollout", batch.rank_rows, iterations)
     models = 1 + (config.ppo.kl_placement != "none")
-    score("logprobs", rehearsal.logprobs(batch.scored_rows), models)
-    score("values", rehearsal.values(batch.scored_rows))
+    score("logprobs", rehearsal.logprobs(batch.scored_rows), "policy", models)
+    score(
+        "values", rehearsal.values(batch.scored_rows), "critic" if "critic" in sizes else "policy"
+    )
     usage = rehearsal.learning(
         batch.micro_rows, micro_batches=batch.micro_batches, keeps=not holding.stage
     )
+    usage = forecast.gathering(usage, "policy", "critic", times=LEARNS)
     add("update", f"{batch.micro_rows} x {batch.width} tokens", usage)
     work = usage.times(batch.micro_batches * batch.steps)
     forecast.work.append(

@@ -94,7 +94,8 @@ class Work:
             share = lengths.row(end) / (limits.max_prompt_tokens + limits.max_new_tokens)
             calls = max(share, 1 / max(self.passes, 1.0))
         scaled = self.usage.times(share)
-        return replace(scaled, calls=round(self.usage.calls * calls))
+        passes = self.usage.times(calls)
+        return replace(scaled, calls=passes.calls, received=passes.received)
 
 
 def at_limits(config: Config) -> Lengths:

@@ -1,6 +1,7 @@
 """How fast a machine is, by a probe of about a second, and what a pass takes there.
 
 seconds = flops / rate of matrix products + bytes written / rate of writing + calls * overhead
+        + bytes received / rate of links
 
 A forward and backward pass of one real layer then says how far that sum is off here: what an
 operation writes takes a fifth of the time where the heap has a block for it, and casts have paces
@@ -26,6 +27,10 @@ CALLS_OF_PYTHON = 6
 GAIN = 0.75
 """Threads to this power are as fast as one is: two took 0.58 of the seconds of one."""
 
+BETWEEN, WITHIN = 5.0e10, 3.0e11
+"""Bytes a second that a rank receives from others, assumed: from other machines, where each GPU has
+a card of 400 Gb/s, and within one, where NVLink joins them."""
+
 ROWS, MOST, HEAD, VOCABULARY = 1024, 4096, 32, 512
 _PROBE_SECONDS = 0.2
 
@@ -38,17 +43,20 @@ class Pace:
         flops: operations in matrix products a second.
         written: bytes of results a second.
         call: seconds of an operation, whatever its size.
-        source: where the figures come from, in words.
+        source: where these figures come from, in words.
+        link: bytes that a rank receives from others a second.
     """
 
     flops: float
     written: float
     call: float
     source: str
+    link: float = BETWEEN
 
     def seconds(self, usage: Usage) -> float:
         """Return what some work takes."""
-        return usage.flops / self.flops + usage.written / self.written + usage.calls * self.call
+        computed = usage.flops / self.flops + usage.written / self.written
+        return computed + usage.calls * self.call + usage.received / self.link
 
 
 ASSUMED = Pace(

@@ -137,7 +137,9 @@ def time_lines(
     lines = [f"about {between(total)} in all, rewards and environment not counted"]
     if iterations:
         lines[0] = f"{iterations} iterations of {between(each)}; {lines[0]}"
-    return [*lines, f"once each: {spent}", f"speed {pace.source}"]
+    gathers = any(work.usage.received for work in forecast.work)
+    more = f"; weights gathered at {pace.link / 1e9:g} GB/s a rank, assumed" if gathers else ""
+    return [*lines, f"once each: {spent}", f"speed {pace.source}{more}"]
 
 
 def _sum(parts: Sequence[tuple[Range, float]]) -> Range:

@@ -44,6 +44,7 @@ class Usage:
         flops: operations in matrix products.
         written: bytes of all results together.
         calls: operations.
+        received: bytes of weights that are gathered from other ranks.
     """
 
     peak: int
@@ -51,6 +52,7 @@ class Usage:
     flops: int = 0
     written: int = 0
     calls: int = 0
+    received: int = 0
 
     def times(self, count: float) -> "Usage":
         """Return the work of several such passes, one after another."""
@@ -60,6 +62,7 @@ class Usage:
             flops=round(self.flops * count),
             written=round(self.written * count),
             calls=round(self.calls * count),
+            received=round(self.received * count),
         )
 
     def then(self, other: "Usage") -> "Usage":
@@ -71,6 +74,7 @@ class Usage:
             flops=self.flops + other.flops,
             written=self.written + other.written,
             calls=self.calls + other.calls,
+            received=self.received + other.received,
         )
 
 

@@ -183,6 +183,11 @@ class Holding:
             return state
         return state + ModelState(optimizer=state.host, host=-state.host)
 
+    def gathered(self, num_parameters: int) -> int:
+        """Return what a rank receives of the others in one pass over a model."""
+        shared = self.stage == 3
+        return self.weight * (num_parameters - self._part(num_parameters)) if shared else 0
+
     @property
     def can_leave(self) -> bool:
         """Tell whether moments and masters can leave a GPU between phases."""
