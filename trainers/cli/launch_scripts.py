@@ -252,7 +252,8 @@ def _slurm(job: Job) -> str:
     return (
         f"#!/usr/bin/env bash\n{lines}{_head(job, 'by slurm', 'sbatch slurm.sbatch')}"
         "# --signal: seconds of notice before the time is over. Set more than an iteration, an\n"
-        "# evaluation and a save take at most by llmgym plan; the job ends once it has saved.\n"
+        "# evaluation and a save take at most by llmgym plan, and far less than --time:\n"
+        "# the job ends once it has saved.\n"
         f"{_variables(job)}{NETWORK}"
         'MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
         "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))\n"
