@@ -11,9 +11,10 @@ import torch.distributed as dist
 
 from trainers.distributed import phase_of
 
-NO_ANSWER = re.compile(
-    r"gloo|NCCL|[Cc]onnection (closed|reset|refused|was)|Broken pipe|[Tt]imed? ?out"
-)
+NO_ANSWER = re.compile(r"NCCL|[Cc]onnection (closed|reset|refused|was)|Broken pipe|[Tt]imed? ?out")
+"""What an error of torch.distributed says where another rank did not answer."""
+OF_GLOO = re.compile(r"/gloo/|monitoredBarrier")
+"""What its errors alone say, the file of its source: they are plain ones, as those of a tool."""
 TIMED_OUT = re.compile(r"[Tt]imed? ?out")
 
 
@@ -35,8 +36,9 @@ class Farewell:
     def of(cls, error: Exception) -> "Farewell":
         """Make it of an error."""
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        is_network = isinstance(error, dist.DistError) or type(error) is RuntimeError
-        lost = is_network and NO_ANSWER.search(str(error)) is not None
+        said = str(error)
+        lost = isinstance(error, dist.DistError) and NO_ANSWER.search(said) is not None
+        lost = lost or (type(error) is RuntimeError and OF_GLOO.search(said) is not None)
         return cls(phase=phase_of(error), error=text, is_cause=not lost)
 
 
@@ -50,11 +52,12 @@ def leave(logs: Path, rank: int, said: Farewell) -> None:
 
 
 def heard(logs: Path) -> dict[int, Farewell]:
-    """Return the farewells that are there, by rank."""
+    """Return the farewells that can be read now, by rank."""
     found = {}
     for file in logs.glob("rank_*.farewell"):
         rank = int(file.stem.removeprefix("rank_"))
-        found[rank] = Farewell(**json.loads(file.read_text(encoding="utf-8")))
+        with suppress(OSError, ValueError):  # a file server shows it late, or half of it
+            found[rank] = Farewell(**json.loads(file.read_text(encoding="utf-8")))
     return dict(sorted(found.items()))
 
 

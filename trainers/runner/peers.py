@@ -48,7 +48,8 @@ def watched(
             watch.end()
     except Exception as error:
         farewells = _parted(logs, world, Farewell.of(error))
-        if min(farewells) != world.rank:
+        # On a full disk none of this rank was left: no other can say it.
+        if min(farewells) != world.rank and world.rank in heard(logs):
             error.add_note(SAID_ELSEWHERE)
         causes = [rank for rank, said in farewells.items() if said.is_cause]
         if len(causes) == world.size:  # all of them found the same
