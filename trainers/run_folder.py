@@ -11,7 +11,7 @@ import re
 import shlex
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,8 @@ from trainers.config import Config
 from trainers.config_files import dump, read
 from trainers.distributed import World, from_main
 from trainers.errors import CheckpointError, ConfigError
-from trainers.run_record import is_alive, refuse_work
+from trainers.run_lock import RunLock
+from trainers.run_record import refuse_work
 
 Status = Literal["running", "finished", "converged", "failed", "interrupted"]
 
@@ -42,13 +43,16 @@ _log = logging.getLogger(__name__)
 
 @final
 class RunFolder:
-    """An open run folder; `close` gives it back."""
+    """An open run folder, whose lock rank 0 holds; `close` gives it back."""
 
-    def __init__(self, path: Path, attempt: int, world: World) -> None:
+    def __init__(self, path: Path, attempt: int, world: World, lock: RunLock) -> None:
         self.path = path
         self.attempt = attempt
         self._world = world
+        self._lock = lock
         self._handler = _log_to(self.log_file)
+        if world.is_main:
+            lock.keep()
 
     @property
     def checkpoints(self) -> Path:
@@ -86,7 +90,7 @@ class RunFolder:
     def close(self) -> None:
         """Remove the lock and end the log."""
         if self._world.is_main:
-            (self.path / "run.lock").unlink(missing_ok=True)
+            self._lock.release()
         for name in PACKAGES:
             logging.getLogger(name).removeHandler(self._handler)
         with suppress(OSError):  # a full disk: what could not be logged is lost
@@ -111,17 +115,22 @@ def open_run(
         BackendError: on every rank, if ranks differ in settings or versions.
     """
     same_everywhere(settings=config.digest, resume=str(resume), clean=str(clean), **versions())
+    if resume and clean:
+        raise ConfigError("--resume continues a run and --clean moves it away: give one of them.")
     path = Path(config.run.dir) / config.run.name
+    lock = RunLock(path / "run.lock")
     try:
+        while not from_main(lock.is_free):
+            pass
         attempt = from_main(
-            lambda: _claim(path, config, resume=resume, clean=clean, command=command)
+            lambda: _claim(lock, config, resume=resume, clean=clean, command=command)
         )
     except OSError as error:
         raise CheckpointError(
             f"cannot write in {path}: {error.strerror}. Make it writable, or choose another "
             "place with --run.dir DIR."
         ) from error
-    return RunFolder(path, attempt, world)
+    return RunFolder(path, attempt, world, lock)
 
 
 def redact(text: str) -> str:
@@ -144,26 +153,36 @@ class _Redacting(logging.Formatter):
         return redact(super().format(record))
 
 
-def _claim(path: Path, config: Config, *, resume: bool, clean: bool, command: Sequence[str]) -> int:
-    if resume and clean:
-        raise ConfigError("--resume continues a run and --clean moves it away: give one of them.")
-    if path.exists():
-        _refuse_if_running(path)
-        if clean:
-            path.rename(_free_name(path))
+def _claim(
+    lock: RunLock, config: Config, *, resume: bool, clean: bool, command: Sequence[str]
+) -> int:
+    """Take the lock before anything is looked at or moved: of two starts at once, one gets it."""
+    path = lock.file.parent
+    is_new = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    lock.take()
+    try:
+        if is_new and resume:
+            _log.warning("there is no %s to resume: it starts at 0", path)
         elif resume:
             _refuse_other_settings(path, config)
+        elif clean and not is_new:
+            _move_away(lock)
         else:
             refuse_work(path)
-    elif resume:
-        _log.warning("there is no %s to resume: it starts at 0", path)
-    path.mkdir(parents=True, exist_ok=True)
-    _lock(path)
-    try:
         return _describe(path, config, command)
-    except OSError:
-        (path / "run.lock").unlink(missing_ok=True)
+    except (OSError, ConfigError):
+        lock.release()
         raise
+
+
+def _move_away(lock: RunLock) -> None:
+    """Give a run another name, and hold the lock in an empty folder of the old one."""
+    path = lock.file.parent
+    aside = path.rename(_free_name(path))
+    (aside / lock.file.name).unlink()
+    path.mkdir(exist_ok=True)
+    lock.take()
 
 
 def _refuse_other_settings(path: Path, config: Config) -> None:
@@ -194,37 +213,6 @@ def _free_name(path: Path) -> Path:
     while os.path.lexists(path.with_name(f"{path.name}.old-{number}")):
         number += 1
     return path.with_name(f"{path.name}.old-{number}")
-
-
-def _refuse_if_running(path: Path) -> None:
-    """Raise if another process holds the lock; a stale lock is named and removed."""
-    lock = path / "run.lock"
-    try:
-        owner: Mapping[str, Any] = json.loads(lock.read_text("utf-8"))
-        host, pid = owner["host"], int(owner["pid"])
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError):
-        host, pid = "an unknown host", 0
-    # Our own number was another's: in a container every start is process 1.
-    if host == socket.gethostname() and (pid == os.getpid() or not is_alive(pid)):
-        _log.warning("%s is stale: process %d is gone; taken over", lock, pid)
-        lock.unlink()
-        return
-    raise CheckpointError(
-        f"{path} is in use by process {pid} on {host}. Wait for it or stop it; if it is gone, "
-        f"remove {lock}."
-    )
-
-
-def _lock(path: Path) -> None:
-    owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-    try:
-        descriptor = os.open(path / "run.lock", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError as error:
-        raise CheckpointError(f"{path} was taken by another run just now.") from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(owner)
 
 
 def _environment(attempt: int) -> str:

@@ -28,7 +28,7 @@ FLOORS = (
     "trainers.backends trainers.generation",
     "trainers.learner trainers.collect",
     "trainers.ppo trainers.ppo_metrics trainers.sft trainers.demonstrations trainers.reward_model "
-    "trainers.epochs trainers.judgements "
+    "trainers.epochs trainers.judgements trainers.run_lock "
     "trainers.compress trainers.run_record trainers.checkpoint",  # a folder, read by the next floor
     "trainers.run_folder trainers.evaluate trainers.export trainers.loggers trainers.plan "
     "trainers.serve",

@@ -1,14 +1,17 @@
 """What fails on rank 0 alone is raised on every rank: none waits for one that has left."""
 
+import json
 from unittest import mock
 
 import pytest
 
 from tests import tiny
 from tests.distributed.ranks import run_ranks
+from trainers import run_lock
 from trainers.config_files import read
-from trainers.distributed import from_main
+from trainers.distributed import World, from_main, limit_waits
 from trainers.errors import BackendError, CheckpointError
+from trainers.run_folder import open_run
 from trainers.runner import run
 
 LEARNS = {
@@ -87,3 +90,21 @@ def test_an_error_that_cannot_be_sent_is_told_in_words():
 def test_a_model_that_rank_0_cannot_write_ends_the_run_on_every_rank(tmp_path, place):
     said = run_ranks(learned, str(tmp_path), place, timeout=120)
     assert said == ["cannot write: no space"] * 2
+
+
+def opened_after_a_lost_rank_0(folder):
+    """Which attempt it is, where the lock of another host is watched for longer than ranks wait."""
+    limit_waits(1.0)
+    config = read([], {"run.dir": folder, "run.name": "a"})
+    with mock.patch.multiple(run_lock, STILL_FOR=4.0, LOOKS_EVERY=0.2):
+        run = open_run(config, resume=True, clean=False, command=(), world=World.from_launcher())
+    run.close()
+    return run.attempt
+
+
+def test_ranks_wait_for_the_lock_of_another_host_whatever_their_time_out(tmp_path):
+    lock = tmp_path / "a" / "run.lock"
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1}), "utf-8")
+    assert run_ranks(opened_after_a_lost_rank_0, str(tmp_path), timeout=120) == [1, 1]
+    assert not lock.exists()

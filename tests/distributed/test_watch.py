@@ -13,6 +13,7 @@ import pytest
 from tests.distributed.ranks import free_port
 from trainers.distributed import World, phase, start
 from trainers.run_folder import RunFolder
+from trainers.run_lock import RunLock
 from trainers.runner import watch
 from trainers.runner.peers import watched
 
@@ -58,8 +59,10 @@ def run(rank, port, folder, work):
         setattr(watch, name, seconds)
     world = World.from_launcher()
     start(world, 60.0)
-    one = RunFolder(folder, 1, world)
-    (folder / "run.lock").touch()
+    lock = RunLock(folder / "run.lock")
+    if world.is_main:
+        lock.take()
+    one = RunFolder(folder, 1, world, lock)
     with watched(one, world, 60.0, fail=lambda said: failed(one, said)):
         work(rank)
 

@@ -17,7 +17,7 @@ from trainers.config_files import parse, presets
 EVERYTHING = "\n".join(page.read_text("utf-8") for page in PAGES)
 SECTION = "|".join(schema.names(()))
 SETTING = re.compile(rf"(?:--)?((?:{SECTION})\.[a-z_0-9-]+(?:\.[a-z_0-9-]+)*)(?=[\s:=]|$)")
-FILES = (".py", ".md", ".yaml", ".jsonl")
+FILES = (".py", ".md", ".yaml", ".jsonl", ".lock")
 METRICS = re.compile(r"^\| `([a-z_]+/[^`]+)`", re.MULTILINE)
 TEST = re.compile(r"`([\w/]+\.py)::(test_\w+)`")
 

@@ -156,8 +156,12 @@ def test_a_run_in_use_is_neither_continued_nor_moved(tmp_path, how):
     (folder.path / "run.lock").write_text(json.dumps({"host": socket.gethostname(), "pid": other}))
     with pytest.raises(CheckpointError, match=rf"in use by process {other} on .*run\.lock"):
         opened(tmp_path, **how)
+    assert json.loads((folder.path / "run.lock").read_text())["pid"] == other
     folder.close()
+    assert (folder.path / "run.lock").exists(), "it was another's to remove"
+    (folder.path / "run.lock").unlink()
     opened(tmp_path, **how).close()
+    assert not (folder.path / "run.lock").exists()
 
 
 def dead_process():
@@ -181,13 +185,19 @@ def test_a_stale_lock_is_named_and_taken_over(tmp_path, caplog, owner):
     assert f"process {pid} is gone" in caplog.text
 
 
-@pytest.mark.parametrize("content", ['{"host": "elsewhere", "pid": 1}', "", "[]", "{"])
-def test_a_lock_that_cannot_be_judged_is_respected(tmp_path, content):
-    lock = finished(tmp_path).path / "run.lock"
-    lock.write_text(content)
-    with pytest.raises(CheckpointError, match="if it is gone, remove"):
-        opened(tmp_path, resume=True)
-    assert lock.read_text() == content
+def test_a_refused_start_gives_the_lock_back(tmp_path):
+    path = finished(tmp_path, iteration=1).path
+    with pytest.raises(ConfigError, match="exists"):
+        opened(tmp_path)
+    assert not (path / "run.lock").exists()
+
+
+def test_a_run_that_is_moved_away_takes_no_lock_along(tmp_path):
+    finished(tmp_path)
+    folder = opened(tmp_path, clean=True)
+    assert not (tmp_path / "a.old-1" / "run.lock").exists()
+    assert (folder.path / "run.lock").exists()
+    folder.close()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -53,7 +53,7 @@ def ended(folder, error):
     """Return what rank 1 raises after `error`."""
     with (
         pytest.raises(LostRankError) as raised,
-        watched(folder, World(rank=1, size=2), 6.0),
+        watched(folder, World(rank=1, size=2), 6.0, fail=str),
         phase("save"),
     ):
         raise error
