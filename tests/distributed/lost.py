@@ -37,7 +37,7 @@ def run(how, model, folder):
         return collect(self, actor, iteration)
 
     words = {**tiny.RUN, "model.path": model, "run.dir": folder, "checkpoint.every": 1}
-    words["backend.timeout_seconds"] = 6.0
+    words["backend.timeout_seconds"] = 12.0 if how == "stuck" else 60.0  # they meet within it too
     typed = [str(word) for key, value in words.items() for word in (f"--{key}", value)]
     with mock.patch.object(TextCollector, "collect", collected):
         return main(["train", *typed, *sys.argv[4:]])

@@ -26,11 +26,13 @@ class Farewell:
         phase: what it was doing.
         error: the first line of its error, with its class.
         is_cause: False where another rank did not answer it.
+        is_told: whether the one message is said already, by who wrote this.
     """
 
     phase: str
     error: str
     is_cause: bool
+    is_told: bool = False
 
     @classmethod
     def of(cls, error: Exception) -> "Farewell":

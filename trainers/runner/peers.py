@@ -4,10 +4,12 @@ A rank that an error ends leaves a farewell beside its log, gives its connection
 who wait for it end as well, and reads the farewells of the others. A rank without one is lost.
 """
 
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from trainers.distributed import World, gather, shutdown
@@ -17,7 +19,9 @@ from trainers.runner.farewells import Farewell, heard, leave, told
 from trainers.runner.watch import Watch
 
 GRACE_SECONDS = 8.0
-"""How long farewells are waited for: a connection that is given up ends a wait at once."""
+"""How long farewells are waited for: a connection that is given up ends a wait at once, unless a
+library keeps it open (DistributedDataParallel does). Then the others end when this process has."""
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -47,10 +51,15 @@ def watched(
         finally:
             watch.end()
     except Exception as error:
-        farewells = _parted(logs, world, Farewell.of(error))
+        own = Farewell.of(error)
+        _log.error("ended in %s: %s", own.phase, own.error)
+        farewells = _parted(logs, world, own)
+        is_told = any(said.is_told for said in farewells.values())
         # On a full disk none of this rank was left: no other can say it.
-        if min(farewells) != world.rank and world.rank in heard(logs):
+        if (is_told or min(farewells) != world.rank) and world.rank in heard(logs):
             error.add_note(SAID_ELSEWHERE)
+        else:
+            leave(logs, world.rank, replace(own, is_told=True))
         causes = [rank for rank, said in farewells.items() if said.is_cause]
         if len(causes) == world.size:  # all of them found the same
             raise

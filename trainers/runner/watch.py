@@ -96,7 +96,7 @@ class Watch(threading.Thread):
         leave(
             self._logs,
             self._neighbour,
-            Farewell(phase=current_phase(), error=said, is_cause=True),
+            Farewell(phase=current_phase(), error=said, is_cause=True, is_told=True),
         )
         sys.stderr.write(f"LostRankError: {self._text()}\n")
         sys.stderr.flush()
