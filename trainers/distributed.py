@@ -24,6 +24,7 @@ from trainers.errors import BackendError, ConfigError
 Item = TypeVar("Item")
 IN_PHASE = "in phase "
 _phases: list[str] = []
+_waits = [0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,11 @@ def phase_of(error: BaseException) -> str:
     return next(notes, f"{IN_PHASE}the start").removeprefix(IN_PHASE)
 
 
+def num_waits() -> int:
+    """Return how often this rank began to wait for the others here; the same where all keep up."""
+    return _waits[0]
+
+
 def shutdown(*, together: bool = False) -> None:
     """Leave the other ranks. Call it at every end: an abandoned group can abort the exit.
 
@@ -187,6 +193,7 @@ def _reduced(value: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
     if not dist.is_initialized():
         return value
     # NCCL reduces on GPUs only; what comes from the CPU goes back there.
+    _waits[0] += 1
     device = "cuda" if dist.get_backend() == "nccl" else value.device
     result = value.detach().to(device, copy=True)
     dist.all_reduce(result, op=op)
@@ -207,6 +214,7 @@ def gather(item: Item) -> list[Item]:
     """Return every rank's picklable `item`, in rank order, on every rank."""
     if not dist.is_initialized():
         return [item]
+    _waits[0] += 1
     items: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(items, item)
     return items
@@ -216,6 +224,7 @@ def gather_runs(run: Tensor) -> Tensor:
     """Return every rank's `run` [n], in rank order, in one tensor [ranks * n]."""
     if not dist.is_initialized():
         return run
+    _waits[0] += 1
     device = "cuda" if dist.get_backend() == "nccl" else run.device
     found = run.new_empty(dist.get_world_size() * run.numel(), device=device)
     dist.all_gather(list(found.chunk(dist.get_world_size())), run.to(device))
@@ -226,6 +235,7 @@ def broadcast(item: Item) -> Item:
     """Return rank 0's picklable `item` on every rank."""
     if not dist.is_initialized():
         return item
+    _waits[0] += 1
     items = [item]
     dist.broadcast_object_list(items, src=0)
     return items[0]

@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from multiprocessing import get_context
+from unittest import mock
 
 import pytest
+import torch.distributed as dist
 
 from tests.distributed.ranks import free_port
-from trainers.distributed import World, phase, start
+from trainers.distributed import World, gather, phase, start
 from trainers.run_folder import RunFolder
 from trainers.run_lock import RunLock
 from trainers.runner import watch
@@ -39,6 +41,25 @@ def dies_at_1(rank):
         deaf(rank)
 
 
+def hangs_at_1(rank):
+    with phase("rollout"):
+        if rank == 1:
+            deaf(rank)
+        gather(rank)  # counted, and longer than the test
+
+
+def hangs_at_1_before_a_library(rank):
+    with phase("update"):
+        if rank == 1:
+            deaf(rank)
+        library()
+
+
+def library():
+    """Wait for the others where nothing of ours does, as layers at stage 3 do."""
+    dist.barrier()
+
+
 def is_done_first_at_1(rank):
     if rank == 0:
         time.sleep(5.0)
@@ -49,21 +70,25 @@ def is_stopped(rank):
     time.sleep(8.0)
 
 
-def run(rank, port, folder, work):
+def run(rank, port, folder, work, size):
     """What one rank does, its standard error in a file."""
     os.dup2(os.open(folder / f"stderr_{rank}", os.O_CREAT | os.O_WRONLY), 2)
     sys.stderr = os.fdopen(2, "w")
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
     os.environ.update(place, RANK=str(rank), LOCAL_RANK=str(rank))
     for name, seconds in SOON.items():
         setattr(watch, name, seconds)
     world = World.from_launcher()
     start(world, 60.0)
+    timeout = 60.0
+    if work in (hangs_at_1, hangs_at_1_before_a_library):
+        watch.dist = mock.Mock(get_backend=lambda: "nccl")
+        timeout = 5.0
     lock = RunLock(folder / "run.lock")
     if world.is_main:
         lock.take()
     one = RunFolder(folder, 1, world, lock)
-    with watched(one, world, 60.0, fail=lambda said: failed(one, said)):
+    with watched(one, world, timeout, fail=lambda said: failed(one, said)):
         work(rank)
 
 
@@ -72,12 +97,12 @@ def failed(folder, said):
     folder.close()
 
 
-def both(folder, work):
-    """Run two ranks; return what ends them, in rank order."""
+def ended(folder, work, size=2):
+    """Run ranks; return what ends them, in order."""
     port = free_port()
     ranks = [
-        get_context("spawn").Process(target=run, args=(rank, port, folder, work), daemon=True)
-        for rank in range(2)
+        get_context("spawn").Process(target=run, args=(rank, port, folder, work, size), daemon=True)
+        for rank in range(size)
     ]
     for rank in ranks:
         rank.start()
@@ -108,7 +133,7 @@ def said(folder, rank):
 
 
 def test_a_deaf_rank_ends_when_another_raises(folder):
-    assert both(folder, raises_at_1) == [1, 1]
+    assert ended(folder, raises_at_1) == [1, 1]
     status = json.loads((folder / "status.json").read_text())
     assert (status["status"], status["iteration"]) == ("failed", 3)
     assert "LostRankError: rank 1 (" in status["reason"]
@@ -116,19 +141,32 @@ def test_a_deaf_rank_ends_when_another_raises(folder):
     assert not (folder / "run.lock").exists()
     assert "failed in rollout" in said(folder, 1)
     assert said(folder, 0) == ""  # one message, from the rank it is about
-    assert "ended while it waited" in (folder / "logs/attempt_1/rank_0.log").read_text()
+    assert (
+        "ended from outside of its main thread"
+        in (folder / "logs/attempt_1/rank_0.log").read_text()
+    )
 
 
 def test_a_deaf_rank_ends_when_another_dies(folder):
-    assert both(folder, dies_at_1) == [1, -signal.SIGKILL]
+    assert ended(folder, dies_at_1) == [1, -signal.SIGKILL]
     assert "LostRankError: rank 1 (" in said(folder, 0)
     assert "failed in update: no sign of life for 3 s. Its log: " in said(folder, 0)
     assert said(folder, 0).count("LostRankError") == 1
     assert "no sign of life" in json.loads((folder / "status.json").read_text())["reason"]
 
 
+@pytest.mark.parametrize(("work", "size"), [(hangs_at_1, 2), (hangs_at_1_before_a_library, 3)])
+def test_deaf_ranks_end_when_another_hangs_and_it_is_named_with_where_it_stands(work, size, folder):
+    assert ended(folder, work, size) == [1] * size
+    assert "LostRankError: rank 1 (" in said(folder, 0)
+    assert f"it hangs at {__file__}:" in said(folder, 0)
+    assert all(said(folder, rank) == "" for rank in range(1, size))
+    log = (folder / "logs/attempt_1/rank_1.log").read_text()
+    assert "in deaf" in log  # the stack of the main thread
+
+
 @pytest.mark.parametrize("work", [is_done_first_at_1, is_stopped])
 def test_a_rank_that_is_done_or_was_stopped_with_the_others_is_not_lost(work, folder):
-    assert both(folder, work) == [0, 0]
+    assert ended(folder, work) == [0, 0]
     assert not list((folder / "logs" / "attempt_1").glob("*.farewell"))
     assert not list((folder / "logs" / "attempt_1").glob("*.alive"))

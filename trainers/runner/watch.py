@@ -4,21 +4,28 @@ Over gloo a wait ends with the connection. NCCL waits for its time-out, and torc
 process without a word. So every rank has a thread that touches a file beside its log, looks at the
 file of its neighbour, and reads farewells:
 
-    a rank raises   ->  it leaves a farewell          ->  the others end
-    a rank is dead  ->  its file does not change      ->  its neighbour leaves one for it: all end
+    a rank raises  ->  it leaves a farewell  ->  the others end
+    a rank dies    ->  its file keeps still  ->  its neighbour leaves one for it: all end
+    a rank hangs   ->  its main thread does  ->  one that waits for it leaves one for it: all end
 """
 
+import faulthandler
 import logging
 import os
 import sys
+import sysconfig
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import final
 
-from trainers.distributed import World, current_phase
+import torch.distributed as dist
+
+from trainers.distributed import World, current_phase, num_waits
 from trainers.runner.farewells import Farewell, heard, leave, told
 
 BEAT_SECONDS = 5.0
@@ -28,13 +35,16 @@ STILL_SECONDS = 300.0
 done by then, and what a shared filesystem remembers of a file is new."""
 PATIENCE_SECONDS = 20.0
 """What the main thread has to end by itself, once there is a farewell."""
+MARGIN_SECONDS = 45.0
+"""Before NCCL's time-out a rank that hangs is named, or in its last tenth: then farewells and
+patience fit in."""
 
 _log = logging.getLogger(__name__)
 
 
 @final
 class Watch(threading.Thread):
-    """Looks after one rank and its neighbour until it is told to `end`.
+    """Looks after one rank and its neighbour until it is told to `end`; made by the main thread.
 
     Args:
         logs: the folder of this start, which all ranks see.
@@ -57,9 +67,12 @@ class Watch(threading.Thread):
         self._logs, self._rank, self._hosts = logs, world.rank, hosts
         self._timeout, self._fail = timeout_seconds, fail
         self._neighbour = (world.rank + 1) % world.size
+        self._is_deaf = dist.get_backend() == "nccl"
+        self._main = threading.get_ident()
         self._is_over = threading.Event()
-        self._changed, self._changed_at = 0, time.monotonic()
-        self._beat_at = time.monotonic()
+        now = time.monotonic()
+        self._beat_at, self._moved, self._moved_at = now, (0, 0), now
+        self._changed, self._changed_at = 0, now
 
     def end(self) -> None:
         """Stop: the main thread came back, to leave in order or with an error of its own."""
@@ -81,23 +94,56 @@ class Watch(threading.Thread):
         return self._logs / f"rank_{rank}.alive"
 
     def _beat(self) -> None:
-        """Touch the own file, and speak for a neighbour who is dead."""
-        self._file(self._rank).touch()
-        file, now = self._file(self._neighbour), time.monotonic()
+        """Say where this rank stands, and speak for one that is dead or hangs."""
+        now = time.monotonic()
+        frame = sys._current_frames().get(self._main)
+        moved = (num_waits(), 0 if frame is None else hash((id(frame), frame.f_lasti)))
+        if moved != self._moved:
+            self._moved, self._moved_at = moved, now
+        self._file(self._rank).write_text(f"{num_waits()} {place(frame)}", encoding="utf-8")
+        file = self._file(self._neighbour)
         changed = file.stat().st_mtime_ns if file.exists() else 0
         was_away = now - self._beat_at > 3 * BEAT_SECONDS  # stopped, perhaps as the neighbour was
         if changed != self._changed or not changed or was_away:
             self._changed, self._changed_at = changed, now
         self._beat_at = now
-        still = now - self._changed_at
-        if still <= STILL_SECONDS or self._neighbour in heard(self._logs):
+        if now - self._changed_at > STILL_SECONDS:
+            self._speak_for(
+                {self._neighbour: f"no sign of life for {now - self._changed_at:.0f} s"}
+            )
+        still = now - self._moved_at
+        if self._is_deaf and still > max(self._timeout - MARGIN_SECONDS, 0.9 * self._timeout):
+            late = self._late().items()
+            self._speak_for({r: f"it hangs at {where}, for {still:.0f} s" for r, where in late})
+
+    def _late(self) -> dict[int, str]:
+        """Return where ranks stand that all others wait for; none if that is not to be told.
+
+        They began to wait less often than others; or it was a library that waits, and most ranks
+        are at one place. Of the others the lowest speaks.
+        """
+        stand: dict[int, tuple[int, str]] = {}
+        for rank in range(len(self._hosts)):
+            with suppress(OSError, ValueError):  # it is done, or being written
+                waits, where = self._file(rank).read_text(encoding="utf-8").split(maxsplit=1)
+                stand[rank] = int(waits), where
+        most = max((waits for waits, _ in stand.values()), default=0)
+        late = {rank: where for rank, (waits, where) in stand.items() if waits < most}
+        if not late and stand:
+            usual, count = Counter(where for _, where in stand.values()).most_common(1)[0]
+            is_clear = 2 * count > len(stand)
+            late = {r: where for r, (_, where) in stand.items() if is_clear and where != usual}
+        speaker = min(stand.keys() - late.keys(), default=None)
+        return late if speaker == self._rank else {}
+
+    def _speak_for(self, others: Mapping[int, str]) -> None:
+        """Leave farewells for ranks that cannot, and say so."""
+        known = heard(self._logs)
+        if known or not others:
             return
-        said = f"no sign of life for {still:.0f} s"
-        leave(
-            self._logs,
-            self._neighbour,
-            Farewell(phase=current_phase(), error=said, is_cause=True, is_told=True),
-        )
+        for rank, error in others.items():
+            of_it = Farewell(phase=current_phase(), error=error, is_cause=True, is_told=True)
+            leave(self._logs, rank, of_it)
         sys.stderr.write(f"LostRankError: {self._text()}\n")
         sys.stderr.flush()
 
@@ -105,8 +151,22 @@ class Watch(threading.Thread):
         return told(heard(self._logs), self._hosts, self._logs, self._timeout)
 
     def _leave(self) -> None:
-        """End this process, whatever its main thread waits for."""
+        """End this process, whatever its main thread waits for, and log where it stood."""
         text = self._text()
-        _log.error("ended while it waited for other ranks: %s", text)
+        _log.error("ended from outside of its main thread: %s", text)
+        with suppress(OSError), (self._logs / f"rank_{self._rank}.log").open("a") as stream:
+            faulthandler.dump_traceback(stream)
         self._fail(f"LostRankError: {text}".splitlines()[0])
         os._exit(1)
+
+
+def place(frame: FrameType | None) -> str:
+    """Return file and line that a thread is at, outside of Python's own library."""
+    library, inner = sysconfig.get_path("stdlib"), frame
+    while inner is not None:
+        file = inner.f_code.co_filename
+        if "site-packages" in file or not file.startswith(library):
+            break
+        inner = inner.f_back
+    at = inner or frame
+    return "its end" if at is None else f"{at.f_code.co_filename}:{at.f_lineno}"
