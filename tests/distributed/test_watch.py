@@ -82,7 +82,7 @@ def run(rank, port, folder, work, size):
     start(world, 60.0)
     timeout = 60.0
     if work in (hangs_at_1, hangs_at_1_before_a_library):
-        watch.dist = mock.Mock(get_backend=lambda: "nccl")
+        watch.dist = mock.Mock(is_initialized=lambda: True, get_backend=lambda: "nccl")
         timeout = 5.0
     lock = RunLock(folder / "run.lock")
     if world.is_main:
@@ -160,7 +160,7 @@ def test_deaf_ranks_end_when_another_hangs_and_it_is_named_with_where_it_stands(
     assert ended(folder, work, size) == [1] * size
     assert "LostRankError: rank 1 (" in said(folder, 0)
     assert f"it hangs at {__file__}:" in said(folder, 0)
-    assert all(said(folder, rank) == "" for rank in range(1, size))
+    assert said(folder, 0).count("LostRankError") == 1
     log = (folder / "logs/attempt_1/rank_1.log").read_text()
     assert "in deaf" in log  # the stack of the main thread
 

@@ -67,7 +67,7 @@ class Watch(threading.Thread):
         self._logs, self._rank, self._hosts = logs, world.rank, hosts
         self._timeout, self._fail = timeout_seconds, fail
         self._neighbour = (world.rank + 1) % world.size
-        self._is_deaf = dist.get_backend() == "nccl"
+        self._is_deaf = dist.is_initialized() and dist.get_backend() == "nccl"
         self._main = threading.get_ident()
         self._is_over = threading.Event()
         now = time.monotonic()
