@@ -77,6 +77,7 @@ class Watch(threading.Thread):
     def end(self) -> None:
         """Stop: the main thread came back, to leave in order or with an error of its own."""
         self._is_over.set()
+        self.join(BEAT_SECONDS)  # else a look under way would write the file again
         with suppress(OSError):
             self._file(self._rank).unlink(missing_ok=True)  # no file: nothing to look at
 
