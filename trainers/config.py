@@ -15,6 +15,13 @@ from pydantic.dataclasses import dataclass
 from trainers.config_backend import BackendConfig
 from trainers.config_ppo import RULES, Count, NonNegative, Positive, PPOConfig, Share, Whole
 from trainers.config_reward_model import RewardModelConfig
+from trainers.config_text import (
+    DataConfig,
+    EnvConfig,
+    GenerationConfig,
+    RewardConfig,
+    TokenizerConfig,
+)
 from trainers.errors import ConfigError
 
 PACKAGED = Path(__file__).parent / "configs"
@@ -116,93 +123,6 @@ class ModelConfig:
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
-class TokenizerConfig:
-    """The tokenizer, where it is not the model's own."""
-
-    path: str | None = None
-    """A tokenizer folder or hub id; null: the model's own, or a fresh one for a fresh model."""
-    pad_token: str | None = None
-    """A token of the vocabulary that fills up short rows; null: the one the tokenizer names."""
-    chat_template: str | None = None
-    """A file with a Jinja chat template; null: the tokenizer's own."""
-
-
-@dataclass(config=RULES, frozen=True, kw_only=True)
-class DataConfig:
-    """Rows of the stages sft and reward_model. PPO's tasks come from `envs`."""
-
-    path: str | None = None
-    """A .jsonl, .parquet, .csv or .tsv file, or a hub id; null: the solutions of `envs`."""
-    prompt_column: str = "prompt"
-    """Column with the prompt: text, or a list of messages. Rows have none where this is empty, or
-    is `prompt` and `columns` does not name it."""
-    response_column: str = "response"
-    """Column with the response."""
-    columns: list[str] | None = None
-    """Names of a CSV's or TSV's columns, where it has no header line."""
-    num_examples: Count | None = None
-    """How many rows to use, the first ones; null: all (1024 of a procedural environment)."""
-    too_long: Literal["raise", "drop"] = "raise"
-    """A row or a prompt over the length limit stops the run, or is dropped and counted."""
-    split: str = "train"
-    """Split of a hub data set."""
-
-    def __post_init__(self) -> None:
-        """Refuse a column that is named twice."""
-        twice = [name for name in self.columns or () if (self.columns or ()).count(name) > 1]
-        if twice:
-            raise ConfigError(f'data.columns names "{twice[0]}" twice. Name each column once.')
-
-    @property
-    def has_prompts(self) -> bool:
-        """False where a row is a response alone: the model learns the language of that column."""
-        is_named = self.columns is None or self.prompt_column in self.columns
-        return bool(self.prompt_column) and (is_named or self.prompt_column != "prompt")
-
-
-@dataclass(config=RULES, frozen=True, kw_only=True)
-class EnvConfig:
-    """The environment of the run."""
-
-    id: str = "llmgym/Arithmetic-v0"
-    """A registered Gymnasium id, or `pkg.mod:ns/Name-v0`."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of the environment."""
-
-
-@dataclass(config=RULES, frozen=True, kw_only=True)
-class RewardConfig:
-    """One reward; at most one of function, name and model. None: the environment's own."""
-
-    function: str | None = None
-    """`pkg.mod:fn` or `FILE.py:fn`. Short form: --reward."""
-    name: str | None = None
-    """A registered reward, such as `math.boxed`."""
-    model: str | None = None
-    """A reward model or classifier: a folder or hub id. It keeps its own tokenizer and template."""
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    """Factor of this reward in the sum."""
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of the reward."""
-    isolated: bool = True
-    """Run a function in a process that can be killed when it hangs."""
-    timeout_seconds: Positive = 30.0
-    """Time one call of an isolated function may take."""
-
-    def __post_init__(self) -> None:
-        """Refuse two sources for one reward."""
-        if len(self.source) > 1:
-            given = " and ".join(f"{name} {value!r}" for name, value in self.source.items())
-            raise ConfigError(f"a reward has one source, got {given}. Give one of them.")
-
-    @property
-    def source(self) -> dict[str, str]:
-        """What the reward is made of: its function, name or model, under that word."""
-        given = {"function": self.function, "name": self.name, "model": self.model}
-        return {name: value for name, value in given.items() if value}
-
-
-@dataclass(config=RULES, frozen=True, kw_only=True)
 class SFTConfig:
     """Supervised stage: next-token cross-entropy on the responses of demonstrations."""
 
@@ -222,36 +142,6 @@ class SFTConfig:
     """Share of the rows kept back to measure the loss on."""
     stop_loss: Positive | None = None
     """Loss on those rows, in nats a token, at which the stage ends after an epoch; null: off."""
-
-
-@dataclass(config=RULES, frozen=True, kw_only=True)
-class GenerationConfig:
-    """How responses are sampled."""
-
-    max_prompt_tokens: Count = 256
-    """Longest prompt, in tokens; a longer one is never cut (see data.too_long)."""
-    max_new_tokens: Count = 64
-    """Longest response of a turn, in tokens."""
-    temperature: Positive = 1.0
-    """Divides the logits, for policy, old policy and reference alike."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus of evaluation and play; training needs 1.0."""
-    top_k: Whole = 0
-    """Most likely tokens of evaluation and play; 0: all. Training needs 0."""
-    eos_token_ids: list[Whole] | None = None
-    """Ids that end a response; null: every one the model and its tokenizer name."""
-    batch_size: Count = 256
-    """Most rows generated at once."""
-
-    def __post_init__(self) -> None:
-        """Refuse sampling from another support than the one that is scored."""
-        for field, got, neutral in (("top_p", self.top_p, 1.0), ("top_k", self.top_k, 0)):
-            if got != neutral:
-                raise ConfigError(
-                    f"generation.{field} must be {neutral} in training, got {got}: narrowing the "
-                    "support makes every ratio wrong. For evaluation: llmgym eval "
-                    f"--{field.replace('_', '-')}"
-                )
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from tests.architecture.source import (
 FLOORS = (
     "llmgym trainers",  # two rooms; "trainers" alone is its __init__, which imports nothing
     "trainers.errors trainers.config trainers.config_ppo trainers.config_reward_model "
-    "trainers.config_backend "
+    "trainers.config_backend trainers.config_text "
     "trainers.config_schema trainers.config_files trainers.shares trainers.batch",
     "trainers.functional trainers.distributed trainers.environments trainers.launcher",
     "trainers.models",
@@ -58,6 +58,7 @@ NO_TORCH = (
     "trainers/config.py",
     "trainers/config_ppo.py",
     "trainers/config_reward_model.py",
+    "trainers/config_text.py",
     "trainers/config_backend.py",
     "trainers/config_schema.py",
     "trainers/config_files.py",

@@ -21,6 +21,7 @@ SETTINGS = (
     "trainers/config.py",
     "trainers/config_ppo.py",
     "trainers/config_reward_model.py",
+    "trainers/config_text.py",
     "trainers/config_backend.py",
 )
 HEADER = ("Purpose", "Hardware", "Result", "Run")
