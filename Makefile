@@ -16,7 +16,7 @@ PYTEST = $(BIN)/python -m pytest -q
 SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype \
   --deselect tests/unit/trainers/test_evaluate.py::test_evaluation_draws_nothing_from_the_global_generators
 
-.PHONY: install encoder train test test-required test-shapes test-slow test-gpu bench-gpu format lint type architecture check clean help
+.PHONY: install encoder train test test-required test-shapes test-slow test-gpu bench-gpu format lint type architecture check findings clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -77,6 +77,9 @@ architecture: install  ## the house rules, executed
 	$(PYTEST) tests/architecture
 
 check: lint type architecture test-required test-shapes test  ## all of the above that CI runs
+
+findings:  ## run every script of findings/: surprises of other libraries; needs an index of packages
+	@for script in findings/*.sh; do echo "== $$script"; bash $$script || exit 1; done
 
 clean:  ## remove the environment, caches and builds; runs/ stays
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
