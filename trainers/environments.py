@@ -9,8 +9,10 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from llmgym.env import core_env
 from llmgym.errors import EnvContractError, RewardError
 from llmgym.registry import create_vector, settings_of, spec
+from llmgym.rewards.answers import check_answers
 from llmgym.rewards.base import resolve
 from llmgym.vector import LLMVectorEnv
 from trainers.config import Config
@@ -56,7 +58,7 @@ def text_envs(
     config: Config, num_envs: int, *, env: EnvFactory | str | None, reward: object | None,
     held_out: bool = False,
 ) -> LLMVectorEnv:  # fmt: skip
-    """Build slots of the run's environment, one score group.
+    """Build slots of the run's environment, one score group, and check its gold answers.
 
     Args:
         config: `envs` and `eval.kwargs` are read.
@@ -68,8 +70,8 @@ def text_envs(
 
     Raises:
         gymnasium.error.NameNotFound: no such environment; lists near names.
-        ConfigError: its arguments are wrong, the environment is numeric, or a callable does not
-            take the reward.
+        ConfigError: its arguments are wrong, the environment is numeric, a callable does not take
+            the reward, or the reward cannot compare with an answer; names the row.
     """
     kwargs: dict[str, Any] = dict(config.envs[0].kwargs)
     if held_out:
@@ -84,15 +86,21 @@ def text_envs(
                 "Give it a parameter `reward` for its environment, or leave the reward out."
             )
         with constructing("the callable given as env", settings):
-            return LLMVectorEnv([partial(env, **accepted(env, kwargs))] * num_envs)
+            return _checked(LLMVectorEnv([partial(env, **accepted(env, kwargs))] * num_envs))
     found = spec(env or config.envs[0].id)
     hint = "" if is_text(found) else "\nOne on numbers takes --model.preset mlp"
     with constructing(found.id, settings, hint):
         if is_text(found):
             envs = create_vector(num_envs=num_envs, **settings_of(found, kwargs))
             assert isinstance(envs, LLMVectorEnv)
-            return envs
+            return _checked(envs)
         return LLMVectorEnv([partial(gymnasium.make, found, **kwargs)] * num_envs)
+
+
+def _checked(envs: LLMVectorEnv) -> LLMVectorEnv:
+    core = core_env(envs.envs[0])
+    check_answers(core.reward, core.tasks)
+    return envs
 
 
 def accepted(make: EnvFactory, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,20 +5,22 @@ knows no algebra (`2x` and `x+x` differ) and evaluates nothing.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import final
 
-from llmgym.messages import Sample
-from llmgym.rewards.base import UnitReward
-from llmgym.rewards.rules import MAX_CHARACTERS, number, reference
+from llmgym.errors import RewardError
+from llmgym.messages import Sample, Task
+from llmgym.rewards.rules import MAX_CHARACTERS, Comparison, number, reference
+from llmgym.rewards.verdict import row_of, shown
 
 MAX_ANSWER = 500
 """A longer answer is none: it bounds the work of normalising."""
 
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 SPACES = re.compile(r"\\[,;:! ]|\\q?quad|~|\s+")
 WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mbox|operatorname)\s*\{([^{}]*)\}")
+SHORT_ROOT = re.compile(r"\\sqrt\s*(\d)(?!\d)")
 FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
 MIXED = re.compile(r"(-?)(\d+)\((\d+)\)/\((\d+)\)")
@@ -32,16 +34,14 @@ UNITS = re.compile(
 
 
 def boxed(text: str) -> str | None:
-    r"""Return what stands in the last complete `\boxed{...}` of a text, or None."""
+    r"""Return what the last `\boxed{...}` of a text holds; None without one, or where it is cut."""
     text = text[-MAX_CHARACTERS:]
-    start = text.rfind(r"\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    for end in range(start + len(r"\boxed"), len(text)):
+    start = max((found.end() for found in BOX.finditer(text)), default=len(text))
+    depth = 1
+    for end in range(start, len(text)):
         depth += (text[end] == "{") - (text[end] == "}")
         if depth == 0:
-            return text[start + len(r"\boxed{") : end]
+            return text[start:end]
     return None
 
 
@@ -50,6 +50,7 @@ def normalise(answer: str) -> str:
     answer = answer.strip()[:MAX_ANSWER].rstrip(".")
     answer = WRAPPERS.sub(r"\1", answer)
     answer = SPACES.sub("", SIGNS.sub("", answer))
+    answer = SHORT_ROOT.sub(r"\\sqrt{\1}", answer)
     answer = SHORT_FRACTION.sub(r"(\1)/(\2)", answer)
     for _ in range(4):  # nested fractions, from the inside out
         answer = FRACTION.sub(r"(\1)/(\2)", answer)
@@ -101,7 +102,7 @@ def same_answer(given: str, wanted: str) -> bool:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Boxed(UnitReward):
+class Boxed(Comparison):
     r"""1.0 where the last `\boxed{...}` of the response equals the answer.
 
     Attributes:
@@ -111,11 +112,18 @@ class Boxed(UnitReward):
     name: str = "math.boxed"
     column: str | None = None
 
-    def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Compare each response's boxed answer with its reference."""
-        return [float(self._equal(sample)) for sample in samples]
+    def wanted(self, task: Task) -> str:
+        """Return the reference, or what its last box holds."""
+        text = str(reference(task, self.column))
+        wanted = boxed(text) or text
+        if not same_answer(wanted, wanted):
+            raise RewardError(
+                f"the answer {shown(text)} of {row_of(task)} is empty, or longer than the "
+                f"{MAX_ANSWER} characters of an answer"
+            )
+        return wanted
 
-    def _equal(self, sample: Sample) -> bool:
-        wanted = str(reference(sample, self.column))
-        given = boxed(str(sample.text))
-        return given is not None and same_answer(given, boxed(wanted) or wanted)
+    def agrees(self, sample: Sample) -> bool:
+        """Compare what the last box holds."""
+        wanted, given = self.wanted(sample.task), boxed(str(sample.text))
+        return given is not None and same_answer(given, wanted)

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Literal, final
 
 from llmgym.errors import RewardError
-from llmgym.messages import Sample, Score
+from llmgym.messages import Sample, Score, Task
+from llmgym.rewards.answers import check_answers
 from llmgym.rewards.base import Reward, bounds_of, resolve, score_samples
 
 RewardSpec = Reward | str
@@ -251,6 +252,12 @@ class ByTask(Reward):
     def inner(self) -> Mapping[str, Reward]:
         """Return the rewards by their sources."""
         return self.rewards if self.default is None else {**self.rewards, "default": self.default}
+
+    def check_tasks(self, tasks: Sequence[Task]) -> None:
+        """Check the answers of each source's tasks with its reward."""
+        for source in dict.fromkeys(task.source for task in tasks):
+            mine = [task for task in tasks if task.source == source]
+            check_answers(self.rewards.get(source, self.default), mine)
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Score each source's samples with its reward."""

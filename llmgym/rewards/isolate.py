@@ -24,13 +24,18 @@ from typing import Any, Self, final
 
 from llmgym import errors
 from llmgym.errors import RewardError
-from llmgym.messages import Sample, Score
+from llmgym.messages import Completion, Sample, Score, Task
+from llmgym.rewards.algebra import MathVerify, is_plain
+from llmgym.rewards.answers import spread
 from llmgym.rewards.base import Reward, bounds_of
-from llmgym.rewards.rules import MathVerify
-from llmgym.rewards.verdict import failed
+from llmgym.rewards.rules import Comparison, reference
+from llmgym.rewards.verdict import failed, row_of
 
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "TZ")
 """All that a grader inherits: keys and tokens of the trainer stay outside."""
+
+MAX_CHECKED = 256
+"""Gold answers that are looked at before a run: reading one as LaTeX takes up to 50 ms."""
 
 START_SECONDS = 60.0
 """A grader whose file takes longer to import is late as well."""
@@ -182,6 +187,22 @@ class Isolated(Reward):
                 self._assign(samples, waiting)
                 self._collect(scores)
             return [score for score in scores if score is not None]
+
+    def check_tasks(self, tasks: Sequence[Task]) -> None:
+        """Let the reward inside look at the gold answers that are neither numbers nor words.
+
+        Raises:
+            RewardError: it cannot compare with one, or not in time; names the task.
+        """
+        if not isinstance(self._reward, Comparison):
+            return
+        golds = {str(reference(one, self._reward.column)): one for one in tasks}
+        odd = [one for one in golds.values() if not is_plain(reference(one, self._reward.column))]
+        chosen = [odd[i] for i in spread(len(odd), MAX_CHECKED)]
+        samples = [Sample(one, (), Completion(""), "", terminated=True) for one in chosen]
+        for task, score in zip(chosen, self.score(samples), strict=True):
+            if score.status == "error":
+                raise RewardError(f"the answer of {row_of(task)} cannot be compared: {score.error}")
 
     @contextmanager
     def _working(self) -> Iterator[None]:

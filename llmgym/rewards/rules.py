@@ -6,16 +6,17 @@ reference compares with `Task.answer`, or with the column named by `column`.
 
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from functools import partial
 from typing import Any, final
 
-from llmgym.errors import MissingExtraError, RewardError
-from llmgym.messages import Sample
+from llmgym.errors import RewardError
+from llmgym.messages import Sample, Task
 from llmgym.rewards.base import Reward, UnitReward
+from llmgym.rewards.verdict import row_of, shown
 
 MAX_CHARACTERS = 20_000
 """Longer responses are judged by their end: it bounds the work of every rule."""
@@ -29,16 +30,16 @@ MAX_DIGITS = 400
 """Longer numbers are no number: converting them takes quadratic time."""
 
 
-def reference(sample: Sample, column: str | None) -> Any:  # noqa: ANN401 - any column's value
+def reference(task: Task, column: str | None) -> Any:  # noqa: ANN401 - any column's value
     """Return what a response is compared with.
 
     Raises:
         RewardError: the task has none.
     """
-    value = sample.task.answer if column is None else sample.task.meta.get(column)
+    value = task.answer if column is None else task.meta.get(column)
     if value is None:
         name = "answer" if column is None else f'column "{column}"'
-        raise RewardError(f"task {sample.task.id} of {sample.task.source} has no {name} to compare")
+        raise RewardError(f"{row_of(task)} has no {name} to compare")
     return value
 
 
@@ -66,21 +67,51 @@ def _end(sample: Sample) -> str:
     return str(sample.text)[-MAX_CHARACTERS:]
 
 
+class Comparison(UnitReward, ABC):
+    """1.0 where a response agrees with the gold answer of its task, 0.0 elsewhere.
+
+    Attributes:
+        column: the reference's column; None for the task's answer.
+    """
+
+    column: str | None
+
+    @abstractmethod
+    def wanted(self, task: Task) -> Any:  # noqa: ANN401 - a number, a text, a letter
+        """Return what a response must agree with; `RewardError` where there is no such thing."""
+
+    @abstractmethod
+    def agrees(self, sample: Sample) -> bool:
+        """Return whether a response agrees with its reference."""
+
+    @final
+    def check_tasks(self, tasks: Sequence[Task]) -> None:
+        """Raise `RewardError` for the first task whose reference is missing or unusable."""
+        for task in tasks:
+            self.wanted(task)
+
+    @final
+    def score(self, samples: Sequence[Sample]) -> list[float]:
+        """Compare each response with its reference."""
+        return [float(self.agrees(sample)) for sample in samples]
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class Exact(UnitReward):
+class Exact(Comparison):
     """1.0 where the response is the answer, character by character but for space around it."""
 
     name: str = "exact"
     column: str | None = None
     ignore_case: bool = False
 
-    def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Compare each response with its reference."""
-        return [float(self._same(sample)) for sample in samples]
+    def wanted(self, task: Task) -> str:
+        """Return the reference without space around it."""
+        return str(reference(task, self.column)).strip()
 
-    def _same(self, sample: Sample) -> bool:
-        given, wanted = str(sample.text).strip(), str(reference(sample, self.column)).strip()
+    def agrees(self, sample: Sample) -> bool:
+        """Compare the texts."""
+        given, wanted = str(sample.text).strip(), self.wanted(sample.task)
         if self.ignore_case:
             return given.casefold() == wanted.casefold()
         return given == wanted
@@ -88,7 +119,7 @@ class Exact(UnitReward):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Numeric(UnitReward):
+class Numeric(Comparison):
     """1.0 where the number in the response is the answer.
 
     Attributes:
@@ -102,24 +133,25 @@ class Numeric(UnitReward):
     tol: float = 0.0
     whole: bool = False
 
-    def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Compare each response's number with its reference."""
-        return [float(self._equal(sample)) for sample in samples]
-
-    def _equal(self, sample: Sample) -> bool:
-        answer = reference(sample, self.column)
+    def wanted(self, task: Task) -> Fraction:
+        """Return the reference's number."""
+        answer = reference(task, self.column)
         # The text of a float such as 1e-05 has an exponent, which `number` does not read.
         wanted = number(f"{Decimal(str(answer)):f}" if isinstance(answer, float) else str(answer))
         if wanted is None:
-            raise RewardError(f"the answer of task {sample.task.id} is not a number")
-        text = _end(sample)
+            raise RewardError(f"the answer {shown(answer)} of {row_of(task)} is not a number")
+        return wanted
+
+    def agrees(self, sample: Sample) -> bool:
+        """Compare the numbers."""
+        wanted, text = self.wanted(sample.task), _end(sample)
         given = number(text) if self.whole else last_number(text)
         return given is not None and abs(given - wanted) <= self.tol
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Choice(UnitReward):
+class Choice(Comparison):
     """1.0 where the option that the response names is the answer.
 
     The option is the last capital letter that stands alone, with or without brackets: "B", "(b)",
@@ -131,17 +163,20 @@ class Choice(UnitReward):
     column: str | None = None
     options: str = "ABCDE"
 
-    def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Compare each response's option with its reference."""
-        return [float(self._named(sample) == self._wanted(sample)) for sample in samples]
-
-    def _wanted(self, sample: Sample) -> str:
-        wanted = str(reference(sample, self.column)).strip().strip("()").upper()
+    def wanted(self, task: Task) -> str:
+        """Return the reference's letter."""
+        answer = reference(task, self.column)
+        wanted = str(answer).strip().strip("()").upper()
         if len(wanted) != 1 or wanted not in self.options.upper():
             raise RewardError(
-                f"the answer of task {sample.task.id} is none of the options {self.options}"
+                f"the answer {shown(answer)} of {row_of(task)} is none of the options "
+                f"{self.options}"
             )
         return wanted
+
+    def agrees(self, sample: Sample) -> bool:
+        """Compare the letters."""
+        return self._named(sample) == self.wanted(sample.task)
 
     def _named(self, sample: Sample) -> str | None:
         text = _end(sample).strip()
@@ -181,21 +216,23 @@ class Regex(UnitReward):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Contains(UnitReward):
+class Contains(Comparison):
     """1.0 where the reference stands in the response as a word or phrase of its own."""
 
     name: str = "contains"
     column: str | None = None
     ignore_case: bool = True
 
-    def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Search each response for its reference."""
-        return [float(self._holds(sample)) for sample in samples]
-
-    def _holds(self, sample: Sample) -> bool:
-        wanted = str(reference(sample, self.column)).strip()
+    def wanted(self, task: Task) -> str:
+        """Return the reference without space around it."""
+        wanted = str(reference(task, self.column)).strip()
         if not wanted:
-            raise RewardError(f"task {sample.task.id} has an empty text to look for")
+            raise RewardError(f"{row_of(task)} has an empty text to look for")
+        return wanted
+
+    def agrees(self, sample: Sample) -> bool:
+        """Search the response."""
+        wanted = self.wanted(sample.task)
         flags = re.IGNORECASE if self.ignore_case else re.NOFLAG
         pattern = rf"(?<!\w){re.escape(wanted)}(?!\w)"
         return re.search(pattern, _end(sample), flags) is not None
@@ -278,33 +315,3 @@ class Constant(Reward):
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """Return the value for each sample."""
         return [self.value] * len(samples)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class MathVerify(UnitReward):
-    """1.0 where the library math-verify finds the response equal to the answer.
-
-    It reads mathematics with a computer algebra system, so it must run where it can be killed:
-    the name "math.verify" stands for `isolate.math_verify`, which sees to that.
-    """
-
-    name: str = "math.verify"
-    column: str | None = None
-
-    def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Parse and compare each response.
-
-        Raises:
-            MissingExtraError: math-verify is not installed.
-        """
-        try:
-            import math_verify
-        except ImportError as error:
-            message = 'math.verify needs math-verify: pip install "llmgym-rl[math]"'
-            raise MissingExtraError(message) from error
-        # Its own deadlines use signals; here the process has one. None switches them off.
-        parse = partial(math_verify.parse, parsing_timeout=None)  # pyright: ignore
-        verify = partial(math_verify.verify, timeout_seconds=None)
-        pairs = [(str(reference(sample, self.column)), _end(sample)) for sample in samples]
-        return [float(verify(parse(wanted), parse(given))) for wanted, given in pairs]

@@ -19,7 +19,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from llmgym.errors import RewardError
-from llmgym.messages import Sample, Score, ScoreStatus
+from llmgym.messages import Sample, Score, ScoreStatus, Task
 
 Verdict = float | Mapping[str, float] | Score
 """What a scorer may say of one sample; a mapping of named parts is worth their sum."""
@@ -142,9 +142,18 @@ def near(file: str) -> str:
 
 def about(sample: Sample) -> str:
     """Return which sample it was: the starts of response and prompt, and the task's id."""
-    prompt = sample.task.prompt
-    said = prompt if isinstance(prompt, str) else prompt[-1].content
-    return f"for the response {quoted(sample.text)} to {quoted(said)} (task {sample.task.id})"
+    prompt = _start(sample.task)
+    return f"for the response {quoted(sample.text)} to {prompt} (task {sample.task.id})"
+
+
+def row_of(task: Task) -> str:
+    """Return which row of a file a task is: the start of its prompt, the source, the task's id."""
+    return f"the row {_start(task)} of {task.source or 'the environment'} (task {task.id})"
+
+
+def _start(task: Task) -> str:
+    prompt = task.prompt
+    return quoted(prompt if isinstance(prompt, str) else prompt[-1].content)
 
 
 def quoted(text: str) -> str:

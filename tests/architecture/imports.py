@@ -46,7 +46,7 @@ DOORS = {
     "optuna": "trainers/cli/sweep.py",
     "httpx": "llmgym/remote.py",
     "tenacity": "llmgym/remote.py",
-    "math_verify": "llmgym/rewards/rules.py",
+    "math_verify": "llmgym/rewards/algebra.py",
     "reasoning_gym": "llmgym/envs/reasoning.py",
     "fastapi": "trainers/serve/ llmgym/server.py",
     "uvicorn": "trainers/serve/ llmgym/server.py",

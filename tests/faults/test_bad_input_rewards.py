@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import SMALL
+from tests.faults.conftest import SMALL, write_rows
 from trainers.run_record import read_status
 
 BAD = """
@@ -147,6 +147,25 @@ def test_a_reward_that_wants_a_column_that_is_not_there_is_told_those_there_are(
     assert answer.code == 1
     assert "wants_gold() needs gold" in answer.said
     assert "prompt, response, word" in answer.said
+
+
+@pytest.mark.parametrize(
+    ("reward", "gold"),
+    [
+        ("numeric", "eleven"),
+        ("choice", "F"),
+        ("contains", " "),
+        ("math.boxed", ""),
+        pytest.param("math.verify", r"\dots", marks=pytest.mark.math),
+    ],
+)
+def test_an_answer_that_a_reward_cannot_compare_is_named_before_weights_load(refused, reward, gold):
+    rows = [{"prompt": f"Name {n}", "gold": "A" if reward == "choice" else "1"} for n in range(11)]
+    write_rows("prompts.jsonl", [*rows, {"prompt": "Name it", "gold": gold}])
+    named = {"--reward": None, "--rewards.0.name": reward, "--envs.0.kwargs.split": "all"}
+    said = refused(named | {"--envs.0.kwargs.answer-column": "gold"})
+    assert "the row 'Name it' of prompts.jsonl" in said
+    assert "cannot be built with envs.0.kwargs" in said
 
 
 def test_prompts_without_anything_to_judge_them_by_are_told_both_ways(refused):

@@ -3,14 +3,16 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
+from llmgym.errors import RewardError
 from llmgym.registry import load_plugins
-from llmgym.rewards.base import resolve
+from llmgym.rewards.answers import check_answers
+from llmgym.rewards.base import Reward, resolve
 from llmgym.rewards.trial import GOLD, WORST, Answer, Trial, spread, tried, written_at
 from llmgym.rows import Columns
 from llmgym.tables import read_table
@@ -75,7 +77,7 @@ def specification(options: Options) -> dict[str, Any]:
 
 
 def rows(options: Options) -> TaskList:
-    """Return the rows to try, with the answers and solutions that the file has."""
+    """Return the rows of the file, with the answers and solutions that it has."""
     if options.data is None:
         return from_list(ROWS, Columns(answer="answer"), source="sums")
     if options.n < 1:
@@ -88,8 +90,16 @@ def rows(options: Options) -> TaskList:
         solution=options.solution_column or ("solution" if "solution" in names else None),
         names=given,
     )
-    tasks = from_file(options.data, columns)
-    return replace(tasks, tasks=tasks.tasks[: options.n])
+    return from_file(options.data, columns)
+
+
+def attempt(reward: Reward, tasks: TaskList, n: int, place: str) -> Trial:
+    """Return the trial on the first rows, or what is wrong with the gold answers of the file."""
+    try:
+        check_answers(reward, tasks)
+    except RewardError as error:
+        return Trial(answers=(), errors=(str(error),), warnings=())
+    return tried(reward, tasks.tasks[:n], place)
 
 
 def _cut(text: str) -> str:
@@ -162,12 +172,12 @@ def main(argv: Sequence[str]) -> int:
     reward = resolve(spec)
     tasks = rows(options)
     place = written_at(spec)
-    trial = tried(reward, tasks.tasks, place)
+    trial = attempt(reward, tasks, options.n, place)
     if options.json:
         print(json.dumps({"reward": options.reward, "place": place, **asdict(trial)}))
         return 1 if trial.errors else 0
     print(f"reward    {options.reward}{f'  ({place})' if place else ''}")
-    print(f"rows      {len(tasks)} of {options.data or 'sums written here'}")
+    print(f"rows      {min(options.n, len(tasks))} of {options.data or 'sums written here'}")
     print("\n".join(report(trial)) if trial.answers else "nothing was scored")
     if not trial.errors:
         print("the same again, and in a batch: yes")

@@ -152,6 +152,16 @@ def test_what_teaches_nothing_or_the_wrong_thing_is_a_warning(check):
     assert "earns 36 on row 1, its solution 2: a policy learns what pays most" in said
 
 
+def test_a_gold_beyond_the_rows_tried_is_refused_with_its_row(check, tmp_path):
+    rows = [{"prompt": f"Say {n}.", "answer": str(n)} for n in range(30)]
+    rows[25]["answer"] = "twenty-five"
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    code, said = check("numeric", "--data", "my.jsonl", "--n", "3")
+    assert code == 1
+    assert "error: the answer str 'twenty-five' of the row 'Say 25.' of my.jsonl (task " in said
+    assert "nothing was scored" in said
+
+
 def test_a_text_beyond_a_reward_models_context_is_a_warning_and_no_failure(check, tmp_path):
     code, said = check(str(bert(tmp_path / "judge")), "--kwargs", "head=logit[good]")
     assert code == 0, said
