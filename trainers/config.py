@@ -4,6 +4,7 @@
 once, when it is built, and never repaired. What follows from other settings is a property.
 """
 
+import datetime
 import hashlib
 import json
 from pathlib import Path
@@ -40,6 +41,17 @@ class RunConfig:
     """Folder that holds all runs."""
     seed: Whole = 0
     """Seed of every random stream of the run."""
+    date: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] | None = None
+    """Day that chat templates print which print today's, YYYY-MM-DD; null: that on which the run
+    starts, which its config.yaml keeps."""
+
+    def __post_init__(self) -> None:
+        """Refuse a day that no calendar has."""
+        try:
+            if self.date is not None:
+                datetime.date.fromisoformat(self.date)
+        except ValueError as error:
+            raise ConfigError(f"run.date {self.date} is no day: {error}.") from error
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ class TokenizerConfig:
     pad_token: str | None = None
     """A token of the vocabulary that fills up short rows; null: the one the tokenizer names."""
     chat_template: str | None = None
-    """A file with a Jinja chat template; null: the tokenizer's own."""
+    """A file with a Jinja chat template, or for a base model `plain` (a prompt is fed as it is) or
+    `chatml`; null: the tokenizer's own."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

@@ -27,8 +27,8 @@ class Chat(Protocol):
         """Return the ids of a dialogue, up to where the response begins."""
         ...
 
-    def response_ids(self, text: str) -> Sequence[int]:
-        """Return the ids of a response, its end token included."""
+    def response_ids(self, text: str, messages: Sequence[Mapping[str, Any]] = ()) -> Sequence[int]:
+        """Return the ids of a response to a dialogue, its end token included."""
         ...
 
 
@@ -140,7 +140,8 @@ def tokenize(
     """
     kept = []
     for one in demonstrations:
-        prompt, response = chat.prompt_ids(one.messages), chat.response_ids(one.response)
+        prompt = chat.prompt_ids(one.messages)
+        response = chat.response_ids(one.response, one.messages)
         if not prompt:
             raise ConfigError(
                 f"{one.place} has no prompt, and the chat template puts nothing before a first "

@@ -14,26 +14,38 @@ tokenizer says by itself which row of the table holds.
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, Protocol
 
+from llmgym import chat_templates
+from llmgym.chat_templates import ControlTokens, control_tokens, dated
 
-class Tokenizer(Protocol):
+
+class Tokenizer(chat_templates.Tokenizer, Protocol):
     """What is needed of a transformers tokenizer."""
-
-    chat_template: Any
-    all_special_tokens: Any
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> Any:  # noqa: ANN401
         """Return the ids of a text as `input_ids`."""
         ...
 
-    def apply_chat_template(self, conversation: Any, *, tokenize: bool) -> Any:  # noqa: ANN401
+    def apply_chat_template(
+        self,
+        conversation: Any,  # noqa: ANN401
+        *,
+        chat_template: str | None,
+        tokenize: bool,
+    ) -> Any:  # noqa: ANN401
         """Return a dialogue as text."""
         ...
 
 
 def judged_ids(
-    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], response: str
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    response: str,
+    *,
+    control: ControlTokens | None = None,
+    day: date | None = None,
 ) -> list[int]:
     """Return the ids that a reward model scores.
 
@@ -44,13 +56,19 @@ def judged_ids(
         tokenizer: the reward model's own.
         messages: the dialogue before the response: role and content of each; may be empty.
         response: what is judged.
+        control: the tokenizer's, where many texts are read; None: found here.
+        day: what a template prints that prints the day; None: today.
     """
-    spelled = re.compile("|".join(re.escape(one) for one in tokenizer.all_special_tokens) or "(?!)")
-    said = [{**one, "content": _plain(str(one["content"]), spelled)} for one in messages]
-    answer = _plain(response, spelled)
+    found = control or control_tokens(tokenizer)
+    said = [
+        {**one, "content": _plain(str(one["content"]), found.spelled(one["role"]))}
+        for one in messages
+    ]
+    answer = _plain(response, found.spelled("assistant"))
     if said and tokenizer.chat_template:
         said.append({"role": "assistant", "content": answer})
-        text = tokenizer.apply_chat_template(said, tokenize=False)
+        template = dated(tokenizer, day)
+        text = tokenizer.apply_chat_template(said, chat_template=template, tokenize=False)
         return list(tokenizer(text, add_special_tokens=False).input_ids)
     text = joined([*(one["content"] for one in said), answer])
     return list(tokenizer(text, add_special_tokens=True).input_ids)

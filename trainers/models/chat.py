@@ -1,13 +1,14 @@
 """Messages to token ids and back: a tokenizer with its chat template, and how to train one.
 
 What a message says is always text: where it spells a control token (`<|end|>`), it is encoded
-letter by letter. Ids that were sampled are never made again from text.
+letter by letter. Ids that were sampled are never made again from text. Whatever else is encoded has
+the ids that the whole rendered dialogue has there.
 """
 
 import hashlib
-import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from typing import Any, final
 
@@ -16,7 +17,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
+from llmgym.chat_templates import dated
 from trainers.errors import ConfigError
+from trainers.models.encoding import TextEncoder
 
 PAD, END = "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = (PAD, END, "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>")
@@ -24,17 +27,19 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-# Stands in for a control token that a message spells, from rendering to encoding. Private-use
-# characters: a message that holds them can only stand for spelled-out text, never for control.
-STAND_IN = "\ue000{}\ue001"
+MARK = "\ue004"
+"""Put behind an answer's text, shows where the template has it. A private-use character."""
 
 Messages = Sequence[Mapping[str, Any]]
 
-# Dialogues that new messages are rendered behind, where their own is rendered anew each time.
-BASES = (
-    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
-    [{"role": "user", "content": "a"}],
+ASKED = [{"role": "user", "content": "a"}]
+"""What stands before an answer that has no dialogue before it."""
+
+REFUSALS = (
+    *(TemplateError, ArithmeticError, AttributeError, LookupError),
+    *(RecursionError, TypeError, ValueError),
 )
+"""What a template raises on messages that it was not written for."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -81,14 +86,8 @@ def _rest(text: str, start: str) -> str | None:
     return text[len(start) :] if text.startswith(start) else None
 
 
-def _replaced(value: Any, pattern: re.Pattern[str], tokens: Sequence[str]) -> Any:  # noqa: ANN401 - any JSON
-    if isinstance(value, str):
-        return pattern.sub(lambda found: STAND_IN.format(tokens.index(found[0])), value)
-    if isinstance(value, Mapping):
-        return {key: _replaced(item, pattern, tokens) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replaced(item, pattern, tokens) for item in value]
-    return value
+def _marked(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {**message, "content": f"{message['content']}{MARK}"}
 
 
 @final
@@ -98,26 +97,43 @@ class ChatFormat:
     Args:
         tokenizer: with a chat template.
         eos_token_ids: every id that ends a response; not empty.
+        day: what a template prints that prints the day; None: today.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, *, eos_token_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        eos_token_ids: Sequence[int],
+        day: date | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self._eos_token_ids = tuple(eos_token_ids)
-        self._control = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
-        self._spelled = re.compile("|".join(map(re.escape, self._control)))
-        self._stand_ins = re.compile("\ue000([0-9]+)\ue001")
+        self._encoder = TextEncoder(tokenizer)
+        self._dated = dated(tokenizer, day)
 
     @cached_property
+    def turn_end_id(self) -> int | None:
+        """The token that the template puts after a response; None where it puts none.
+
+        It is the first control token before the next message that also closes a dialogue, or that
+        is an end token.
+        """
+        answer = {"role": "assistant", "content": "b"}
+        closing = self._tokens_behind(ASKED, answer, [])
+        between = self._tokens_behind(ASKED, answer, ASKED)
+        control = self._encoder.control_ids
+        first = next((token for token in between if token in control), None)
+        if first is not None and (first in closing or first in self._eos_token_ids):
+            return first
+        known = [token for token in closing if token in self._eos_token_ids]
+        return next((token for token in (*known, *closing) if known or token in control), None)
+
+    @property
     def end_token_id(self) -> int:
         """The end token that the template puts after a response; the first one if it puts none."""
-        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        try:
-            closed = self._encoded(self._rendered(turn, generate=False))
-            opened = self._encoded(self._rendered(turn[:1], generate=True))
-        except ConfigError:  # a template that wants other roles says so when it is used
-            return self._eos_token_ids[0]
-        ends = (token for token in closed[len(opened) :] if token in self._eos_token_ids)
-        return next(ends, self._eos_token_ids[0])
+        end = self.turn_end_id
+        return end if end in self._eos_token_ids else self._eos_token_ids[0]
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -137,7 +153,8 @@ class ChatFormat:
     def digest(self) -> str:
         """First 12 hex digits of the SHA-256 of vocabulary, template and end tokens."""
         parts = (self.tokenizer.backend_tokenizer.to_str(), self.tokenizer.chat_template)
-        text = "\n".join(map(str, (*parts, self._eos_token_ids)))
+        day = () if self._dated is None else (self._dated,)
+        text = "\n".join(map(str, (*parts, self._eos_token_ids, *day)))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def prompt_ids(self, messages: Messages) -> list[int]:
@@ -150,18 +167,37 @@ class ChatFormat:
         Raises:
             ConfigError: the template refuses the messages.
         """
-        if not messages:
-            said = [{"role": "user", "content": "a"}]
-            before = self._rendered(said, generate=False)
-            after = self._rendered(said, generate=True)
-            return self._encoded(after[len(before) :]) if after.startswith(before) else []
-        if messages[-1]["role"] == "assistant":
-            return [*self.prompt_ids(messages[:-1]), *self._plain(messages[-1]["content"])]
-        return self._encoded(self._rendered(self._guarded(messages), generate=True))
+        before, prompt = self._prompt(self._guarded(messages))
+        return self._encoder.ids_after(before, prompt) if before else self._encoder.ids(prompt)
 
-    def response_ids(self, text: str) -> list[int]:
-        """Return the ids of a demonstrated response, its end token included."""
-        return [*self._plain(text), self.end_token_id]
+    def response_ids(self, text: str, messages: Messages = ()) -> list[int]:
+        """Return the ids of a demonstrated response: what the template shows of it, and its end.
+
+        A template that leaves a part of it out (a thought) is not asked: it is learned as written.
+
+        Args:
+            text: the response; it goes on with an answer that has begun.
+            messages: the dialogue before it; without one, no space around the text is taken off.
+
+        Raises:
+            ConfigError: the template refuses the messages.
+        """
+        guarded = self._guarded(messages)
+        before = "".join(self._prompt(guarded))
+        is_begun = bool(guarded) and guarded[-1]["role"] == "assistant"
+        said = (guarded[:-1] if is_begun else guarded) or ASKED
+        begun = guarded[-1]["content"] if is_begun else ""
+        written = self._encoder.guarded({"role": "assistant", "content": text})["content"]
+        answer = {"role": "assistant", "content": f"{begun}{written}"}
+        shown = _rest(self._rendered([*said, answer], generate=False), before)
+        if shown is not None and (written.strip() if messages else written) in shown:
+            begun = self._begun(said, answer)
+            ids = [] if begun is None else self._encoder.ids_after(before, shown)
+            ends = (place for place, token in enumerate(ids) if token in self._eos_token_ids)
+            if (end := next(ends, None)) is not None:
+                return ids[: end + 1]
+            written = _rest(begun or "", before) or written  # closed by nothing
+        return [*self._encoder.ids_after(before, written), self.end_token_id]
 
     def suffix_ids(self, old_messages: Messages, new_messages: Messages) -> list[int] | None:
         """Return what follows a sampled response (its end token included) in the next prompt.
@@ -180,23 +216,68 @@ class ChatFormat:
         Raises:
             ConfigError: the template refuses the roles of the new messages.
         """
-        guarded = self._guarded([*old_messages, *new_messages])
-        closed = self._rendered(guarded[: len(old_messages)], generate=False)
-        suffix = _rest(self._rendered(guarded, generate=True), closed)
-        for base in BASES:
-            suffix = self._behind(base, guarded[len(old_messages) :]) if suffix is None else suffix
+        *said, answer = self._guarded(old_messages)
+        new = self._guarded(new_messages)
+        suffix = self._appended(said, answer, new)
+        if suffix is None:
+            suffix = self._behind(ASKED, {"role": "assistant", "content": "b"}, new)
         if suffix is None:
             return None
         end = str(self.tokenizer.convert_ids_to_tokens(self.end_token_id))
-        return self._encoded((closed.rpartition(end)[2] if end in closed else "") + suffix)
+        before, found, behind = suffix.partition(end)
+        return self._encoder.ids_after(end, behind if found else before)
 
-    def _behind(self, base: Messages, messages: Messages) -> str | None:
-        """Return what the template puts behind `base`; None where it rewrites or refuses it."""
+    def _prompt(self, messages: Messages) -> tuple[str, str]:
+        """Return a prompt as text, and before it the text that is only there to render it."""
+        is_begun = bool(messages) and messages[-1]["role"] == "assistant"
+        said = (messages[:-1] if is_begun else messages) or ASKED
+        begun = self._begun(said, messages[-1]) if is_begun else None
+        written = str(messages[-1]["content"]) if is_begun else ""
+        prompt = self._rendered(said, generate=True) + written if begun is None else begun
+        if said is not ASKED:
+            return "", prompt
+        before = self._rendered(ASKED, generate=False)
+        rest = _rest(prompt, before)
+        return (prompt, "") if rest is None else (before, rest)
+
+    def _begun(self, said: Messages, answer: Mapping[str, Any]) -> str | None:
+        """Return the text of a dialogue up to the end of an answer's own text.
+
+        None where the template shows another answer or prompt, or a role's name between them.
+        """
+        opened = self._rendered(said, generate=True)
+        marked = self._rendered([*said, _marked(answer)], generate=False)
+        begun, found, _ = marked.partition(MARK)
+        rest, text = _rest(begun, opened), str(answer["content"])
+        if not found or rest is None:
+            return None
+        is_named = bool(rest.removesuffix(text.lstrip()).strip()) and not self._opens_answers
+        return None if is_named else begun
+
+    @cached_property
+    def _opens_answers(self) -> bool:
+        """Whether the template heeds `add_generation_prompt`."""
+        return self._rendered(ASKED, generate=True) != self._rendered(ASKED, generate=False)
+
+    def _behind(self, said: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
+        """Return what the template puts behind an answer's text; None where it drops that."""
         try:
-            before = self._rendered(base, generate=False)
-            return _rest(self._rendered([*base, *messages], generate=True), before)
+            marked = self._rendered([*said, _marked(answer), *new], generate=bool(new))
         except ConfigError:
             return None
+        _, found, behind = marked.rpartition(MARK)
+        return behind if found else None
+
+    def _appended(self, said: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
+        """Return what follows an answer where new messages change nothing before its end."""
+        answer = {**answer, "content": str(answer["content"]).rstrip()}
+        before, _, _ = self._rendered([*said, _marked(answer)], generate=False).partition(MARK)
+        after = self._rendered([*said, _marked(answer), *new], generate=True)
+        return _rest(after, f"{before}{MARK}")
+
+    def _tokens_behind(self, said: Messages, answer: Mapping[str, Any], new: Messages) -> list[int]:
+        """Return the ids of what follows an answer's text; none where the template refuses."""
+        return self._encoder.ids(self._behind(said, answer, new) or "")
 
     def way_on(self, opening: Messages) -> str:
         """Return how a dialogue of several turns goes on, tried on one with thinking in it.
@@ -205,14 +286,11 @@ class ChatFormat:
             ConfigError: the template refuses the roles of the messages.
         """
         thought = {"role": "assistant", "content": "<think>\na\n</think>\n\nb"}
-        old, new = [*opening, thought], [{"role": "user", "content": "c"}]
-        if self.suffix_ids(old, new) is None:
+        new = [{"role": "user", "content": "c"}]
+        if self.suffix_ids([*opening, thought], new) is None:
             return "each turn is a row of its own: the chat template rewrites earlier turns"
-        before, after = (
-            self._rendered(self._guarded(one), generate=len(one) > len(old))
-            for one in (old, [*old, *new])
-        )
-        kept = "" if after.startswith(before) else ", also what the chat template would rewrite"
+        is_kept = self._appended(self._guarded(opening), thought, new) is not None
+        kept = "" if is_kept else ", also what the chat template would rewrite"
         return f"new messages are appended to the sampled tokens{kept}"
 
     def token_of(self, ids: Sequence[int], end: int) -> int:
@@ -239,34 +317,22 @@ class ChatFormat:
             )
         )
 
-    def _guarded(self, messages: Messages) -> Messages:
-        if not self._control:
-            return list(messages)
-        return [_replaced(message, self._spelled, self._control) for message in messages]
+    def _guarded(self, messages: Messages) -> list[dict[str, Any]]:
+        return [self._encoder.guarded(message) for message in messages]
 
     def _rendered(self, messages: Messages, *, generate: bool) -> str:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages],
+                    chat_template=self._dated,
                     add_generation_prompt=generate,
                     tokenize=False,
                 )
             )
-        except TemplateError as error:
+        except REFUSALS as error:
             raise ConfigError(
-                f"the chat template refuses the messages of the environment: {error}. Give one "
-                "that knows their roles: --tokenizer.chat-template FILE."
+                "the chat template refuses the messages of the environment: "
+                f"{str(error) or type(error).__name__}. Give one that knows their roles: "
+                "--tokenizer.chat-template FILE."
             ) from error
-
-    def _encoded(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for place, piece in enumerate(self._stand_ins.split(text)):
-            if place % 2 == 0:
-                ids += self.tokenizer(piece, add_special_tokens=False).input_ids
-            elif int(piece) < len(self._control):
-                ids += self._plain(self._control[int(piece)])
-        return ids
-
-    def _plain(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids

@@ -7,6 +7,7 @@ Dropout is off, in the configuration and in every module. Code from a hub is nev
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from trainers.errors import ConfigError
 from trainers.models.causal_lm import CausalPolicy, check_head
 from trainers.models.chat import ChatFormat, train_tokenizer
 from trainers.models.critic import Critic, SharedActorCritic, head_name, token_classifier
+from trainers.models.end_tokens import chat_that_ends
 from trainers.models.files import (
     check_exists,
     check_model_files,
@@ -36,6 +38,7 @@ from trainers.models.files import (
 )
 from trainers.models.fresh import VOCAB_SIZES, fresh_llama, llama_config
 from trainers.models.shards import gather_layer, layer_by_layer, tie_head
+from trainers.models.templates import template_of
 
 
 def load_tokenizer(config: Config, texts: Iterable[str] = ()) -> PreTrainedTokenizerFast:
@@ -50,11 +53,9 @@ def load_tokenizer(config: Config, texts: Iterable[str] = ()) -> PreTrainedToken
         tokenizer = train_tokenizer(texts, config.model.vocab_size or VOCAB_SIZES[preset])
     else:
         tokenizer = _existing_tokenizer(source)
-    if config.tokenizer.chat_template is not None:
-        file = Path(config.tokenizer.chat_template)
-        if not file.is_file():
-            raise ConfigError(f"tokenizer.chat_template {file} does not exist or is no file.")
-        tokenizer.chat_template = file.read_text(encoding="utf-8")
+    if (template := config.tokenizer.chat_template) is not None:
+        name = source or f"the fresh {config.model.preset} model"
+        tokenizer.chat_template = template_of(tokenizer, template, name)
     if (pad := config.tokenizer.pad_token) is not None:
         if pad not in tokenizer.get_vocab():
             raise ConfigError(f'tokenizer.pad_token "{pad}" is no token of the vocabulary.')
@@ -84,38 +85,35 @@ def _existing_tokenizer(source: str) -> PreTrainedTokenizerFast:
 
 
 def load_chat(config: Config, tokenizer: PreTrainedTokenizerFast, *, env: str) -> ChatFormat:
-    """Return the chat format, with every end token that model and tokenizer name.
+    """Return the chat format, with every end token that model, tokenizer and template name.
 
     Args:
+        config: settings.
+        tokenizer: of `load_tokenizer`.
         env: id of the environment, for the message.
 
     Raises:
-        ConfigError: no chat template, no end token, or more tokens than the model embeds.
+        ConfigError: no chat template, one that does not end, no end token, end tokens without the
+            template's, or more tokens than the model embeds.
     """
     source = config.model.path
     name = config.tokenizer.path or source or f"the fresh {config.model.preset} model"
     if not tokenizer.chat_template:
         raise ConfigError(
-            f"{name} has no chat template, but {env} gives messages. Use an instruct model, or "
-            "--tokenizer.chat-template FILE."
+            f"{name} has no chat template, but {env} gives messages. Use an instruct model. A base "
+            "model takes --tokenizer.chat-template plain, which feeds a prompt as it is, chatml, "
+            "or FILE."
         )
     model_config = None if source is None else load_config(source)
     if model_config is not None:
         check_vocabulary(tokenizer, model_config, name)
-    given = config.generation.eos_token_ids
-    ends = _named_ends(tokenizer, model_config, source) if given is None else list(given)
-    largest = max(tokenizer.get_vocab().values())
-    if given is not None and max(given, default=0) > largest:
-        raise ConfigError(
-            f"generation.eos_token_ids {given} must be ids of the tokenizer, which end at "
-            f"{largest}."
-        )
-    if not ends:
-        raise ConfigError(
-            f"{name} names no end token (and so no padding to fall back on): a response would "
-            "never end. Set --generation.eos-token-ids."
-        )
-    return ChatFormat(tokenizer, eos_token_ids=ends)
+    return chat_that_ends(
+        tokenizer,
+        named=_named_ends(tokenizer, model_config, source),
+        given=config.generation.eos_token_ids,
+        name=name,
+        day=None if config.run.date is None else date.fromisoformat(config.run.date),
+    )
 
 
 def check_vocabulary(

@@ -14,7 +14,7 @@ from trainers.errors import ConfigError
 
 CHAT = SimpleNamespace(
     prompt_ids=lambda messages: [len(one["content"]) for one in messages],
-    response_ids=lambda text: [*map(ord, text), 0],
+    response_ids=lambda text, messages: [*map(ord, text), 0],
 )
 
 

@@ -146,6 +146,7 @@ class Letters:
     """One id a letter."""
 
     chat_template, all_special_tokens = None, ()
+    added_tokens_decoder = {}  # noqa: RUF012
 
     def __call__(self, text, *, add_special_tokens):
         return SimpleNamespace(input_ids=[*map(ord, text.strip("\u200b"))])

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from tokenizers import AddedToken
 
 from llmgym.rewards.rendering import joined, judged_ids
 
@@ -10,14 +11,18 @@ from llmgym.rewards.rendering import joined, judged_ids
 class Letters:
     """One id a letter; control tokens are single letters above ASCII, `^` stands around a text."""
 
-    def __init__(self, template=None, special=("<end>", "[SEP]")):
+    def __init__(self, template=None, special=("<end>", "[SEP]"), added=()):
         self.chat_template, self.all_special_tokens = template, special
+        held = [AddedToken(one, special=True) for one in special]
+        held += [AddedToken(one, special=False) for one in added]
+        self.added_tokens_decoder = dict(enumerate(held))
 
     def __call__(self, text, *, add_special_tokens):
         return SimpleNamespace(input_ids=list(f"^{text}^" if add_special_tokens else text))
 
-    def apply_chat_template(self, conversation, *, tokenize):
+    def apply_chat_template(self, conversation, *, chat_template, tokenize):
         assert not tokenize
+        assert chat_template is None
         return "".join(f"{one['role'][0]}:{one['content']}<end>" for one in conversation)
 
 
@@ -45,6 +50,13 @@ def test_a_spelled_control_token_controls_nothing(template):
 def test_a_tokenizer_without_control_tokens_changes_no_text():
     assert read(Letters(special=()), SAID, "a <end>") == "^hi a <end>^"
     assert read(Letters(special=()), [], "") == "^^"
+
+
+def test_a_control_token_that_no_name_tells_controls_nothing_either():
+    tokenizer = Letters("<{{ role }}>: {{ content }}", added=("<user>", "<think>", "</think>"))
+    messages = [{"role": "user", "content": "a<user>b"}]
+    said = read(tokenizer, messages, "<think>x</think>c<user>d")
+    assert said == "u:a< user>b<end>a:<think>x</think>c< user>d<end>"
 
 
 def test_texts_are_parted_by_one_space_where_they_bring_none():

@@ -125,8 +125,29 @@ def test_every_end_token_that_is_named_anywhere_counts(tmp_path):
     config = saved(tmp_path, vocab=300)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [4, 5]}))
     assert set(chat_of(config).eos_token_ids) == {1, 2, 4, 5}
+    given = Config(model=config.model, generation=GenerationConfig(eos_token_ids=[7, 1]))
+    assert chat_of(given).eos_token_ids == (7, 1)
+
+
+def test_end_tokens_without_the_one_of_the_template_are_refused(tmp_path):
+    config = saved(tmp_path, vocab=300)
     given = Config(model=config.model, generation=GenerationConfig(eos_token_ids=[7]))
-    assert chat_of(given).eos_token_ids == (7,)
+    with pytest.raises(ConfigError) as caught:
+        chat_of(given)
+    assert str(caught.value) == (
+        "generation.eos_token_ids [7] leaves out 1, <|end|>, by which the chat template of "
+        f"{tmp_path} ends a turn. Add it: --generation.eos-token-ids 7,1"
+    )
+
+
+def test_the_token_by_which_a_template_ends_a_turn_is_an_end_token(tmp_path):
+    config = saved(tmp_path, vocab=300, eos_token="<|pad|>")
+    for name in ("config.json", "generation_config.json"):
+        entries = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(entries | {"eos_token_id": 0}))
+    chat = chat_of(config)
+    assert chat.eos_token_ids == (0, 1)
+    assert chat.response_ids("12")[-1] == chat.end_token_id == 1
 
 
 def test_a_chat_template_can_come_from_a_file(tmp_path):
@@ -146,8 +167,9 @@ def test_a_model_without_a_chat_template_is_told_what_to_use(tmp_path):
     with pytest.raises(ConfigError) as caught:
         chat_of(config)
     assert str(caught.value) == (
-        f"{tmp_path} has no chat template, but {ENV} gives messages. Use an instruct model, or "
-        "--tokenizer.chat-template FILE."
+        f"{tmp_path} has no chat template, but {ENV} gives messages. Use an instruct model. "
+        "A base model takes --tokenizer.chat-template plain, which feeds a prompt as it is, "
+        "chatml, or FILE."
     )
 
 
@@ -158,7 +180,8 @@ def test_a_folder_without_a_tokenizer_is_told_what_is_missing(tmp_path):
 
 
 def test_a_tokenizer_without_end_and_pad_tokens_is_refused_unless_one_is_given(tmp_path):
-    config = saved(tmp_path, vocab=300, eos_token=None, pad_token=None)
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    config = saved(tmp_path, vocab=300, eos_token=None, pad_token=None, chat_template=template)
     for name in ("config.json", "generation_config.json"):
         entries = json.loads((tmp_path / name).read_text())
         entries["eos_token_id"] = None
