@@ -6,7 +6,6 @@ is not in the file. What a model wrote is text, whatever it looks like.
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,8 +20,16 @@ from trainers.config_files import flat
 from trainers.loggers.alarms import Alarms
 from trainers.report.panels import DRIFT, FINAL, HELD_OUT, SECTIONS, Panel
 from trainers.report.pictures import phases, svg
-from trainers.report.texts import before_after, extremes, readable, sampled, through_time
+from trainers.report.texts import (
+    before_after,
+    extremes,
+    printable,
+    readable,
+    sampled,
+    through_time,
+)
 from trainers.run_record import Curves, RunRecord, interval, read_run, summary
+from trainers.text_files import write
 
 TRAINS_POLICY = ("ppo", "control")
 HERE = Path(__file__).parent
@@ -73,6 +80,7 @@ def _written(path: Path, template: str, facts: Mapping[str, Any]) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
+        finalize=_clean,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -80,13 +88,13 @@ def _written(path: Path, template: str, facts: Mapping[str, Any]) -> Path:
     environment.filters |= {"figure": figure, "signed": signed, "when": when}
     style = (HERE / "page.css").read_text("utf-8")
     text = environment.get_template(template).render(style=style, **facts)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write(path, text)
     return path
+
+
+def _clean(value: object) -> object:
+    """Return what a template shows, control characters made visible; our own markup as it is."""
+    return printable(value) if isinstance(value, str) and type(value) is str else value
 
 
 def figure(value: float | None) -> str:

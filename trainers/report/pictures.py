@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from trainers.report.panels import HELD_OUT, OVERVIEW, TOTAL, Panel
+from trainers.report.texts import printable
 from trainers.run_record import Curves, RunRecord, curves, interval, lines
 
 Curve = Mapping[int, float]
@@ -213,6 +214,7 @@ def svg(
         banded: for each curve, the figures with the interval that is shaded; none by itself.
         places: of each curve's color in the palette; None takes them in order.
     """
+    drawn = {printable(name): one for name, one in drawn.items()}  # a part's name is a stranger's
     label = f"{panel.title}: {', '.join(f'{name} {course(one)}' for name, one in drawn.items())}"
     chosen = PAGE if places is None else replace(PAGE, series=[PAGE.series[i % 8] for i in places])
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):

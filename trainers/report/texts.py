@@ -124,14 +124,19 @@ def extremes(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {"Made likelier": towards, "Made less likely": away} if counted else {}
 
 
-def readable(value: object) -> str:
-    """Return text with what no page can show made visible, its middle cut out where very long."""
-    text = "".join(
+def printable(text: str) -> str:
+    """Return text with what no page can show made visible."""
+    return "".join(
         one
         if one in "\n\t" or (one.isprintable() and not 0xD800 <= ord(one) < 0xE000)
         else "\ufffd"
-        for one in str(value)
+        for one in text
     )
+
+
+def readable(value: object) -> str:
+    """Return text as `printable` does, its middle cut out where it is very long."""
+    text = printable(str(value))
     if len(text) <= MOST_CHARACTERS:
         return text
     half = MOST_CHARACTERS // 2
