@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import shlex
 import sys
 import time
@@ -18,11 +19,12 @@ from rich.text import Text
 from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.config import Config
+from trainers.config_secrets import secret_variables
 from trainers.launcher import continuing
 from trainers.loggers.alarms import Alarms
 from trainers.loggers.base import Evaluations, Logger, Stage, Status
 from trainers.loggers.lines import WIDTH, answer, cut, duration, figure, interval, sample, sparkline
-from trainers.loggers.wandb import mode
+from trainers.loggers.wandb import mode, offline_parts
 from trainers.run_record import read_status
 
 STEPS_A_LINE: Mapping[Stage, int] = {"sft": 20, "reward_model": 100, "ppo": 1}
@@ -244,6 +246,7 @@ class ConsoleLogger(Logger):
         if status in ("failed", "interrupted"):
             where = str(saved[-1].parent) if saved else "none"
             self._print(f"Saved    {where}")
+            self._name_secrets()
             again = continuing(run)
             if (trial := self._trial()) is None:
                 self._print(f"Next     {again}")
@@ -259,16 +262,23 @@ class ConsoleLogger(Logger):
         if (run / "reward.png").is_file():
             self._print(f"Picture  {run}/reward.png")
         self._print(f"Report   {run}/report.html")
-        if (run / "wandb").is_dir():
-            self._print(f"W&B      wandb sync {run}/wandb/latest-run")
+        if parts := offline_parts(run):
+            self._print(f"W&B      {shlex.join(['wandb', 'sync', *map(str, parts)])}")
         if self._config.reward_model.num_epochs:
             self._print(f"Card     {run}/model/README.md")
             self._print(f"Next     llmgym rewards check {run}/model --data FILE")
         elif (run / "model").is_dir() and not self._config.is_control:
+            self._name_secrets()
             beside = " --base" if self._config.ppo.num_iterations else ""  # else it is the model
             self._print(f"Next     llmgym play {run}{beside}")
         if status == "converged":
             self._print(f"Go on    {continuing(run)} --eval.patience null")
+
+    def _name_secrets(self) -> None:
+        """Name the variables that whoever continues or tries the run has to set first."""
+        for name in secret_variables(self._config):
+            if name not in os.environ:
+                self._print(f"Before   export {name}=VALUE")
 
     def _trial(self) -> str | None:
         """Return the command that tries the reward, where it is why the run failed."""

@@ -8,13 +8,16 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from trainers.batch import Evaluation
-from trainers.config import SCHEMA, Config
+from trainers.config import Config
+from trainers.config_secrets import without_secrets
 from trainers.errors import ConfigError
 from trainers.loggers.base import (
     STEP_KEYS,
@@ -35,6 +38,9 @@ COLUMNS = (
 )  # fmt: skip
 MOST_ROWS = 16
 MOST_CHARACTERS = 4000
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a cell begins with that a spreadsheet runs; the last four are wide forms of the first."""
+NUMBER = re.compile(r"[-+]?[\d.,]+%?")
 SECTIONS = (
     "objective", "policy", "value", "loss", "rewards", "env", "completions", "advantages", "perf",
     "timing_s", "train",
@@ -55,6 +61,11 @@ def mode() -> str:
     return wanted or ("online" if has_credentials() else "offline")
 
 
+def offline_parts(run_dir: Path) -> list[Path]:
+    """Return what W&B kept offline of a run, a folder for each start that logged, in order."""
+    return sorted((run_dir / "wandb").glob("offline-run-*"))
+
+
 def _library() -> ModuleType | None:
     try:
         import wandb
@@ -68,16 +79,26 @@ class WandbLogger(Logger):
 
     def __init__(self) -> None:
         self._wandb: ModuleType | None = None
+        self._dir = Path()
         self._run: Any = None
         self._table: Any = None
         self._step = 0
         self._id: str | None = None
-        self._has_warned = False
+        self._warned: set[str] = set()
 
-    def _warn(self, text: str) -> None:
-        if not self._has_warned:
-            _log.warning("W&B: %s The run goes on; metrics.jsonl has it all.", text)
-        self._has_warned = True
+    def _warn(self, kind: str, text: str) -> None:
+        """Warn of each kind of failure once."""
+        if kind not in self._warned:
+            _log.warning("W&B: %s The run continues; metrics.jsonl has everything.", text)
+        self._warned.add(kind)
+
+    @contextmanager
+    def _surviving(self, what: str) -> Iterator[None]:
+        """Turn whatever the library raises into one warning."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - it raises anything; no run ends for its log
+            self._warn(what, f"{what}: {type(error).__name__}: {error}.")
 
     def start(
         self,
@@ -90,14 +111,15 @@ class WandbLogger(Logger):
         chosen = mode()
         self._wandb = _library()
         if self._wandb is None:
-            self._warn("the package is not installed: pip install wandb.")
+            self._warn("package", "the package is not installed: pip install wandb.")
             return
         state = resume_state or {}
         self._id, self._step = state.get("id"), state.get("step", 0)
+        self._dir = run_dir / "wandb"
         options: dict[str, Any] = {"mode": chosen, "dir": run_dir, "name": config.run.name}
         options["project"] = os.environ.get("WANDB_PROJECT", config.log.wandb.project)
         options["group"] = os.environ.get("WANDB_RUN_GROUP", config.log.wandb.group)
-        options["config"] = SCHEMA.dump_python(config, mode="json")
+        options["config"] = without_secrets(config)
         if self._id and self._step:
             options["resume_from"] = f"{self._id}?_step={self._step}"
         self._begin(options)
@@ -117,44 +139,45 @@ class WandbLogger(Logger):
             init_timeout=20.0,
             stop_on_fatal_error=False,
         )
-        try:
-            self._run = self._wandb.init(settings=settings, **options)
-            self._id = self._run.id
+        with self._surviving("it did not start"):
+            run = self._wandb.init(settings=settings, **options)
             for step_key in STEP_KEYS.values():
-                self._run.define_metric(step_key)
+                run.define_metric(step_key)
             for stage in ("sft", "reward_model"):
-                self._run.define_metric(f"{stage}/*", step_metric=STEP_KEYS[stage])
+                run.define_metric(f"{stage}/*", step_metric=STEP_KEYS[stage])
             for section in SECTIONS:
-                self._run.define_metric(f"{section}/*", step_metric=STEP_KEYS["ppo"])
-            self._run.define_metric("eval/*", step_metric=STEP_KEYS["ppo"], summary="max")
+                run.define_metric(f"{section}/*", step_metric=STEP_KEYS["ppo"])
+            run.define_metric("eval/*", step_metric=STEP_KEYS["ppo"], summary="max")
             self._table = self._wandb.Table(columns=list(COLUMNS), log_mode="INCREMENTAL")
-        except (self._wandb.Error, OSError, TimeoutError) as error:
-            self._run = None
-            self._warn(f"it did not start: {error}.")
+            self._run, self._id = run, run.id
 
     def _record(self, record: Mapping[str, Any]) -> None:
-        if self._run is None or self._wandb is None:
+        if self._run is None:
             return
-        try:
+        if not self._dir.is_dir():
+            self._warn("folder", f"{self._dir} was removed, so nothing more is written there.")
+            return
+        with self._surviving("a record was lost"):
             self._run.log(dict(record), step=self._step + 1)
             self._step += 1
-        except (self._wandb.Error, OSError, ValueError) as error:
-            self._warn(f"a record was lost: {error}.")
 
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
         """Log the finite figures with the stage's own step key."""
         finite = {key: float(one) for key, one in values.items() if math.isfinite(one)}
         if len(finite) < len(values):
-            self._warn(f"left out what is not finite: {sorted(values.keys() - finite.keys())}.")
+            self._warn(
+                "finite", f"left out what is not finite: {sorted(values.keys() - finite.keys())}."
+            )
         self._record({**finite, STEP_KEYS[section]: step})
 
     def samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """Add at most 16 rows to the table `samples`, which grows by one small file a time."""
         if self._table is None or not rows:
             return
-        for row in rows[:MOST_ROWS]:
-            whole = {"step": step, "parts": parts_of(row), **row}
-            self._table.add_data(*(_cell(whole.get(column)) for column in COLUMNS))
+        with self._surviving("samples were lost"):
+            for row in rows[:MOST_ROWS]:
+                whole = {"step": step, "parts": parts_of(row), **row}
+                self._table.add_data(*(_cell(whole.get(column)) for column in COLUMNS))
         self._record({"samples": self._table, STEP_KEYS["ppo"]: step})
 
     def evaluation(
@@ -168,12 +191,10 @@ class WandbLogger(Logger):
 
     def close(self, status: Status) -> None:
         """Finish the W&B run; a failed one is marked."""
-        if self._run is None or self._wandb is None:
+        if self._run is None:
             return
-        try:
+        with self._surviving("it did not finish"):
             self._run.finish(exit_code=1 if status == "failed" else 0)
-        except (self._wandb.Error, OSError, TimeoutError) as error:
-            self._warn(f"it did not finish: {error}.")
         self._run = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -182,10 +203,14 @@ class WandbLogger(Logger):
 
 
 def _cell(value: Any) -> str | float | None:  # noqa: ANN401
-    """Return a value of one of the table's types: text, cut, or a figure."""
+    """Return a value of one of the table's types: a figure, or text, cut, and no formula.
+
+    A table leaves W&B as CSV, and a spreadsheet runs a cell that begins like a formula.
+    """
     if value is None:
         return None
     if isinstance(value, bool | int | float):
         return float(value)
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text[:MOST_CHARACTERS]
+    is_formula = text.startswith(FORMULA) and not NUMBER.fullmatch(text)
+    return ("'" * is_formula + text)[:MOST_CHARACTERS]

@@ -151,7 +151,8 @@ def test_a_tracker_that_cannot_start_warns_once_and_the_run_goes_on(
         logger.samples([ROW], 1)
         logger.close("finished")
     assert [one.getMessage() for one in caplog.records] == [
-        "W&B: it did not start: unreachable. The run goes on; metrics.jsonl has it all."
+        "W&B: it did not start: CommError: unreachable. The run continues; metrics.jsonl has "
+        "everything."
     ]
 
 
