@@ -24,6 +24,7 @@ from trainers.config_text import (
     TokenizerConfig,
 )
 from trainers.errors import ConfigError
+from trainers.redaction import hidden
 
 PACKAGED = Path(__file__).parent / "configs"
 CONFIG_ROOT = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "configs"
@@ -270,8 +271,8 @@ class Config:
 
     @property
     def digest(self) -> str:
-        """First 12 hex digits of the SHA-256 of all settings; in every checkpoint and log."""
-        text = json.dumps(SCHEMA.dump_python(self, mode="json"), sort_keys=True)
+        """First 12 hex digits of the SHA-256 of all settings but secrets; in every checkpoint."""
+        text = json.dumps(hidden(SCHEMA.dump_python(self, mode="json")), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -18,7 +18,9 @@ from pydantic import ValidationError
 from trainers import config_schema as schema
 from trainers.config import CONFIG_ROOT, SCHEMA, Config
 from trainers.config_schema import Source, dotted
+from trainers.config_secrets import without_secrets
 from trainers.errors import ConfigError
+from trainers.redaction import learn
 
 HEADER = """\
 # yaml-language-server: $schema=llmgym.schema.json
@@ -245,6 +247,7 @@ def read(files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None)
         path = parse(name)
         _assign(tree, path, value)
         sources = {key: one for key, one in sources.items() if key[: len(path)] != path}
+    learn(tree)  # before any message quotes a value
     problems = [problem for document in documents for problem in document.problems]
     try:
         config = SCHEMA.validate_json(json.dumps(tree))
@@ -256,9 +259,8 @@ def read(files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None)
 
 
 def dump(config: Config) -> str:
-    """Return every setting as YAML that `read` turns back into an equal config."""
-    tree = SCHEMA.dump_python(config, mode="json")
-    return HEADER + yaml.dump(tree, Dumper=Dumper, sort_keys=False)
+    """Return every setting but secrets as YAML that `read` turns back into an equal config."""
+    return HEADER + yaml.dump(without_secrets(config), Dumper=Dumper, sort_keys=False)
 
 
 def presets() -> dict[str, Path]:
@@ -339,8 +341,8 @@ def _flat(tree: Any, path: schema.Path = ()) -> dict[str, Any]:  # noqa: ANN401
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Return every setting by its dotted name."""
-    return _flat(SCHEMA.dump_python(config, mode="json"))
+    """Return every setting by its dotted name, without secrets."""
+    return _flat(without_secrets(config))
 
 
 def difference(config: Config, base: Config) -> list[str]:

@@ -16,6 +16,7 @@ from llmgym.rewards.answers import check_answers
 from llmgym.rewards.base import resolve
 from llmgym.vector import LLMVectorEnv
 from trainers.config import Config
+from trainers.config_secrets import with_secrets
 from trainers.errors import ConfigError
 
 EnvFactory = Callable[..., gymnasium.Env]
@@ -34,6 +35,7 @@ def reward_of(config: Config, given: object | None) -> Any | None:  # noqa: ANN4
     """
     if given is not None:
         return given
+    config = with_secrets(config)
     named = [one for one in config.rewards if one.source]
     if not named:
         return None
@@ -73,6 +75,7 @@ def text_envs(
         ConfigError: its arguments are wrong, the environment is numeric, a callable does not take
             the reward, or the reward cannot compare with an answer; names the row.
     """
+    config = with_secrets(config)
     kwargs: dict[str, Any] = dict(config.envs[0].kwargs)
     if held_out:
         kwargs |= config.eval.kwargs

@@ -25,6 +25,7 @@ from trainers.models.chat import ChatFormat
 from trainers.models.classifier import Judge
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
+from trainers.redaction import without_values
 
 KINDS = {"PolicyMLP": PolicyMLP, "SharedMLP": SharedMLP}
 
@@ -51,7 +52,7 @@ def render_card(card: Mapping[str, Any]) -> str:
         lines += ["| metric | value |", "| --- | --- |"]
         lines += [f"| `{name}` | {value:.4g} |" for name, value in card["metrics"].items()]
         lines += [""]
-    return "\n".join(lines)
+    return without_values("\n".join(lines))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ logs/attempt_N/rank_R.log  logs/latest  checkpoints/  metrics.jsonl  samples.jso
 import json
 import logging
 import os
-import re
 import shlex
 import socket
 import subprocess
@@ -17,27 +16,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO, final
 
-from trainers.checkpoint.identity import HIDDEN, OF_BASE, check_settings, same_everywhere, versions
+from trainers.checkpoint.identity import OF_BASE, check_settings, same_everywhere, versions
 from trainers.checkpoint.manifest import published
 from trainers.config import Config
 from trainers.config_files import dump, read
 from trainers.distributed import World, from_main
 from trainers.errors import CheckpointError, ConfigError
+from trainers.redaction import redact
 from trainers.run_lock import RunLock
 from trainers.run_record import refuse_work
+from trainers.text_files import append, write
 
 Status = Literal["running", "finished", "converged", "failed", "interrupted"]
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
 PACKAGES = ("llmgym", "trainers")
 
-_SECRET = re.compile(r"(^|_)(key|token|secret|password|passwd|credentials)s?(_|$)", re.IGNORECASE)
-_SECRET_OPTION = re.compile(
-    r"((?:--[\w.-]*(?:api[-_]?key|token|secret|password)[= ]"
-    r"|\b(?:api_?key|token|secret|password)=))(\S+)",
-    re.IGNORECASE,
-)
-_MIN_SECRET = 8  # shorter values of the environment are words that stand in any text
 _log = logging.getLogger(__name__)
 
 
@@ -82,8 +76,9 @@ class RunFolder:
             return
         when = datetime.now(UTC).isoformat(timespec="seconds")
         said = {"status": status, "attempt": self.attempt, **facts, "updated": when}
+        clean = {key: redact(one) if isinstance(one, str) else one for key, one in said.items()}
         try:
-            _replace(self.path / "status.json", redact(json.dumps(said, indent=1)) + "\n")
+            write(self.path / "status.json", json.dumps(clean, indent=1) + "\n")
         except OSError as error:  # it informs; the work must not be lost for it
             _log.warning("%s/status.json is out of date: %s", self.path, error.strerror)
 
@@ -133,18 +128,6 @@ def open_run(
     return RunFolder(path, attempt, world, lock)
 
 
-def redact(text: str) -> str:
-    """Return `text` without secrets: words after --api-key and the like, and the environment's."""
-    values = {
-        value
-        for name, value in os.environ.items()
-        if _SECRET.search(name) and len(value) >= _MIN_SECRET and not value.isdigit()
-    }
-    for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, HIDDEN)
-    return _SECRET_OPTION.sub(rf"\g<1>{HIDDEN}", text)
-
-
 class _Redacting(logging.Formatter):
     """Formats a record, traceback included, without secrets."""
 
@@ -160,6 +143,7 @@ def _claim(
     path = lock.file.parent
     is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
+    _close_to_others(path)
     lock.take()
     try:
         if is_new and resume:
@@ -176,12 +160,20 @@ def _claim(
         raise
 
 
+def _close_to_others(path: Path) -> None:
+    """Let its user alone enter the folder; one that is shared on purpose belongs to another."""
+    try:
+        path.chmod(0o700)
+    except PermissionError:
+        _log.warning("%s belongs to another user, who decides who can read this run", path)
+
+
 def _move_away(lock: RunLock) -> None:
     """Give a run another name, and hold the lock in an empty folder of the old one."""
     path = lock.file.parent
     aside = path.rename(_free_name(path))
     (aside / lock.file.name).unlink()
-    path.mkdir(exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
     lock.take()
 
 
@@ -201,9 +193,9 @@ def _describe(path: Path, config: Config, command: Sequence[str]) -> int:
     folder = logs / f"attempt_{attempt}"
     folder.mkdir(parents=True)
     (path / "checkpoints").mkdir(mode=0o700, exist_ok=True)
-    _replace(path / "config.yaml", redact(dump(config)))
-    _append(path / "command.txt", f"attempt {attempt}: {redact(shlex.join(command))}\n")
-    _append(path / "environment.txt", redact(_environment(attempt)))
+    write(path / "config.yaml", dump(config))
+    append(path / "command.txt", f"attempt {attempt}: {redact(shlex.join(command))}\n")
+    append(path / "environment.txt", _environment(attempt))
     _point(logs / "latest", folder.name)
     return attempt
 
@@ -261,15 +253,3 @@ def _point(link: Path, target: str) -> None:
     draft.unlink(missing_ok=True)
     draft.symlink_to(target)
     draft.replace(link)
-
-
-def _append(file: Path, text: str) -> None:
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(text)
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file that is never seen half-written."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)

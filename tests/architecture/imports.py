@@ -22,7 +22,8 @@ FLOORS = (
     "llmgym trainers",  # two rooms; "trainers" alone is its __init__, which imports nothing
     "trainers.errors trainers.config trainers.config_ppo trainers.config_reward_model "
     "trainers.config_backend trainers.config_text "
-    "trainers.config_schema trainers.config_files trainers.shares trainers.batch",
+    "trainers.config_schema trainers.config_files trainers.config_secrets trainers.redaction "
+    "trainers.text_files trainers.shares trainers.batch",
     "trainers.functional trainers.distributed trainers.environments trainers.launcher",
     "trainers.models",
     "trainers.backends trainers.generation",
@@ -62,6 +63,9 @@ NO_TORCH = (
     "trainers/config_backend.py",
     "trainers/config_schema.py",
     "trainers/config_files.py",
+    "trainers/config_secrets.py",
+    "trainers/redaction.py",
+    "trainers/text_files.py",
     "trainers/shares.py",
     "trainers/environments.py",
     "trainers/launcher.py",

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from trainers.config import SCHEMA, Config
 from trainers.config_files import difference
+from trainers.config_secrets import without_secrets
 from trainers.distributed import World, gather
 from trainers.errors import BackendError, ConfigError
+from trainers.redaction import HIDDEN
 
 CHANGEABLE = frozenset(
     {
@@ -28,9 +30,6 @@ CHANGEABLE = frozenset(
     }  # what is too long has not been met yet where it stops the run
 )
 """Settings, and sections of them, that may differ when a run is resumed."""
-
-HIDDEN = "(hidden)"
-"""Stands for a secret in what is written down; it fits any value."""
 
 OF_BASE = frozenset({"model", "tokenizer", "data", "sft", "run.seed"})
 """Settings that decide what the model is that PPO starts from."""
@@ -50,7 +49,7 @@ def identity_of(config: Config, world: World) -> dict[str, Any]:
     Its `digests` are of what lies behind the settings; they come as it is read.
     """
     return {
-        "config": SCHEMA.dump_python(config, mode="json"),
+        "config": without_secrets(config),
         "digest": config.digest,
         "versions": versions(),
         "world_size": world.size,

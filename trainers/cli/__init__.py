@@ -8,10 +8,11 @@ import logging
 import os
 import select
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from types import ModuleType
+from types import ModuleType, TracebackType
 
 import trainers.launcher  # noqa: F401 - it takes note of who started us, before anything slow
 from trainers.errors import (
@@ -22,6 +23,7 @@ from trainers.errors import (
     GenerationError,
     NonFiniteError,
 )
+from trainers.redaction import redact
 
 VERBS = {
     "train": "train by the settings of a preset or of your files",
@@ -126,7 +128,7 @@ def _say(error: Exception) -> None:
     is_main = os.environ.get("RANK", "0") == "0"
     is_said = any(SAID_ELSEWHERE in getattr(x, "__notes__", ()) for x in (error, error.__cause__))
     if not is_said and (is_main or not isinstance(error, ConfigError)):
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(redact(f"{type(error).__name__}: {error}"), file=sys.stderr)
 
 
 def _reader_left(error: Exception) -> bool:
@@ -151,7 +153,7 @@ class _Stderr(logging.Handler):
         """Print one record."""
         if record.levelno == logging.WARNING:
             with suppress(OSError):  # a lost terminal ends no run
-                print(self.format(record), file=sys.stderr)
+                print(redact(self.format(record)), file=sys.stderr)
 
 
 def _warn_on_stderr() -> None:
@@ -168,6 +170,12 @@ def _warn_on_stderr() -> None:
             package.addHandler(handler)
 
 
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that nobody expected, without secrets."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(redact(text), end="", file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -177,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(help_text())
         return 0
     _warn_on_stderr()
+    sys.excepthook = _show
     try:
         return _run(words[0], words[1:])
     except SystemExit as stop:  # the parser of a verb's options has said why

@@ -11,6 +11,7 @@ import tyro
 from llmgym.plural import counted
 from trainers.cli.options import Target, read
 from trainers.config import Config, EnvConfig
+from trainers.config_secrets import with_secrets
 from trainers.errors import ConfigError
 from trainers.loggers.lines import WIDTH, answer, cut, figure, interval
 
@@ -125,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
 
     load_plugins(options.plugins)
     target = target_of(options.target)
-    config = looked_at(target.config, options)
+    config = with_secrets(looked_at(target.config, options))
     if options.temperature is None and (options.top_p != 1.0 or options.top_k):
         raise ConfigError("--top-p and --top-k narrow what is drawn: give a --temperature too.")
     targets = [target]

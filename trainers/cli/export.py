@@ -41,7 +41,9 @@ def copied(source: Path, out: Path) -> Path:
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, draft)
+        for path in sorted((source, *source.rglob("*"))):  # copytree copies a run's private modes
+            target = draft / path.relative_to(source)
+            target.mkdir() if path.is_dir() else shutil.copyfile(path, target)
         draft.rename(out)
     except OSError as error:
         raise CheckpointError(

@@ -20,7 +20,9 @@ from trainers.cli.launch_scripts import SCRIPTS, Job
 from trainers.cli.options import read
 from trainers.cli.train import config_of
 from trainers.config import Config
+from trainers.config_secrets import secret_variables
 from trainers.errors import ConfigError
+from trainers.redaction import HIDDEN, without_values
 from trainers.shares import check_batch
 
 GPUS = 8
@@ -113,8 +115,10 @@ def _job(options: Options, config: Config, launch: Launch, words: Sequence[str])
         if (value := getattr(options, field.name)) is not None
         for word in (f"--{field.name}", str(value))
     ]
+    words = [without_values(word) for word in words]
     return Job(
         made_by=shlex.join(["llmgym", "launch", options.launcher, *given, "--", *words]),
+        secrets=(*secret_variables(config),) if HIDDEN in " ".join(words) else (),
         what=words[0] if launch.preset else config.run.name,
         words=(*words, "--backend.nodes", str(nodes), "--backend.gpus", str(gpus)),
         run_dir=f"{config.run.dir}/{config.run.name}",

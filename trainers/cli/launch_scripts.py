@@ -24,6 +24,7 @@ class Job:
         gpus: GPUs of a host.
         hostfile: a file of hosts; None: this host alone.
         chosen: options that choose hosts of it.
+        secrets: environment variables that hold the secrets of the settings.
     """
 
     made_by: str
@@ -35,6 +36,7 @@ class Job:
     gpus: int
     hostfile: str | None = None
     chosen: Mapping[str, str] = field(default_factory=dict[str, str])
+    secrets: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -67,7 +69,8 @@ DS_ENV_FILE=$(mktemp)
 export DS_ENV_FILE
 trap 'rm -f "$DS_ENV_FILE"' EXIT
 {
-  env | grep -E '^(NCCL_|GLOO_|OMP_|DS_ACCELERATOR=|HF_HOME=|HF_HUB_|LLMGYM_|WANDB_MODE=)'
+  env | grep -E '^(NCCL_|GLOO_|OMP_|DS_ACCELERATOR=|HF_HOME=|HF_HUB_|LLMGYM_|WANDB_MODE=)' |
+    grep -v '^LLMGYM_SECRET_'
   grep -hs = "$HOME/$own" "$own"
 } > "$DS_ENV_FILE"
 # A host that is gone says nothing: without this pdsh would wait for it for ever.
@@ -123,11 +126,14 @@ exit 1
 
 def _head(job: Job, how: str, start: str) -> str:
     made_by = job.made_by.replace("\n", "\n# ")  # a comment in all its lines
+    secrets = "# Secrets are not written here. Export them on every host before the start:\n"
+    secrets += "".join(f"#   {name}\n" for name in job.secrets)
     return (
         f"# {job.what} on {job.place}, {how}.\n"
         f"# Printed by: {made_by}\n"
         f"# Start it:   {start}\n"
         "# with the environment active, in the checkout, which all nodes find at the same path.\n"
+        f"{secrets * bool(job.secrets)}"
     )
 
 

@@ -9,6 +9,7 @@ import tyro
 
 from trainers.cli.options import Target, read
 from trainers.config import EnvConfig
+from trainers.config_secrets import with_secrets
 from trainers.errors import ConfigError
 from trainers.loggers.lines import answer, figure, visible
 
@@ -70,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
     config = target.config
     if options.env is not None:
         config = replace(config, envs=[EnvConfig(id=options.env)])
+    config = with_secrets(config)
     shown = [target]
     if options.base:
         if target.run_dir is None:

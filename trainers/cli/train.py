@@ -8,8 +8,9 @@ from typing import Any
 
 from trainers import config_schema as schema
 from trainers.cli.arguments import OPTIONS, Launch, read_arguments
-from trainers.config import SCHEMA, Config
+from trainers.config import Config
 from trainers.config_files import difference, layer, preset, presets, purpose, read
+from trainers.config_secrets import with_secrets, without_secrets
 
 WIDTH = 80
 FRESH_EPOCHS = 3
@@ -76,7 +77,7 @@ def help_text(verb: str, config: Config) -> str:
     for name, file in presets().items():
         lines += _wrapped(f"  {name:<20} ", purpose(file))
     lines += ["", "Settings, with their values now. Preset < files < command line."]
-    tree = SCHEMA.dump_python(config, mode="json")
+    tree = without_secrets(config)
     section: schema.Path = ()
     for leaf in schema.leaves():
         if leaf[:1] != section:
@@ -130,6 +131,7 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
         from trainers.cli.plan import show
 
         return show(config, launch)
+    config = with_secrets(config)
     check_start(config, is_new=not (launch.resume or launch.clean))
     _announce(config, launch)
     from trainers.loggers.usual import usual_loggers

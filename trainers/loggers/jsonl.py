@@ -17,6 +17,7 @@ from trainers.loggers.base import (
     Status,
     evaluation_values,
 )
+from trainers.text_files import append
 
 _log = logging.getLogger(__name__)
 
@@ -60,8 +61,7 @@ class JsonlLogger(Logger):
 
     def _close_torn_line(self, file: Path) -> None:
         if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
-            with file.open("a", encoding="utf-8") as stream:
-                stream.write("\n")
+            append(file, "\n")
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(
@@ -70,8 +70,7 @@ class JsonlLogger(Logger):
             for row in rows
         )
         try:
-            with (self._dir / name).open("a", encoding="utf-8") as stream:
-                stream.write("\n" * (name in self._torn) + text)
+            append(self._dir / name, "\n" * (name in self._torn) + text)
             self._torn.discard(name)
         except OSError as error:  # a full disk: the work goes on, and the next checkpoint judges
             self._torn.add(name)

@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from trainers.config import SCHEMA, Config
+from trainers.config import Config
+from trainers.config_secrets import without_secrets
 from trainers.plan.batch import spelled
 from trainers.plan.forecast import Forecast, Phase, shown
 from trainers.plan.lengths import Lengths
@@ -200,7 +201,7 @@ def figures(
         seconds = {name: {"seconds": each, "times": often} for name, (each, often) in parts.items()}
     batch = forecast.batch
     return {
-        "config": SCHEMA.dump_python(config, mode="json"),
+        "config": without_secrets(config),
         "dtype": forecast.dtype,
         "parameters": forecast.parameters,
         "batch": {

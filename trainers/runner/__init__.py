@@ -16,6 +16,7 @@ from pathlib import Path
 from trainers.batch import Evaluation
 from trainers.checkpoint import check_at
 from trainers.config import Config
+from trainers.config_secrets import with_secrets
 from trainers.distributed import World, shutdown, start
 from trainers.environments import EnvFactory
 from trainers.errors import ConfigError
@@ -33,6 +34,7 @@ from trainers.runner.judging import train_reward_model
 from trainers.runner.session import Session
 from trainers.runner.text import train_text
 from trainers.runner.zero import check_zero
+from trainers.text_files import private
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Result:
     metrics: dict[str, float]
 
 
+@private()
 @quietly()
 def run(
     config: Config,
@@ -84,6 +87,7 @@ def run(
         ConfigError: a setting is not allowed.
         CheckpointError: the run folder is in use, or no checkpoint is whole.
     """
+    config = with_secrets(config)
     check_work(config, has_own=env is not None or reward is not None)
     config, env = (_named(config, env), None) if isinstance(env, str) else (config, env)
     world = World.from_launcher()

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch.distributed as dist
 
 from trainers.distributed import phase_of
+from trainers.redaction import redact
+from trainers.text_files import write
 
 NO_ANSWER = re.compile(r"NCCL|[Cc]onnection (closed|reset|refused|was)|Broken pipe|[Tt]imed? ?out")
 """What an error of torch.distributed says where another rank did not answer."""
@@ -47,10 +49,9 @@ class Farewell:
 def leave(logs: Path, rank: int, said: Farewell) -> None:
     """Write the farewell of a rank, seen whole or not at all; a full disk leaves none."""
     file = logs / f"rank_{rank}.farewell"
-    draft = file.with_suffix(".draft")
+    body = asdict(said) | {"error": redact(said.error)}
     with suppress(OSError):  # what ended the rank must not be hidden by that
-        draft.write_text(json.dumps(asdict(said)), encoding="utf-8")
-        draft.replace(file)
+        write(file, json.dumps(body))
 
 
 def heard(logs: Path) -> dict[int, Farewell]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self, final, get_args
@@ -28,6 +29,7 @@ from trainers.config import Config
 from trainers.distributed import World, gather, global_max
 from trainers.launcher import is_lost
 from trainers.loggers.base import Logger, Stage
+from trainers.redaction import redacted
 from trainers.run_folder import RunFolder, Status
 from trainers.runner.held_out import HeldOut
 from trainers.runner.peers import watched
@@ -161,7 +163,7 @@ class Session:
             self._notes.append((title, text))
             return
         for logger in self._loggers:
-            logger.note(title, text)
+            logger.note(title, redacted(text))
 
     def start_loggers(self) -> None:
         """Open the logs where the resumed checkpoint left them; a second call does nothing."""
@@ -178,7 +180,7 @@ class Session:
         """Log the figures of a step, and where the run is."""
         self._position = {"stage": section, "iteration": step, "num_iterations": total}
         self._is_saved = False
-        named = dict(values)
+        named = redacted(values)
         if self._save_seconds is not None and section == "ppo":
             named["timing_s/save"] = self._save_seconds
             self._save_seconds = None
@@ -191,11 +193,13 @@ class Session:
         """Show a few responses, at the iterations that `log.samples_every` names."""
         every = self.config.log.samples_every
         if every and (step % every == 0 or step == 1):
+            shown = redacted(rows[: self.config.log.sample_rows])
             for logger in self._loggers:
-                logger.samples(rows[: self.config.log.sample_rows], step)
+                logger.samples(shown, step)
 
     def evaluated(self, evaluations: Sequence[Evaluation], step: int) -> None:
-        """Take and log held-out scores."""
+        """Take and log held-out scores, their texts without secrets."""
+        evaluations = [replace(one, rows=tuple(redacted(one.rows))) for one in evaluations]
         self.held_out.take(evaluations, step)
         for logger in self._loggers:
             logger.evaluation(evaluations, step, self.held_out.figures())

@@ -17,6 +17,8 @@ from trainers.config import Config
 from trainers.distributed import World
 from trainers.errors import ConfigError
 from trainers.models.shards import shared_out
+from trainers.redaction import hidden
+from trainers.text_files import write
 
 
 def check_zero(config: Config, world: World) -> None:
@@ -128,4 +130,4 @@ class Zero:
 
 def save_json(file: Path, engines: Mapping[str, Mapping[str, Any]]) -> None:
     """Write what DeepSpeed was given, by engine."""
-    file.write_text(json.dumps(engines, indent=2) + "\n", encoding="utf-8")
+    write(file, json.dumps(hidden(engines), indent=2) + "\n")

@@ -17,7 +17,8 @@ from trainers.config_files import read
 from trainers.config_ppo import PPOConfig
 from trainers.distributed import World
 from trainers.errors import BackendError, CheckpointError, ConfigError
-from trainers.run_folder import open_run, redact
+from trainers.redaction import redact
+from trainers.run_folder import open_run
 from trainers.run_record import read_status
 
 SECRET = "canary-9f8e7d6c"

@@ -1,6 +1,7 @@
 """What is said of a rank that is lost."""
 
 import json
+import os
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -67,7 +68,7 @@ def test_a_rank_that_others_hear_leaves_it_to_the_first_to_speak(folder):
 
 
 def test_a_rank_whose_disk_takes_no_farewell_speaks_for_itself(folder):
-    folder.log_file.with_suffix(".draft").mkdir()  # nothing can be written there
+    folder.log_file.with_name(f".rank_1.farewell.{os.getpid()}").mkdir()  # no draft
     said = ended(folder, OSError(28, "No space left on device"))
     assert "rank 1 (there) failed in save: OSError: [Errno 28] No space left" in str(said)
     assert SAID_ELSEWHERE not in said.__cause__.__notes__
