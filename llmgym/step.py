@@ -67,6 +67,15 @@ def reward_of(sample: Sample, score: Score) -> float:
     return float(score.value) if is_valid(sample, score) else 0.0
 
 
+def why_invalid(sample: Sample, score: Score) -> str | None:
+    """Return why the reward of a step means nothing, or what a valid score says of itself."""
+    if score.error is not None or is_valid(sample, score):
+        return score.error
+    if not isfinite(score.value):
+        return f"the reward is {score.value}, which is not finite"
+    return "nobody scored the last response of the episode"
+
+
 def step_info(sample: Sample, score: Score) -> dict[str, Any]:
     """Return the info of one step: new, without clocks and without NaN."""
     info: dict[str, Any] = {
@@ -78,8 +87,9 @@ def step_info(sample: Sample, score: Score) -> dict[str, Any]:
     info |= {f"reward/{name}": float(value) for name, value in score.parts.items()}
     if sample.reason is not None:
         info["stop_reason"] = sample.reason.value
-    if score.error is not None:
-        info["reward_error"] = score.error
+    error = why_invalid(sample, score)
+    if error is not None:
+        info["reward_error"] = error
     return info
 
 
@@ -148,7 +158,7 @@ class BatchStep:
         self.rewards[slot] = reward_of(sample, score)
         self._score_ms[slot] = milliseconds
         self._valid[slot] = is_valid(sample, score)
-        self._errors[slot] = score.error
+        self._errors[slot] = why_invalid(sample, score)
         self._retries[slot] = score.retries
         if self._valid[slot]:
             self._spans[slot] = score.spans

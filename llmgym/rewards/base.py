@@ -123,7 +123,7 @@ def _attempt(
             return checked(reward.score(samples), reward, samples), "", repeated
         except LLMGymError:  # not a failed sample: a broken reward, a missing file or library
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit in a reward is its failure, not ours
             failure = describe(error)
             logger.debug("%s() raised", reward.name, exc_info=True)
     return None, failure, retries

@@ -6,20 +6,14 @@ late, exits, aborts or crashes costs its own sample, which becomes an error, and
 process group is killed and replaced. This stops accidents, not attackers.
 """
 
-import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 from typing import Any, Self, final
 
 from llmgym import errors
@@ -28,84 +22,15 @@ from llmgym.messages import Completion, Sample, Score, Task
 from llmgym.rewards.algebra import MathVerify, is_plain
 from llmgym.rewards.answers import spread
 from llmgym.rewards.base import Reward, bounds_of
+from llmgym.rewards.process import START_SECONDS, NotAVerdictError, Worker
 from llmgym.rewards.rules import Comparison, reference
 from llmgym.rewards.verdict import failed, row_of
-
-ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "TZ")
-"""All that a grader inherits: keys and tokens of the trainer stay outside."""
 
 MAX_CHECKED = 256
 """Gold answers that are looked at before a run: reading one as LaTeX takes up to 50 ms."""
 
-START_SECONDS = 60.0
-"""A grader whose file takes longer to import is late as well."""
-
 LATE = "no verdict within"
 """How the error of a sample begins whose grader took too long, behind the reward's name."""
-
-COMMAND = "from llmgym.rewards.worker import main; main()"
-
-
-@final
-@dataclass(eq=False)
-class Worker:
-    """A grading process and its two pipes.
-
-    Attributes:
-        job: the position of the sample that it is at; None while it starts or is idle.
-        deadline: `time.monotonic()` at which it is late.
-    """
-
-    process: subprocess.Popen[bytes]
-    requests: Connection
-    verdicts: Connection
-    deadline: float
-    ready: bool = False
-    job: int | None = None
-
-    @classmethod
-    def start(cls, reward: Reward | Mapping[str, Any]) -> Self:
-        """Start a process and send it what to load."""
-        request_end, requests = os.pipe()
-        verdicts, verdict_end = os.pipe()
-        environment = {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        # Numeric libraries start a thread per core at import; graders are small, and many.
-        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", COMMAND, str(request_end), str(verdict_end)],
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # what a grader prints belongs beside the trainer's own warnings
-            pass_fds=(request_end, verdict_end),
-            env=environment,
-            start_new_session=True,
-        )
-        os.close(request_end)
-        os.close(verdict_end)
-        deadline = time.monotonic() + START_SECONDS
-        worker = cls(
-            process,
-            Connection(requests, readable=False),
-            Connection(verdicts, writable=False),
-            deadline,
-        )
-        worker.send(reward)
-        return worker
-
-    def send(self, what: object) -> None:
-        """Send a reward or a sample; a dead worker is found when its verdict is awaited."""
-        try:
-            self.requests.send(what)
-        except BrokenPipeError:
-            self.deadline = 0.0
-
-    def kill(self) -> None:
-        """Kill the process group and close the pipes."""
-        with suppress(ProcessLookupError):  # it may be gone already
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.requests.close()
-        self.verdicts.close()
 
 
 @final
@@ -165,7 +90,7 @@ class Isolated(Reward):
         with self._working():
             self._fill(1)
             while not self._pool[0].ready:
-                self._collect([])
+                self._collect({})
         return self
 
     def close(self) -> None:
@@ -180,13 +105,13 @@ class Isolated(Reward):
             RewardError: the reward inside does not load, or is broken.
         """
         with self._working():
-            scores: list[Score | None] = [None] * len(samples)
+            scores: dict[int, Score] = {}
             waiting = deque(range(len(samples)))
-            while None in scores:
-                self._fill(scores.count(None))
+            while len(scores) < len(samples):
+                self._fill(len(samples) - len(scores))
                 self._assign(samples, waiting)
                 self._collect(scores)
-            return [score for score in scores if score is not None]
+            return [scores[position] for position in range(len(samples))]
 
     def check_tasks(self, tasks: Sequence[Task]) -> None:
         """Let the reward inside look at the gold answers that are neither numbers nor words.
@@ -219,13 +144,12 @@ class Isolated(Reward):
 
     def _assign(self, samples: Sequence[Sample], waiting: deque[int]) -> None:
         for worker in self._pool:
-            if worker.ready and worker.job is None and waiting:
-                worker.job = waiting.popleft()
-                worker.deadline = time.monotonic() + self._timeout
-                worker.send(samples[worker.job])
+            if waiting and not worker.busy:
+                position = waiting.popleft()
+                worker.grade(samples[position], position, self._timeout)
 
-    def _collect(self, scores: list[Score | None]) -> None:
-        busy = {one.verdicts: one for one in self._pool if not one.ready or one.job is not None}
+    def _collect(self, scores: dict[int, Score]) -> None:
+        busy = {one.verdicts: one for one in self._pool if one.busy}
         patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
         spoken = wait(list(busy), max(0.0, patience))
         for pipe, worker in busy.items():
@@ -235,23 +159,22 @@ class Isolated(Reward):
                 seconds = self._timeout if worker.ready else START_SECONDS
                 self._replace(worker, scores, f"{LATE} {seconds:g} s; it was killed")
 
-    def _read(self, worker: Worker, scores: list[Score | None]) -> None:
+    def _read(self, worker: Worker, scores: dict[int, Score]) -> None:
+        was_ready = worker.ready
         try:
-            answer = worker.verdicts.recv_bytes()
-        except (EOFError, OSError):
-            self._replace(worker, scores, "its process ended: an exit, an abort or a crash")
+            verdict = worker.read()
+        except NotAVerdictError as error:
+            self._replace(worker, scores, str(error))
             return
-        verdict = json.loads(answer)
+        if verdict is None:
+            return
         if "kind" in verdict:
             raise vars(errors).get(verdict["kind"], RewardError)(verdict["message"])
-        if not worker.ready:
+        if not was_ready:
             self._learn(**verdict)
-            worker.ready = True
             return
-        assert worker.job is not None, verdict
         spans = tuple((start, end, value) for start, end, value in verdict.pop("spans", ()))
-        scores[worker.job] = Score(**verdict, spans=spans)
-        worker.job = None
+        scores[worker.position] = Score(**verdict, spans=spans)
 
     def _learn(self, *, per_turn: bool, collective: bool, bounds: tuple[float, float]) -> None:
         if collective:
@@ -260,7 +183,7 @@ class Isolated(Reward):
             )
         self.per_turn, self._bounds = per_turn, (*bounds,)
 
-    def _replace(self, worker: Worker, scores: list[Score | None], why: str) -> None:
+    def _replace(self, worker: Worker, scores: dict[int, Score], why: str) -> None:
         self._pool.remove(worker)
         worker.kill()
         if not worker.ready:
@@ -269,8 +192,7 @@ class Isolated(Reward):
                 "A function of the started script itself cannot be found there: put it into a "
                 "file of its own, or set isolated to false."
             )
-        assert worker.job is not None
-        scores[worker.job] = failed(f"{self.name}: {why}")
+        scores[worker.position] = failed(f"{self.name}: {why}")
 
 
 def math_verify(column: str | None = None, workers: int = 2, timeout: float = 10.0) -> Isolated:

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from llmgym.rewards.base import bounds_of, resolve, score_samples
 from llmgym.rewards.function import from_function
 from llmgym.rewards.isolate import Isolated
 from llmgym.rewards.rules import Numeric
-from tests.unit.llmgym.samples import sample
+from tests.unit.llmgym.samples import is_gone, sample, scored
 
 GRADER = """
 import os, signal, sys, threading
@@ -58,6 +57,7 @@ def left_alarm():
     return 1.0
 
 DEEDS = {
+    "half": lambda: 0.5,
     "loop": loop, "alarm": alarmed, "raise": raises, "left alarm": left_alarm,
     "fork": grandchild,
     "exit": lambda: sys.exit(0), "os exit": lambda: os._exit(0), "abort": os.abort,
@@ -102,10 +102,6 @@ def isolated(grader):
     reward.close()
 
 
-def scored(reward, *responses):
-    return score_samples(reward, [sample(one) for one in responses])
-
-
 def test_good_verdicts_arrive_in_order_with_their_parts(isolated):
     scores = scored(isolated, "parts", "main", "parts", "alarm", "parts")
     assert [one.value for one in scores] == [1.5, 1.0, 1.5, 0.25, 1.5]
@@ -119,7 +115,15 @@ def test_a_grader_that_hangs_is_killed_and_costs_its_own_sample(isolated):
     assert fine.value == 1.5
 
 
-@pytest.mark.parametrize("deed", ["exit", "os exit", "abort", "segfault"])
+def test_a_reward_that_calls_sys_exit_fails_with_its_line(grader, isolated):
+    for reward in (isolated, resolve({"function": grader, "isolated": False})):
+        before, ended, after = scored(reward, "parts", "exit", "parts")
+        assert (before.value, after.value) == (1.5, 1.5)
+        assert ended.status == "error"
+        assert "SystemExit: 0 at " in ended.error
+
+
+@pytest.mark.parametrize("deed", ["os exit", "abort", "segfault"])
 def test_a_grader_that_ends_its_process_costs_its_own_sample(isolated, deed):
     before, ended, after = scored(isolated, "parts", deed, "parts")
     assert (before.value, after.value) == (1.5, 1.5)
@@ -165,6 +169,7 @@ def test_what_a_reward_says_of_itself_is_known_before_it_is_asked(grader):
 
 def test_what_a_grader_prints_is_no_verdict(isolated, capfd):
     assert scored(isolated, "print")[0].value == 0.0
+    isolated.close()
     assert '{"value": 1.0}' in capfd.readouterr().err
 
 
@@ -192,6 +197,21 @@ def test_a_worker_killed_from_outside_is_replaced(isolated):
     assert [one.status for one in scored(isolated, "pid", "pid")] == ["ok", "ok"]
 
 
+def test_a_process_killed_in_the_middle_of_a_batch_costs_one_sample(grader):
+    reward = Isolated(grader, workers=1, timeout=30.0)
+    pid = int(scored(reward, "pid")[0].value)
+    found = []
+    batch = threading.Thread(target=lambda: found.extend(scored(reward, "loop", "half", "half")))
+    batch.start()
+    while not any(one.job for one in reward._pool):
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    batch.join(30)
+    reward.close()
+    assert [(one.value, one.status) for one in found] == [(0.0, "error"), *[(0.5, "ok")] * 2]
+    assert "its process ended: an exit, an abort, a crash or a kill" in found[0].error
+
+
 def test_a_long_sample_for_a_dead_worker_is_an_error_and_no_wait_without_end(grader):
     reward = Isolated(grader, workers=1, timeout=2.0)
     pid = int(scored(reward, "pid")[0].value)
@@ -207,17 +227,6 @@ def test_a_long_sample_for_a_dead_worker_is_an_error_and_no_wait_without_end(gra
     reward.close()
 
 
-def is_gone(pid, seconds=10.0):
-    """Wait until a process has ended, by a handle of the kernel; False if it does not."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    ended = bool(select.select([handle], [], [], seconds)[0])
-    os.close(handle)
-    return ended
-
-
 def test_closing_ends_the_workers_and_what_they_started(grader):
     reward = Isolated(grader, workers=1)
     grader_pid, child_pid = (int(one.value) for one in scored(reward, "pid", "fork"))
@@ -231,7 +240,7 @@ def test_workers_die_with_their_parent_even_in_the_middle_of_a_sample(grader, la
     program = textwrap.dedent(
         f"""
         from llmgym.rewards.isolate import Isolated
-        from tests.unit.llmgym.samples import sample
+        from tests.unit.llmgym.samples import is_gone, sample, scored
         reward = Isolated({grader!r}, workers=1, timeout=60.0)
         print(int(reward.score([sample("pid")])[0].value), flush=True)
         reward.score([sample({last!r})])
