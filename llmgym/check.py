@@ -20,25 +20,18 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
 from llmgym.env import LLMEnv, LLMWrapper, core_env, inner_env
-from llmgym.errors import TaskSourceError
+from llmgym.episodes import JUNK, play, played, same, total, unwarned
+from llmgym.errors import RewardError, TaskSourceError
 from llmgym.messages import Sample
+from llmgym.rewards.answers import check_answers
+from llmgym.rewards.rounding import tolerance
+from llmgym.rewards.verdict import UNCUT
 from llmgym.tasks import disjoint
 
 RESET_SECONDS = 1.0
-TOLERANCE = 1e-6
-MAX_STEPS = 64
+SLACK = 1e-6
+"""How far a sum of rewards may lie beyond a bound, as a share of it."""
 _UNLIKELY_SEED = 2_718_281_828
-
-# Responses that every environment must survive and no grader may pay for.
-JUNK = {
-    "an empty action": "",
-    "Unicode": "caf\u00e9 \u4f60\u597d \U0001f600 \u202e \x00",
-    "100,000 characters": "<think>(" * 12_500,
-    "a malformed tool call": '<tool_call>{"name": "no such tool", "arguments": [}</tool_call>',
-    "prose": "I do not know what you mean by that.",
-}
-
-Trace = list[tuple[Any, float, bool, bool]]
 
 
 @final
@@ -77,7 +70,24 @@ def check(
         subject.make().close()
     except Exception as error:  # noqa: BLE001 - whatever an author's code raises is a finding
         return [f"builds: {_line(error)}. Every id must build with these arguments: {kwargs}"]
-    return [f"{name}: {line}" for name, law in LAWS.items() for line in _lines(law, subject)]
+    with unwarned():
+        return _broken_reward(subject) or [
+            f"{name}: {line}" for name, law in LAWS.items() for line in _lines(law, subject)
+        ]
+
+
+def _broken_reward(subject: Subject) -> list[str]:
+    """Return one line where no episode can be scored, which every law would repeat."""
+    try:
+        env = subject.make()
+        check_answers(core_env(env).reward, core_env(env).tasks)
+        env.reset(seed=0)
+        play(env, JUNK["prose"])
+    except RewardError as error:
+        return [f"reward: {_line(error)}. A reward scores every response with a number"]
+    except Exception:  # noqa: BLE001 - a law says what it is
+        return []
+    return []
 
 
 def _lines(law: Callable[[Subject], Iterator[str]], subject: Subject) -> Iterator[str]:
@@ -143,7 +153,8 @@ def _pickles(subject: Subject) -> Iterator[str]:
     except Exception as error:  # noqa: BLE001 - pickling raises what it finds
         yield f"{_line(error)}. Keep functions at the top of a module, and handles out of the env"
         return
-    if not _same(_play(env, JUNK["prose"]), _play(copy, JUNK["prose"])):
+    reward = core_env(env).reward
+    if not same(play(env, JUNK["prose"]), play(copy, JUNK["prose"]), reward):
         yield "a pickled copy plays on differently. Keep the whole state of an episode in self"
 
 
@@ -160,19 +171,41 @@ def _actions(subject: Subject) -> Iterator[str]:
             yield f"{name} gives reward {reward} or an observation outside of the space"
 
 
+def _rewards(subject: Subject) -> Iterator[str]:
+    env = subject.make()
+    failed: list[str] = []
+    tried = 0
+    for name, action in [*JUNK.items(), *[("the solution", None)] * subject.episodes]:
+        env.reset(seed=tried)
+        if action is None and core_env(env).solve() is None:
+            continue
+        tried += 1
+        info = played(env, action)[-1][1][-1]
+        error = str(info.get("reward_error"))
+        if not info["reward_valid"] and not (name == "100,000 characters" and UNCUT in error):
+            failed.append(f"first on {name}: {error}")
+    if failed:
+        yield (
+            f"the reward failed on {len(failed)} of {tried} episodes, {failed[0].rstrip('.')}. "
+            "Score every response: one that fails leaves the loss, and too many stop a run"
+        )
+
+
 def _scores(subject: Subject) -> Iterator[str]:
     env = inner_env(subject.make())
     samples = _samples(env, subject.episodes)
     together = [score.value for score in env.score_batch(samples)]
     alone = [env.score_batch([sample])[0].value for sample in samples]
-    if not np.allclose(together, alone, atol=TOLERANCE, rtol=0):
+    within = tolerance(together, core_env(env).reward)
+    if not np.allclose(together, alone, atol=within, rtol=0):
         yield "a batch scores differently from its samples alone. Score a sample by itself"
     order = np.random.default_rng(0).permutation(len(samples))
     shuffled = [score.value for score in env.score_batch([samples[i] for i in order])]
-    if not np.allclose([together[i] for i in order], shuffled, atol=TOLERANCE, rtol=0):
+    if not np.allclose([together[i] for i in order], shuffled, atol=within, rtol=0):
         yield "a shuffled batch scores differently. Keep no state between samples, or last_score"
     fresh = inner_env(subject.make())
-    if not np.allclose(together, [s.value for s in fresh.score_batch(samples)], atol=TOLERANCE):
+    again = [score.value for score in fresh.score_batch(samples)]
+    if not np.allclose(together, again, atol=within, rtol=0):
         yield "another slot scores the same samples differently. Read the sample, never the slot"
 
 
@@ -189,9 +222,10 @@ def _vector(subject: Subject) -> Iterator[str]:
     observations, rewards, terminated, truncated, infos = envs.step(actions)
     for slot, (env, action) in enumerate(zip(singles, actions, strict=True)):
         got = (observations[slot], rewards[slot], terminated[slot], truncated[slot])
+        got = (*got, infos["reward_valid"][slot])
         if infos["stop_reason"][slot] == "env_error":
             yield f"slot {slot} of a vector raised {infos['reward_error'][slot]}"
-        elif not _same([got], _play(env, action, steps=1)):
+        elif not same([got], play(env, action, steps=1), core_env(env).reward):
             yield "a step in a vector differs from one alone. Override advance or score_batch"
     envs.close()
 
@@ -199,11 +233,12 @@ def _vector(subject: Subject) -> Iterator[str]:
 def _bounds(subject: Subject) -> Iterator[str]:
     env = subject.make()
     low, high = inner_env(env).reward_bounds
+    slack = SLACK * max((abs(one) for one in (low, high) if math.isfinite(one)), default=1.0)
     for seed in range(subject.episodes):
         env.reset(seed=seed)
         solution = core_env(env).solve()
-        gold = _total(_play(env, None)) if solution is not None else None
-        if gold is not None and math.isfinite(high) and abs(gold - high) > TOLERANCE:
+        gold = total(play(env, None)) if solution is not None else None
+        if gold is not None and math.isfinite(high) and abs(gold - high) > slack:
             yield (
                 f"solve() earns {gold} with seed {seed}, and reward_bounds promise {high}. Correct "
                 "the solution, the reward or the bounds"
@@ -211,12 +246,14 @@ def _bounds(subject: Subject) -> Iterator[str]:
             return
         for name, action in JUNK.items():
             env.reset(seed=seed)
-            junk = _total(_play(env, action))
-            if not low - TOLERANCE <= junk <= high + TOLERANCE:
+            junk = total(play(env, action))
+            if junk is None:
+                continue
+            if not low - slack <= junk <= high + slack:
                 yield f"{name} earns {junk}, outside of reward_bounds {low, high}"
                 return
             floor = 0.0 if low < 0.0 < high else low  # where wrong answers cost, junk earns nothing
-            if gold is not None and math.isfinite(low) and junk > floor + TOLERANCE:
+            if gold is not None and math.isfinite(low) and junk > floor + slack:
                 yield (
                     f"{name} earns {junk}, above the floor {floor}. A grader must not pay for junk"
                 )
@@ -231,7 +268,7 @@ def _global_random(subject: Subject) -> Iterator[str]:
         before = _global_state()
         env = subject.make()
         env.reset(seed=0)
-        _play(env, JUNK["prose"])
+        play(env, JUNK["prose"])
         touched = _global_state() != before
     finally:
         random.setstate(saved[0])
@@ -247,11 +284,11 @@ def _global_state() -> tuple[Any, bytes]:
 def _slots(subject: Subject) -> Iterator[str]:
     alone, other, mixed = subject.make(), subject.make(), subject.make()
     alone.reset(seed=1)
-    expected = _play(alone, JUNK["prose"])
+    expected = play(alone, JUNK["prose"])
     mixed.reset(seed=1)
     other.reset(seed=2)
-    _play(other, JUNK["prose"], steps=2)
-    if not _same(expected, _play(mixed, JUNK["prose"])):
+    play(other, JUNK["prose"], steps=2)
+    if not same(expected, play(mixed, JUNK["prose"]), core_env(alone).reward):
         yield "an episode changes when another slot plays. Keep state in self, set up in prompt()"
 
 
@@ -296,6 +333,7 @@ LAWS: dict[str, Callable[[Subject], Iterator[str]]] = {
     "fresh data": _fresh_data,
     "pickles": _pickles,
     "actions": _actions,
+    "rewards": _rewards,
     "scores": _scores,
     "vector": _vector,
     "bounds": _bounds,
@@ -308,18 +346,6 @@ LAWS: dict[str, Callable[[Subject], Iterator[str]]] = {
 """The laws by name, in the order in which they are tried."""
 
 
-def _play(env: gymnasium.Env, action: str | None, steps: int = MAX_STEPS) -> Trace:
-    """Play an episode that was reset, with one action or, for None, with `solve()`."""
-    trace: Trace = []
-    for _ in range(steps):
-        response = core_env(env).solve() or "" if action is None else action
-        obs, reward, terminated, truncated, _ = env.step(response)
-        trace.append((obs, float(reward), terminated, truncated))
-        if terminated or truncated:
-            break
-    return trace
-
-
 def _samples(env: LLMEnv | LLMWrapper, count: int) -> list[Sample]:
     junk = list(JUNK.values())
     samples = []
@@ -329,20 +355,6 @@ def _samples(env: LLMEnv | LLMWrapper, count: int) -> list[Sample]:
         action = gold if gold is not None and seed % 2 == 0 else junk[seed % len(junk)]
         samples.append(env.advance(action)[3])
     return samples
-
-
-def _total(trace: Trace) -> float:
-    return float(sum(reward for _, reward, _, _ in trace))
-
-
-def _same(left: Trace, right: Trace) -> bool:
-    if len(left) != len(right):
-        return False
-    pairs = zip(left, right, strict=True)
-    return all(
-        a[0] == b[0] and abs(a[1] - b[1]) <= TOLERANCE and tuple(a[2:]) == tuple(b[2:])
-        for a, b in pairs
-    )
 
 
 def _line(error: BaseException) -> str:

@@ -114,7 +114,11 @@ def total(sample: Sample, score: Score) -> Score:
     if score.status == "abstain":
         error = "the reward abstained from the last response of the episode"
         score = replace(score, value=0.0, error=error if is_over(sample) else score.error)
-    return replace(score, value=score.value + sample.env_reward)
+    value = score.value + sample.env_reward
+    if not isfinite(value):
+        error = f"the environment paid {sample.env_reward}, which is not finite"
+        return replace(score, value=0.0, status="error", error=error)
+    return replace(score, value=value)
 
 
 def objects(values: Sequence[object]) -> np.ndarray:

@@ -14,7 +14,7 @@ from textwrap import dedent
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from llmgym import registry
-from llmgym.check import JUNK
+from llmgym.episodes import JUNK
 from llmgym.env import LLMEnv, core_env
 from llmgym.envs import BUILT_IN
 from llmgym.tasks import num_tasks

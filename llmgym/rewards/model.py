@@ -27,6 +27,7 @@ from llmgym.messages import Sample, Score
 from llmgym.rewards.base import Reward
 from llmgym.rewards.heads import column_of, read_head, split_head
 from llmgym.rewards.rendering import judged_ids
+from llmgym.rewards.rounding import BFLOAT16, EXACT, FLOAT16, FLOAT32
 from llmgym.rewards.scale import Normalize, Scale
 from llmgym.rewards.verdict import UNCUT
 
@@ -39,6 +40,8 @@ PROBES = ("a", "a longer text beside it")
 TOLERANCE = 1e-3
 LOW_PRECISION_TOLERANCE = 0.1
 NO_LIMIT = 10**9
+ROUNDING = {"float64": EXACT, "float32": FLOAT32, "float16": FLOAT16}
+"""By the type a model computes in; of one that is not known, the widest."""
 
 
 def continued(messages: Messages, response: str) -> tuple[Messages, str]:
@@ -160,6 +163,15 @@ class RewardModel(Reward):
         """What the model is called in messages."""
         given = self._model
         return given if isinstance(given, str) else given.config.name_or_path or "the reward model"
+
+    @property
+    def rounding(self) -> float:
+        """How far two scores of a text may lie apart by rounding, as a share of the largest."""
+        known = str(self._dtype if self._module is None else self._module.dtype)
+        mean, std = self.scale.statistics
+        return ROUNDING.get(known.removeprefix("torch."), BFLOAT16) * max(
+            1.0, abs(mean) / (std or 1.0)
+        )
 
     def module(self) -> PreTrainedModel | None:
         """Return what computes, loaded; None where that is an engine.

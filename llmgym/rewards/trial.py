@@ -4,24 +4,23 @@ Every row is answered with its solution, where it has one, and with what models 
 moments. Nothing is trained, and nothing here changes how a reward is called.
 """
 
-import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
 import numpy as np
 
-from llmgym.check import JUNK
+from llmgym.episodes import JUNK, unwarned
 from llmgym.errors import LLMGymError, RewardError
 from llmgym.messages import Completion, Message, Sample, Score, Task
 from llmgym.plural import counted
 from llmgym.registry import load
 from llmgym.rewards.base import REWARDS, Reward, score_samples
 from llmgym.rewards.isolate import LATE
+from llmgym.rewards.rounding import told_apart, tolerance
 from llmgym.rewards.verdict import UNCUT, cut, place_of, quoted
 
 GOLD = "solution"
@@ -32,7 +31,6 @@ WORST = {
     "unicode": JUNK["Unicode"],
 }
 """What every row is answered with, by the name it is shown with."""
-TOLERANCE = 1e-6
 SLOW_MS = 100.0
 ENOUGH = 5
 """After so many failures in a row no more are asked for."""
@@ -97,7 +95,7 @@ def tried(reward: Reward, tasks: Sequence[Task], place: str = "") -> Trial:
         for kind, response in _responses(task).items()
     ]
     answers: list[Answer] = []
-    with _silent():
+    with unwarned():
         for row, kind, sample in samples:
             began = time.perf_counter()
             try:
@@ -153,18 +151,6 @@ def _written(reward: Reward, place: str) -> str:
     return f"; {reward.name}() is written at {place}" if place else ""
 
 
-@contextmanager
-def _silent() -> Iterator[None]:
-    # What fails is shown below, once; the warnings of a run would say it again for each call.
-    logger = logging.getLogger("llmgym.rewards")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
 def _failures(answers: Sequence[Answer], reward: Reward, place: str) -> Iterator[str]:
     failed: dict[str, list[Answer]] = {}
     for one in answers:
@@ -204,6 +190,7 @@ def _differences(
             "A sample's score must not depend on the others: keep no state between them",
         ),
     }
+    within = tolerance((answers[i].score.value for i in ok), reward)
     for law, (rows, remedy) in laws.items():
         if law.startswith("Two"):
             scores = [score_samples(reward, [samples[i]], retries=0)[0] for i in rows]
@@ -211,10 +198,11 @@ def _differences(
             scores = score_samples(reward, [samples[i] for i in rows], retries=0)
         for i, score in zip(rows, scores, strict=True):
             first, is_ok = answers[i].score.value, score.status == "ok"
-            if not (is_ok and abs(first - score.value) <= TOLERANCE):
-                then = f"{score.value:.6g}" if is_ok else f"then {score.error or score.status}"
+            if not (is_ok and abs(first - score.value) <= within):
+                told, then = told_apart(first, score.value)
+                then = then if is_ok else f"then {score.error or score.status}"
                 yield (
-                    f"{law} row {answers[i].row}, response {answers[i].kind}, gave {first:.6g} and "
+                    f"{law} row {answers[i].row}, response {answers[i].kind}, gave {told} and "
                     f"{then}. {remedy}."
                 )
                 return
@@ -227,7 +215,7 @@ def _oddities(answers: Sequence[Answer]) -> Iterator[str]:
     if not fine:
         return
     values = {one.score.value for one in fine}
-    if max(values) - min(values) <= TOLERANCE:
+    if max(values) - min(values) <= tolerance(values):
         yield (
             f"every response earns {fine[0].score.value:.4g}, so there is nothing to learn from. "
             "If it compares with a column, name it: --data FILE --answer-column NAME; if it wants "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +10,9 @@ import gymnasium
 import tyro
 
 from llmgym import registry
-from llmgym.check import JUNK, check
+from llmgym.check import check
 from llmgym.env import LLMEnv
+from llmgym.episodes import JUNK, played
 from llmgym.plural import counted
 from trainers.cli.options import read
 from trainers.cli.scaffold import files_of, id_of, scaffold
@@ -126,13 +128,29 @@ def show(command: Show) -> int:
     low, high = inner.reward_bounds
     print(f"reward       {low:g} to {high:g}")
     print(f"prompt       {as_text(observation)}")
-    good = inner.solve()
-    for word, response in (("good", good), ("bad", JUNK["prose"])):
-        if response is not None:
-            env.reset(seed=command.seed)
-            _, reward, *_ = env.step(response)
-            print(f"{word:<12} {response!r} earns {float(reward):g}")
+    for word, action in (("good", None), ("bad", JUNK["prose"])):
+        env.reset(seed=command.seed)
+        if action is not None or inner.solve() is not None:
+            print(f"{word:<12} {earned(env, action)}")
     return 0
+
+
+def earned(env: gymnasium.Env, action: str | None) -> str:
+    """Return what was answered in a whole episode, and what it earned together.
+
+    Args:
+        env: reset.
+        action: the answer of every turn; None for the environment's own solutions.
+    """
+    steps = played(env, action)
+    groups = [(answer, len([*same])) for answer, same in groupby(answer for answer, _ in steps)]
+    shown = ", ".join(f"{one!r}{f' {n} times' if n > 1 else ''}" for one, n in groups)
+    if len(steps) > 1:
+        shown += f" in {len(steps)} turns"
+    for _, (*_, info) in steps:
+        if not info["reward_valid"]:
+            return f"{shown} earns nothing, since the reward failed: {info.get('reward_error')}"
+    return f"{shown} earns {sum(float(result[1]) for _, result in steps):g}"
 
 
 def run_check(command: Check) -> int:

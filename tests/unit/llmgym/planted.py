@@ -173,6 +173,52 @@ def pays_too_much(**kwargs):
     )
 
 
+def fails_on_junk(**kwargs):
+    """An environment whose reward knows its own answers and raises on all others."""
+    worth = {task.answer: 1.0 for task in TASKS}
+    return SingleTurnEnv(TASKS, per_sample(lambda sample: worth[sample.text]), **kwargs)
+
+
+def fails_always(**kwargs):
+    return SingleTurnEnv(TASKS, per_sample(lambda sample: 1 / 0), **kwargs)
+
+
+def returns_none(**kwargs):
+    return SingleTurnEnv(TASKS, per_sample(lambda sample: None), **kwargs)
+
+
+def wants_numbers(**kwargs):
+    return SingleTurnEnv(TASKS, "numeric", **kwargs)
+
+
+class PaysNan(Plain):
+    def reply(self, response):
+        return Reply(done=True, reward=float("nan"))
+
+
+class Rounds(Reward):
+    """A score in float32 that is added up in another order in another batch."""
+
+    name = "rounds"
+    shift = 2.0**-21
+
+    def score(self, samples):
+        shift = self.shift * (len(samples) > 1)
+        return [float(np.float32(1.2668 + len(one.text) % 7 + shift)) for one in samples]
+
+
+class Shifts(Rounds):
+    name, shift = "shifts", 2.0**-9
+
+
+def rounds_in_float32(**kwargs):
+    return SingleTurnEnv(TASKS, Rounds(), **kwargs)
+
+
+def shifts_in_float32(**kwargs):
+    return SingleTurnEnv(TASKS, Shifts(), **kwargs)
+
+
 class GlobalRandom(Plain):
     def reply(self, response):
         random.random()

@@ -20,6 +20,12 @@ PLANTED = [
     ("HoldsALambda", "pickles: ", "top of a module"),
     ("ForgetsItsState", "pickles: ", "plays on differently"),
     ("RaisesOnEmpty", "actions: ", "an empty action raises IndexError"),
+    (
+        "fails_on_junk",
+        "rewards: ",
+        "failed on 5 of 11 episodes, first on an empty action: KeyError",
+    ),
+    ("shifts_in_float32", "scores: ", "a batch scores differently"),
     ("ranks_the_batch", "scores: ", "a batch scores differently"),
     ("keeps_the_last_score", "scores: ", "last_score"),
     ("reads_the_slot", "scores: ", "another slot"),
@@ -38,7 +44,12 @@ def test_every_id_keeps_the_contract(id):
     assert check(id, episodes=8) == []
 
 
-@pytest.mark.parametrize("name", ["planted.py:sound", "planted.py:Plain", "toys.py:guess"])
+SOUND = [
+    *("planted.py:sound", "planted.py:Plain", "planted.py:rounds_in_float32", "toys.py:guess"),
+]
+
+
+@pytest.mark.parametrize("name", SOUND)
 def test_sound_environments_pass(name, registered):
     assert check(registered(f"{HERE}/{name}")) == []
 
@@ -66,6 +77,35 @@ def test_train_and_held_out_tasks_must_not_overlap(registered):
     (line,) = check(id, held_out={"system": "the same tasks"})
     assert line.startswith("disjoint: TaskSourceError: 3 of 3 held-out tasks are also in train")
     assert check("llmgym/Arithmetic-v0", episodes=4, held_out={"split": "test"}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "fails_on_junk",
+            "rewards: the reward failed on 5 of 25 episodes, first on an empty action",
+        ),
+        (
+            "fails_always",
+            "rewards: the reward failed on 25 of 25 episodes, first on an empty action",
+        ),
+        ("returns_none", "reward: RewardError: "),
+        ("wants_numbers", "reward: RewardError: the answer str 'red' of the row 'Say red' of"),
+        (
+            "PaysNan",
+            "rewards: the reward failed on 25 of 25 episodes, first on an empty action: the ",
+        ),
+    ],
+)
+def test_a_reward_that_fails_is_one_finding_and_no_warnings(registered, caplog, name, says):
+    (line,) = [
+        one
+        for one in check(registered(f"{HERE}/planted.py:{name}"))
+        if not one.startswith(("pickles: ", "specification: "))
+    ]
+    assert line.startswith(says)
+    assert caplog.records == []
 
 
 def test_a_slow_reset_is_refused(registered, monkeypatch):

@@ -169,6 +169,26 @@ def test_a_text_beyond_a_reward_models_context_is_a_warning_and_no_failure(check
     assert "--rewards.0.kwargs.head 'logit[good]'\n" in said
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_reward_model_may_round_otherwise_in_a_batch_in_each_type(check, tmp_path, dtype):
+    words = ["--kwargs", "head=logit[good]", "--kwargs", f"dtype={dtype}"]
+    code, said = check(str(bert(tmp_path / "judge")), *words)
+    assert code == 0, said
+    assert "the same again, and in a batch: yes" in said
+
+
+def test_a_difference_is_shown_in_the_digits_that_differ(check, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from llmgym import Reward\n\nclass Shifts(Reward):\n    name = 'shifts'\n\n"
+        "    def score(self, samples):\n"
+        "        return [1.2668 + 1e-9 * (len(samples) > 1) for _ in samples]\n",
+        encoding="utf-8",
+    )
+    code, said = check("mine.py:Shifts", "--no-isolated")
+    assert code == 1
+    assert "gave 1.2668 and 1.266800001. A sample's score" in said
+
+
 def test_names_columns_and_arguments_reach_the_reward(check, tmp_path):
     (tmp_path / "q.csv").write_text("q,gold\nTwo and two?,4\n", encoding="utf-8")
     words = ["--data", "q.csv", "--prompt-column", "q", "--answer-column", "gold"]

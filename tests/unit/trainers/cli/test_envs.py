@@ -1,0 +1,58 @@
+"""`llmgym envs show` and `check`: what whole episodes earn, and a reward that fails."""
+
+import json
+
+import pytest
+
+from trainers import cli
+
+REWARD = """
+def picky(response, answer):
+    return {answer: 1.0}[response]
+"""
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch, capsys):
+    """Type `llmgym envs ...`; give the exit code and what was printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(REWARD, encoding="utf-8")
+    rows = [{"prompt": f"Say {n}.", "answer": str(n)} for n in range(20)]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    def command(*words):
+        code = cli.main(["envs", *words])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return command
+
+
+def test_an_episode_of_several_turns_is_played_to_its_end(shown):
+    code, said, _ = shown("show", "llmgym/GuessNumber-v0")
+    good, bad = (line for line in said.splitlines() if line.startswith(("good", "bad")))
+    assert code == 0
+    assert good.endswith(" turns earns 1")
+    assert bad.startswith("bad          'I do not know what you mean by that.' ")
+    assert bad.endswith(" turns earns 0")
+    assert bad.count("I do not know") == 1, "equal answers are counted, not repeated"
+
+
+def test_an_episode_of_one_turn_is_shown_as_it_is(shown):
+    _, said, _ = shown("show", "llmgym/Arithmetic-v0")
+    good = next(line for line in said.splitlines() if line.startswith("good"))
+    assert good.endswith("' earns 1")
+
+
+def test_a_reward_that_raises_on_junk_is_one_finding(shown):
+    kwargs = ["path=my.jsonl", "answer_column=answer", "reward=mine.py:picky"]
+    words = [word for one in kwargs for word in ("--kwargs", one)]
+    code, said, warned = shown("check", "llmgym/Prompts-v0", *words)
+    assert code == 1
+    assert said.startswith(
+        "rewards: the reward failed on 5 of 5 episodes, first on an empty action: KeyError: '' at "
+    )
+    assert said.splitlines()[1:] == ["llmgym/Prompts-v0: 1 failure"]
+    assert warned == ""
+    _, said, _ = shown("show", "llmgym/Prompts-v0", *words)
+    assert "'I do not know what you mean by that.' earns nothing, since the reward failed: " in said
