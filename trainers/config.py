@@ -49,10 +49,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse a day that no calendar has."""
         try:
-            if self.date is not None:
-                datetime.date.fromisoformat(self.date)
+            _ = self.day
         except ValueError as error:
             raise ConfigError(f"run.date {self.date} is no day: {error}.") from error
+
+    @property
+    def day(self) -> datetime.date | None:
+        """The day of `date`."""
+        return None if self.date is None else datetime.date.fromisoformat(self.date)
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

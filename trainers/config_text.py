@@ -116,6 +116,9 @@ class GenerationConfig:
     """Most likely tokens of evaluation and play; 0: all. Training needs 0."""
     eos_token_ids: list[Whole] | None = None
     """Ids that end a response; null: every one the model and its tokenizer name."""
+    mask_unknown: bool = False
+    """Give ids that the tokenizer does not hold (a padded vocabulary) probability 0, in sampling
+    and in every log-probability alike; sampled ones vanish from the text that is scored."""
     batch_size: Count = 256
     """Most rows generated at once."""
 

@@ -17,6 +17,7 @@ from llmgym.rewards.base import resolve
 from llmgym.vector import LLMVectorEnv
 from trainers.config import Config
 from trainers.config_secrets import with_secrets
+from trainers.config_text import RewardConfig
 from trainers.errors import ConfigError
 
 EnvFactory = Callable[..., gymnasium.Env]
@@ -43,7 +44,7 @@ def reward_of(config: Config, given: object | None) -> Any | None:  # noqa: ANN4
         {
             **one.source,
             "weight": one.weight,
-            "kwargs": one.kwargs,
+            "kwargs": _dated(config, one),
             "isolated": one.isolated if one.function else None,
             "timeout_seconds": one.timeout_seconds if one.function else None,
         }
@@ -54,6 +55,12 @@ def reward_of(config: Config, given: object | None) -> Any | None:  # noqa: ANN4
     except RewardError as error:
         raise ConfigError(f"rewards cannot be built: {error}") from error
     return entries
+
+
+def _dated(config: Config, reward: RewardConfig) -> dict[str, Any]:
+    """Return a reward's arguments; a model's template prints the day on which the run started."""
+    day = {"day": config.run.date} if reward.model and config.run.date else {}
+    return {**day, **reward.kwargs}
 
 
 def text_envs(

@@ -7,6 +7,7 @@ rejected one. `llmgym/rewards/rendering.py` says how a dialogue and a response b
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
+from llmgym.chat_templates import control_tokens
 from llmgym.errors import TaskSourceError
 from llmgym.rewards.rendering import Tokenizer, judged_ids
 from llmgym.rows import label_names, labels_beside, labels_of
@@ -139,7 +141,12 @@ def labelled(
 
 
 def tokenize(
-    tokenizer: Tokenizer, rows: Sequence[Judgement], *, longest: int, too_long: str
+    tokenizer: Tokenizer,
+    rows: Sequence[Judgement],
+    *,
+    longest: int,
+    too_long: str,
+    day: date | None = None,
 ) -> tuple[list[Example], int]:
     """Return the rows in token ids, and how many were dropped as too long.
 
@@ -148,14 +155,19 @@ def tokenize(
         rows: what is judged.
         longest: tokens that the model takes.
         too_long: `raise` or `drop`.
+        day: what a template prints that prints the day; None: today.
 
     Raises:
         ConfigError: one is too long and `too_long` is raise, or one has no token; names its place.
     """
     kept = []
+    control = control_tokens(tokenizer)
     for one in rows:
         try:
-            ids = [tuple(judged_ids(tokenizer, one.messages, text)) for text in one.responses]
+            ids = [
+                tuple(judged_ids(tokenizer, one.messages, text, control=control, day=day))
+                for text in one.responses
+            ]
         except TemplateError as error:
             raise ConfigError(
                 f"{one.place}: the chat template refuses the dialogue: {error}. Give one that "

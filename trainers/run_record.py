@@ -3,13 +3,14 @@
 config.yaml  status.json  run.lock  metrics.jsonl
 """
 
+import datetime
 import json
 import math
 import os
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,20 @@ def read_status(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def dated(config: Config, *, resume: bool) -> Config:
+    """Return settings with the day that chat templates print, today's for a new run.
+
+    A run that is continued keeps the day on which it started, over midnight as well; one that was
+    started before days were kept has none.
+    """
+    if config.run.date is not None or config.is_control:
+        return config
+    file = Path(config.run.dir) / config.run.name / "config.yaml"
+    is_known = resume and file.is_file()
+    day = read([file]).run.date if is_known else datetime.date.today().isoformat()
+    return replace(config, run=replace(config.run, date=day))
 
 
 def refuse_work(path: Path) -> None:

@@ -6,6 +6,7 @@ its own tokenizer, by its own chat template. B texts, L tokens, K labels.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -22,11 +23,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from llmgym.chat_templates import ControlTokens, EndlessTemplateError, control_tokens
 from llmgym.errors import RewardError
 from llmgym.messages import Sample, Score
 from llmgym.rewards.base import Reward
 from llmgym.rewards.heads import column_of, read_head, split_head
-from llmgym.rewards.rendering import judged_ids
+from llmgym.rewards.rendering import check_ends, judged_ids
 from llmgym.rewards.rounding import BFLOAT16, EXACT, FLOAT16, FLOAT32
 from llmgym.rewards.scale import Normalize, Scale
 from llmgym.rewards.verdict import UNCUT
@@ -60,6 +62,7 @@ class Judge:
 
     Attributes:
         forward: input ids and attention mask, both [B, L], to outputs [B, K].
+        control: the tokens that no text it reads may write.
         column: of the outputs that counts.
         limit: most tokens it takes.
         side: where shorter texts are padded.
@@ -67,6 +70,7 @@ class Judge:
 
     forward: Forward
     tokenizer: PreTrainedTokenizerBase
+    control: ControlTokens
     device: torch.device
     column: int
     limit: int
@@ -110,6 +114,8 @@ class RewardModel(Reward):
         normalize: "none"; "fixed", by `mean` and `std`; "running", by all earlier rollouts.
         mean: what becomes 0 where normalize is fixed.
         std: what becomes 1 where normalize is fixed.
+        day: what a chat template prints that prints the day, YYYY-MM-DD; None: today. A run gives
+            its own.
         forward: computes [B, K] outputs of input ids and attention mask instead of the model's
             weights, which are then not loaded: an engine that shards them. Every rank calls it
             equally often, so this reward is `collective`.
@@ -133,6 +139,7 @@ class RewardModel(Reward):
         normalize: Normalize = "none",
         mean: float | None = None,
         std: float | None = None,
+        day: str | None = None,
         forward: Forward | None = None,
     ) -> None:
         if dtype not in ("float32", "bfloat16", "auto"):
@@ -149,6 +156,10 @@ class RewardModel(Reward):
         self._model = model if isinstance(model, PreTrainedModel) else str(model)
         self._tokenizer = model if tokenizer is None else tokenizer
         self._device, self._dtype = device, dtype
+        try:
+            self._day = None if day is None else date.fromisoformat(day)
+        except ValueError as error:
+            raise RewardError(f"day is written YYYY-MM-DD; got {day!r}") from error
         self._batch_size, self._max_length = batch_size, max_length
         self._forward = forward
         self._judge: Judge | None = None
@@ -204,6 +215,13 @@ class RewardModel(Reward):
                 f"only {embedded} tokens.\nName its own: --rewards.0.kwargs.tokenizer FOLDER"
             )
         column_of(self.head, _labels(config), self.source)
+        try:
+            check_ends(tokenizer)
+        except EndlessTemplateError as error:
+            raise RewardError(
+                f"{error}, that of the reward model {self.source}.\nName a tokenizer whose "
+                "template ends: --rewards.0.kwargs.tokenizer FOLDER"
+            ) from error
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Score each prompt and response.
@@ -224,7 +242,9 @@ class RewardModel(Reward):
 
     def _ids(self, judge: Judge, sample: Sample) -> list[int]:
         messages = [one.as_dict() for one in sample.messages]
-        return judged_ids(judge.tokenizer, *continued(messages, str(sample.text))) or [judge.pad]
+        said = continued(messages, str(sample.text))
+        ids = judged_ids(judge.tokenizer, *said, control=judge.control, day=self._day)
+        return ids or [judge.pad]
 
     def _values(self, judge: Judge, texts: Sequence[Sequence[int]]) -> list[float]:
         """Return what the head says of texts, in batches of like length, the longest first."""
@@ -266,6 +286,7 @@ class RewardModel(Reward):
             judge = Judge(
                 forward=self._forward or self._own_forward(_pad_id(tokenizer), device),
                 tokenizer=tokenizer,
+                control=control_tokens(tokenizer),
                 device=device,
                 column=column_of(self.head, _labels(config), self.source),
                 limit=min(self._max_length or NO_LIMIT, _context(config, tokenizer)),

@@ -14,11 +14,14 @@ tokenizer says by itself which row of the table holds.
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from typing import Any, Protocol
 
+from jinja2 import TemplateError
+
 from llmgym import chat_templates
-from llmgym.chat_templates import ControlTokens, control_tokens, dated
+from llmgym.chat_templates import ControlTokens, bounded, control_tokens, dated
 
 
 class Tokenizer(chat_templates.Tokenizer, Protocol):
@@ -72,6 +75,16 @@ def judged_ids(
         return list(tokenizer(text, add_special_tokens=False).input_ids)
     text = joined([*(one["content"] for one in said), answer])
     return list(tokenizer(text, add_special_tokens=True).input_ids)
+
+
+def check_ends(tokenizer: Tokenizer) -> None:
+    """Render a short dialogue, to find a chat template that does not end.
+
+    Raises:
+        EndlessTemplateError: it took too long.
+    """
+    with suppress(TemplateError), bounded():  # one that wants other roles says so when it is used
+        judged_ids(tokenizer, [{"role": "user", "content": "a"}], "b")
 
 
 def joined(texts: Sequence[str]) -> str:

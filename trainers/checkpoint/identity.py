@@ -31,7 +31,7 @@ CHANGEABLE = frozenset(
 )
 """Settings, and sections of them, that may differ when a run is resumed."""
 
-OF_BASE = frozenset({"model", "tokenizer", "data", "sft", "run.seed"})
+OF_BASE = frozenset({"model", "tokenizer", "data", "sft", "run.seed", "run.date"})
 """Settings that decide what the model is that PPO starts from."""
 
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "gymnasium")

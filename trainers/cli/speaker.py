@@ -27,6 +27,7 @@ from trainers.models.loading import (
     load_policy_model,
     load_tokenizer,
     longest_sequence,
+    policy_of,
 )
 from trainers.runner.assemble import Devices
 
@@ -89,9 +90,7 @@ def load_speaker(target: Target, sampling: Sampling) -> Speaker:
     )
     chat = load_chat(config, load_tokenizer(config), env=config.envs[0].id)
     model = load_policy_model(config, chat, needs_room=False)
-    policy = CausalPolicy(
-        model, temperature=config.generation.temperature, chunk=config.backend.logprob_chunk
-    )
+    policy = policy_of(model, config, chat)
     policy.to(World().device).eval()
     generator = TransformersGenerator(
         policy,

@@ -11,6 +11,7 @@ from trainers.cli.arguments import OPTIONS, Launch, read_arguments
 from trainers.config import Config
 from trainers.config_files import difference, layer, preset, presets, purpose, read
 from trainers.config_secrets import with_secrets, without_secrets
+from trainers.run_record import dated
 
 WIDTH = 80
 FRESH_EPOCHS = 3
@@ -107,8 +108,9 @@ def _announce(config: Config, launch: Launch) -> None:
         return
     before = Path(config.run.dir) / config.run.name / "config.yaml"
     is_known = bool(launch.resume) and before.is_file()
+    now = dated(config, resume=True) if is_known else config
     for change in difference(
-        config, read([before if is_known else preset(launch.preset or "default")])
+        now, read([before if is_known else preset(launch.preset or "default")])
     ):
         print(f"changed  {change}")
 

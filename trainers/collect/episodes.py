@@ -90,6 +90,7 @@ class Slot:
         live: False once the episode is over, or never began.
         valid: False where the reward means nothing.
         too_long: tokens of a prompt over the limit, else 0; then the slot never lives.
+        unknown: sampled ids that the tokenizer does not hold.
     """
 
     index: int
@@ -111,6 +112,7 @@ class Slot:
     score_ms: float = 0.0
     retries: int = 0
     too_long: int = 0
+    unknown: int = 0
 
     @property
     def actions(self) -> list[int]:

@@ -204,6 +204,7 @@ def _completions(slots: Sequence[Slot]) -> Metrics:
     lengths = [len(slot.actions) for slot in played]
     cut = sum(slot.finish_reason == "length" for slot in played)
     ended = sum(slot.finish_reason == "stop" for slot in played)
+    unknown = sum(slot.unknown for slot in played)
     pairs = [_distinct(slot, 2) for slot in played]
     fours = [_distinct(slot, 4) for slot in played]
     count = float(len(played))
@@ -211,6 +212,7 @@ def _completions(slots: Sequence[Slot]) -> Metrics:
         "completions/mean_length": (float(sum(lengths)), count),
         "completions/clipped_ratio": (float(cut), count),
         "completions/eos_ratio": (float(ended), count),
+        "completions/unknown_ratio": (float(unknown), float(sum(lengths))),
         "completions/distinct_2": (_total(pairs, 0), _total(pairs, 1)),
         "completions/repeat_4gram": (_total(fours, 1) - _total(fours, 0), _total(fours, 1)),
     }

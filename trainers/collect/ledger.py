@@ -134,6 +134,7 @@ class TokenLedger:
         slot.rows[-1].sample(response)
         slot.finish_reason = response.finish_reason
         slot.policy_version = response.policy_version
+        slot.unknown += self._chat.num_unknown(response.token_ids)
         text = self._chat.decode(response.token_ids)
         slot.completions.append(text)
         return Completion(

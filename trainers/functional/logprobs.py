@@ -21,6 +21,16 @@ from torch.utils.checkpoint import checkpoint
 
 EntropyMode = Literal["none", "metric", "loss"]
 
+Absent = tuple[tuple[int, int], ...]
+"""Ranges of ids, the first and the one behind the last of each, that are never sampled."""
+
+
+def without(logits: Tensor, absent: Absent) -> Tensor:
+    """Set the logits [..., V] of absent ids to -inf, in place; return them."""
+    for first, end in absent:
+        logits[..., first:end] = -torch.inf
+    return logits
+
 
 def tempered_logits(
     hidden: Float[Tensor, "N D"],
@@ -29,8 +39,9 @@ def tempered_logits(
     *,
     temperature: float,
     softcap: float | None = None,
+    absent: Absent = (),
 ) -> Float[Tensor, "N V"]:
-    """Return fp32 logits [N, V] divided by the temperature.
+    """Return fp32 logits [N, V] divided by the temperature; -inf of absent ids.
 
     The matrix product runs in the type of its inputs; what follows is fp32, because a bf16
     log-sum-exp is off by whole percents (verl#2953).
@@ -38,6 +49,7 @@ def tempered_logits(
     logits = F.linear(hidden, weight, bias).float()
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
+    logits = without(logits, absent)
     return logits if temperature == 1.0 else logits / temperature
 
 
@@ -58,9 +70,12 @@ def _chunk(
     *,
     temperature: float,
     softcap: float | None,
+    absent: Absent,
     entropy: EntropyMode,
 ) -> tuple[Tensor, Tensor]:
-    logits = tempered_logits(hidden, weight, bias, temperature=temperature, softcap=softcap)
+    logits = tempered_logits(
+        hidden, weight, bias, temperature=temperature, softcap=softcap, absent=absent
+    )
     # One fused pass each way; log-sum-exp and a difference would read [N, V] five times.
     every = torch.log_softmax(logits, dim=-1)
     logprobs = every.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
@@ -79,6 +94,7 @@ def linear_logprobs(
     chunk: int = 512,
     entropy: EntropyMode = "none",
     softcap: float | None = None,
+    absent: Absent = (),
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"] | None]:
     """Return log-probabilities [N] of `targets` and, where asked for, entropies [N], in nats.
 
@@ -93,8 +109,9 @@ def linear_logprobs(
         chunk: tokens whose logits exist at once.
         entropy: "none"; "metric" without a gradient; "loss" with one.
         softcap: c of c * tanh(logits / c), for models that cap their logits.
+        absent: ids of probability 0.
     """
-    run = partial(_chunk, temperature=temperature, softcap=softcap, entropy=entropy)
+    run = partial(_chunk, temperature=temperature, softcap=softcap, absent=absent, entropy=entropy)
     recompute = hidden.shape[0] > chunk and torch.is_grad_enabled()
     if recompute:  # one chunk alone fits by definition: keeping its logits saves a pass
         run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)

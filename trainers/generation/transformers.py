@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from trainers.distributed import global_max
 from trainers.errors import GenerationError
+from trainers.functional.logprobs import without
 from trainers.generation.base import Generator, Request, Response, Sampling
 from trainers.generation.cache import roomy_cache
 from trainers.generation.sampling import sample, token_logprobs, uniforms
@@ -215,9 +216,10 @@ class TransformersGenerator(Generator):
         tokens = torch.zeros(len(requests), room, dtype=torch.long, device=rows.device)
         logprobs = torch.zeros(len(requests), room, device=rows.device)
         for step in range(room):
-            drawn = sample(batch.logits, draws[batch.rows, step], sampling)
+            logits = without(batch.logits, self._policy.scorer.absent)
+            drawn = sample(logits, draws[batch.rows, step], sampling)
             tokens[batch.rows, step] = drawn
-            logprobs[batch.rows, step] = token_logprobs(batch.logits, drawn, sampling.temperature)
+            logprobs[batch.rows, step] = token_logprobs(logits, drawn, sampling.temperature)
             ended = torch.isin(drawn, eos) | (limits[batch.rows] <= step + 1)
             batch.live &= ~ended
             left = int(batch.live.sum())

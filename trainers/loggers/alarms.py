@@ -119,6 +119,12 @@ def _completions(values: Mapping[str, float], config: Config) -> dict[str, str]:
             f"no response ended by itself in {LASTING['no end token']} iterations. Try "
             "--generation.eos-token-ids with the ids of this model's end tokens."
         )
+    if unknown := values.get("completions/unknown_ratio", 0.0):
+        said["unknown ids"] = (
+            f"{unknown:.1%} of sampled tokens are ids that the tokenizer does not hold (a padded "
+            "vocabulary): they are not in the text that is scored. Never sample them: "
+            "--generation.mask-unknown true, in a run of its own."
+        )
     return said
 
 

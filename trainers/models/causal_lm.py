@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from trainers.batch import TextInputs
 from trainers.errors import ConfigError
-from trainers.functional.logprobs import EntropyMode, linear_logprobs
+from trainers.functional.logprobs import Absent, EntropyMode, linear_logprobs, without
 from trainers.models.output import PolicyOutput
 
 PROBE_TOLERANCE = 1e-3  # a wrong scale, cap or position is off by far more; rounding by far less
@@ -51,20 +51,26 @@ class ActionScorer:
         chunk: positions whose logits exist at once.
         scale: factor of the logits (Granite, Cohere).
         softcap: bound of the logits (Gemma 2), or None.
+        absent: ids of probability 0.
     """
 
     temperature: float
     chunk: int
     scale: float = 1.0
     softcap: float | None = None
+    absent: Absent = ()
 
     @classmethod
-    def of(cls, config: PretrainedConfig, *, temperature: float, chunk: int) -> Self:
+    def of(
+        cls, config: PretrainedConfig, *, temperature: float, chunk: int, absent: Absent = ()
+    ) -> Self:
         """Read scale and cap from the model's configuration."""
         known = config.get_text_config().to_dict()
         scale = float(known.get("logit_scale") or 1.0) / float(known.get("logits_scaling") or 1.0)
         softcap = known.get("final_logit_softcapping")
-        return cls(temperature=temperature, chunk=chunk, scale=scale, softcap=softcap)
+        return cls(
+            temperature=temperature, chunk=chunk, scale=scale, softcap=softcap, absent=absent
+        )
 
     def __call__(
         self, head: nn.Linear, hidden: Tensor, targets: Tensor, *, entropy: EntropyMode
@@ -82,6 +88,7 @@ class ActionScorer:
             chunk=self.chunk,
             entropy=entropy,
             softcap=self.softcap,
+            absent=self.absent,
         )
 
 
@@ -121,12 +128,17 @@ class CausalPolicy(nn.Module):
         model: the bare transformers model, also for generation and export.
         temperature: divides the logits.
         chunk: positions whose logits exist at once.
+        absent: ids of probability 0, in sampling and in scoring.
     """
 
-    def __init__(self, model: PreTrainedModel, *, temperature: float, chunk: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, temperature: float, chunk: int, absent: Absent = ()
+    ) -> None:
         super().__init__()
         self.model = model
-        self.scorer = ActionScorer.of(model.config, temperature=temperature, chunk=chunk)
+        self.scorer = ActionScorer.of(
+            model.config, temperature=temperature, chunk=chunk, absent=absent
+        )
 
     def forward(
         self, inputs: TextInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
@@ -149,6 +161,7 @@ def check_head(policy: CausalPolicy) -> None:
     vocab_size = model.config.get_text_config().vocab_size
     tokens = torch.arange(1, 9, device=model.device).unsqueeze(0) % vocab_size
     logits = model(input_ids=tokens, use_cache=False).logits.float() / temperature
+    logits = without(logits, policy.scorer.absent)
     expected = logits.log_softmax(-1)[:, 1:-1].gather(-1, tokens[:, 2:, None]).squeeze(-1)
     padded = TextInputs(
         tokens=nn.functional.pad(tokens, (3, 0)),
@@ -156,7 +169,8 @@ def check_head(policy: CausalPolicy) -> None:
         num_prompt=5,
     )
     got = policy(padded, torch.ones_like(expected, dtype=torch.bool)).logprobs
-    difference = float((got - expected).abs().max())
+    apart = torch.where(got == expected, 0.0, (got - expected).abs())  # -inf of absent ids
+    difference = float(apart.max())
     if not difference <= PROBE_TOLERANCE:
         raise ConfigError(
             f"{type(model).__name__} computes its logits in a way that is not known here: on a "

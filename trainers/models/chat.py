@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmgym.chat_templates import dated
 from trainers.errors import ConfigError
+from trainers.functional.logprobs import Absent
 from trainers.models.encoding import TextEncoder
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -156,6 +157,20 @@ class ChatFormat:
         day = () if self._dated is None else (self._dated,)
         text = "\n".join(map(str, (*parts, self._eos_token_ids, *day)))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def num_unknown(self, ids: Iterable[int]) -> int:
+        """Return how many of `ids` the tokenizer does not hold; they are no text."""
+        return sum(token not in self._known for token in ids)
+
+    def unknown_ids(self, vocab_size: int) -> Absent:
+        """Return the ranges of ids below `vocab_size` that the tokenizer does not hold."""
+        known = sorted(one for one in self._known if one < vocab_size)
+        borders = zip([-1, *known], [*known, vocab_size], strict=True)
+        return tuple((low + 1, high) for low, high in borders if high > low + 1)
+
+    @cached_property
+    def _known(self) -> frozenset[int]:
+        return frozenset(self.tokenizer.get_vocab().values())
 
     def prompt_ids(self, messages: Messages) -> list[int]:
         """Return the ids of a dialogue, up to where the assistant answers.

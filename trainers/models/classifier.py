@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from llmgym.chat_templates import EndlessTemplateError
+from llmgym.rewards.rendering import check_ends
 from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.models.chat import end_every_text
@@ -60,7 +62,7 @@ def judge_tokenizer(
         has_prompts: False takes the chat template away, so that the folder says what was learned.
 
     Raises:
-        ConfigError: there is none, or it has no pad token.
+        ConfigError: there is none, it has no pad token, or its chat template does not end.
     """
     tokenizer = load_tokenizer(config, texts)
     name = config.tokenizer.path or config.model.path
@@ -76,6 +78,12 @@ def judge_tokenizer(
     tokenizer.padding_side = "right"
     if not has_prompts:
         tokenizer.chat_template = None
+    try:
+        check_ends(tokenizer)
+    except EndlessTemplateError as error:
+        raise ConfigError(
+            f"{error}, that of {name}. Give one that ends: --tokenizer.chat-template FILE."
+        ) from error
     return tokenizer
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForTokenClassification, PretrainedConfig, PreT
 
 from trainers.batch import TextInputs
 from trainers.errors import ConfigError
-from trainers.functional.logprobs import EntropyMode
+from trainers.functional.logprobs import Absent, EntropyMode
 from trainers.models.causal_lm import ActionScorer, hidden_states, score_responses
 from trainers.models.output import PolicyOutput
 
@@ -120,12 +120,17 @@ class SharedActorCritic(nn.Module):
         model: the bare transformers model, also for generation and export.
         temperature: divides the logits.
         chunk: positions whose logits exist at once.
+        absent: ids of probability 0, in sampling and in scoring.
     """
 
-    def __init__(self, model: PreTrainedModel, *, temperature: float, chunk: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, temperature: float, chunk: int, absent: Absent = ()
+    ) -> None:
         super().__init__()
         self.model = model
-        self.scorer = ActionScorer.of(model.config, temperature=temperature, chunk=chunk)
+        self.scorer = ActionScorer.of(
+            model.config, temperature=temperature, chunk=chunk, absent=absent
+        )
         self.value_head = zero_head(model.config.get_text_config().hidden_size, model.device)
 
     def forward(

@@ -7,7 +7,6 @@ Dropout is off, in the configuration and in every module. Code from a hub is nev
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ def load_chat(config: Config, tokenizer: PreTrainedTokenizerFast, *, env: str) -
         named=_named_ends(tokenizer, model_config, source),
         given=config.generation.eos_token_ids,
         name=name,
-        day=None if config.run.date is None else date.fromisoformat(config.run.date),
+        day=config.run.day,
     )
 
 
@@ -251,13 +250,28 @@ def load_policy(config: Config, chat: ChatFormat) -> CausalPolicy | SharedActorC
         ConfigError: as of `load_policy_model`; or the architecture's head is not known here.
     """
     model = load_policy_model(config, chat)
-    settings = {"temperature": config.generation.temperature, "chunk": config.backend.logprob_chunk}
-    policy = CausalPolicy(model, **settings)
+    policy = policy_of(model, config, chat)
     with layer_by_layer(policy):
         check_head(policy)
     if config.backend.gradient_checkpointing:
         enable_checkpointing(model)
-    return SharedActorCritic(model, **settings) if config.ppo.critic == "shared" else policy
+    if config.ppo.critic == "separate":
+        return policy
+    scorer = policy.scorer
+    return SharedActorCritic(
+        model, temperature=scorer.temperature, chunk=scorer.chunk, absent=scorer.absent
+    )
+
+
+def policy_of(model: PreTrainedModel, config: Config, chat: ChatFormat) -> CausalPolicy:
+    """Return a policy that samples and scores as `generation` says."""
+    size = model.config.get_text_config().vocab_size
+    return CausalPolicy(
+        model,
+        temperature=config.generation.temperature,
+        chunk=config.backend.logprob_chunk,
+        absent=chat.unknown_ids(size) if config.generation.mask_unknown else (),
+    )
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:

@@ -147,7 +147,8 @@ def several_runs(records: Sequence[RunRecord]) -> dict[str, Any]:
     differing = {
         key: [json.dumps(one.get(key)) for one in settings]
         for key in keys
-        if len({json.dumps(one.get(key)) for one in settings}) > 1 and key != "run.name"
+        if len({json.dumps(one.get(key)) for one in settings}) > 1
+        and key not in ("run.name", "run.date")
     }
     names = [one.name for one in records]
     return {

@@ -17,7 +17,7 @@ from trainers.batch import Evaluation
 from trainers.checkpoint import check_at
 from trainers.config import Config
 from trainers.config_secrets import with_secrets
-from trainers.distributed import World, shutdown, start
+from trainers.distributed import World, from_main, shutdown, start
 from trainers.environments import EnvFactory
 from trainers.errors import ConfigError
 from trainers.launcher import ends_with_launcher
@@ -27,6 +27,7 @@ from trainers.models.quiet import quietly
 from trainers.report.page import write_report
 from trainers.report.pictures import draw
 from trainers.run_folder import open_run
+from trainers.run_record import dated
 from trainers.runner.assemble import check_shares
 from trainers.runner.control import train_control
 from trainers.runner.idle import check_work, remarks
@@ -100,6 +101,8 @@ def run(
         start(world, config.backend.timeout_seconds, even_alone=config.backend.name == "deepspeed")
     has_ended = False
     try:
+        day = from_main(lambda: dated(config, resume=bool(resume)).run.date)
+        config = replace(config, run=replace(config.run, date=day))
         folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
         for said in remarks(config, has_env=env is not None) if world.is_main else ():
             _log.warning("%s", said)

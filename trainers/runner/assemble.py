@@ -180,7 +180,9 @@ def reference_of(config: Config, policy: Policy, devices: Devices) -> FrozenPoli
         return None
     model = copy.deepcopy(policy.model)
     scorer = policy.scorer
-    copied = CausalPolicy(model, temperature=scorer.temperature, chunk=scorer.chunk)
+    copied = CausalPolicy(
+        model, temperature=scorer.temperature, chunk=scorer.chunk, absent=scorer.absent
+    )
     placed = devices.frozen(copied.requires_grad_(False))
     return FrozenPolicy(placed, config, device=devices.device, autocast=devices.autocast)
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -141,12 +142,14 @@ def _examples(
     """Return what is learned, and what is judged by the name of its part."""
     config = session.config
     stage, longest = config.reward_model, judge_context(config, tokenizer)
-    too_long = config.data.too_long
-    examples, dropped = tokenize(tokenizer, rows.train, longest=longest, too_long=too_long)
+    read = partial(
+        tokenize, tokenizer, longest=longest, too_long=config.data.too_long, day=config.run.day
+    )
+    examples, dropped = read(rows.train)
     learned, held_out = split(examples, stage.holdout, config.run.seed)
     tested, made = [], []
     if rows.test:
-        made, more = tokenize(tokenizer, rows.test, longest=longest, too_long=too_long)
+        made, more = read(rows.test)
         dropped += more
         seen = {one.subject for one in examples}
         tested = [one for one in made if one.subject not in seen]

@@ -211,6 +211,7 @@ def test_metrics_are_those_of_a_flat_recount(chat):
         "completions/max_length": 8,
         "completions/clipped_ratio": 0.25,
         "completions/eos_ratio": 0.75,
+        "completions/unknown_ratio": 0.0,
         "completions/distinct_2": (3 + 1 + 1 + 1) / (5 + 1 + 7 + 1),
         "completions/repeat_4gram": (0 + 4) / (3 + 5),
         "perf/padding_frac": 1 - float(rollout.inputs.attention_mask.double().mean()),

@@ -35,6 +35,7 @@ def fed(alarms, values, times=1):
         ({"objective/scores_std": 0.0}, "equal rewards", "--generation.temperature"),
         ({"completions/clipped_ratio": 0.6}, "cut responses", "--generation.max-new-tokens 128"),
         ({"completions/eos_ratio": 0.0}, "no end token", "--generation.eos-token-ids"),
+        ({"completions/unknown_ratio": 0.01}, "unknown ids", "--generation.mask-unknown true"),
         ({"policy/approxkl_avg": 0.2}, "large step", "--ppo.learning-rate 1.5e-06"),
         ({"value/explained_var": -0.2}, "critic worse than the mean", "--ppo.critic-learning-rate"),
     ],

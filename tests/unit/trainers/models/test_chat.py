@@ -228,3 +228,12 @@ def test_a_word_level_tokenizer_serves_as_well():
     chat = ChatFormat(fast, eos_token_ids=[0])
     assert chat.prompt_ids([user("a b")]) == [4, 2, 3]
     assert chat.response_ids("a") == [2, 0]
+
+
+def test_ids_that_no_token_has_are_told_by_their_ranges():
+    chat = ChatFormat(TOKENIZER, eos_token_ids=[1])
+    vars(chat)["_known"] = frozenset({0, 2, 3, 9})
+    assert chat.unknown_ids(9) == ((1, 2), (4, 9))
+    assert chat.unknown_ids(12) == ((1, 2), (4, 9), (10, 12))
+    assert CHAT.unknown_ids(len(TOKENIZER)) == ()
+    assert chat.num_unknown([0, 1, 9, 10]) == 2
