@@ -101,8 +101,7 @@ def run(
         start(world, config.backend.timeout_seconds, even_alone=config.backend.name == "deepspeed")
     has_ended = False
     try:
-        day = from_main(lambda: dated(config, resume=bool(resume)).run.date)
-        config = replace(config, run=replace(config.run, date=day))
+        config = _dated(config, resume=bool(resume))
         folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
         for said in remarks(config, has_env=env is not None) if world.is_main else ():
             _log.warning("%s", said)
@@ -110,11 +109,7 @@ def run(
             config, world, folder, loggers=heard if world.is_main else (), resume=resume
         ) as session:
             with session.watched():
-                if config.reward_model.num_epochs:
-                    metrics = train_reward_model(session)
-                else:
-                    learn = train_control if config.is_control else train_text
-                    metrics = learn(session, env, reward)
+                metrics = _learned(session, env, reward)
             if world.is_main:
                 _draw(folder.path)
         if world.is_main:
@@ -125,6 +120,22 @@ def run(
         )
     finally:
         shutdown(together=has_ended)
+
+
+def _dated(config: Config, *, resume: bool) -> Config:
+    """Return the settings with the day of the run, the same on every rank."""
+    day = from_main(lambda: dated(config, resume=resume).run.date)
+    return replace(config, run=replace(config.run, date=day))
+
+
+def _learned(
+    session: Session, env: EnvFactory | str | None, reward: object | None
+) -> dict[str, float]:
+    """Run the stages; return the last figures by name."""
+    if session.config.reward_model.num_epochs:
+        return train_reward_model(session)
+    learn = train_control if session.config.is_control else train_text
+    return learn(session, env, reward)
 
 
 def _report(run_dir: Path) -> None:
