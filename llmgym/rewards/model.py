@@ -27,6 +27,7 @@ from llmgym.chat_templates import ControlTokens, EndlessTemplateError, control_t
 from llmgym.errors import RewardError
 from llmgym.messages import Sample, Score
 from llmgym.rewards.base import Reward
+from llmgym.rewards.context import NO_LIMIT, longest_sequence
 from llmgym.rewards.heads import column_of, read_head, split_head
 from llmgym.rewards.rendering import check_ends, judged_ids
 from llmgym.rewards.rounding import BFLOAT16, EXACT, FLOAT16, FLOAT32
@@ -41,7 +42,6 @@ PROBES = ("a", "a longer text beside it")
 # How far a score may move when a longer text is scored beside it, in units of max(1, |score|).
 TOLERANCE = 1e-3
 LOW_PRECISION_TOLERANCE = 0.1
-NO_LIMIT = 10**9
 ROUNDING = {"float64": EXACT, "float32": FLOAT32, "float16": FLOAT16}
 """By the type a model computes in; of one that is not known, the widest."""
 
@@ -387,8 +387,7 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def _context(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the tokens that model and tokenizer both take."""
-    positions = config.get_text_config().to_dict().get("max_position_embeddings") or NO_LIMIT
-    return min(positions, tokenizer.model_max_length)
+    return min(longest_sequence(config), tokenizer.model_max_length)
 
 
 def _device(given: str | None) -> torch.device:

@@ -68,7 +68,8 @@ class Tokens:
 
 def tokens_of(survey: Survey, model: str) -> Tokens:
     """Return the rows as a model reads them; its tokenizer is loaded, its weights are not."""
-    from trainers.models.loading import load_chat, load_config, load_tokenizer, longest_sequence
+    from llmgym.rewards.context import longest_sequence
+    from trainers.models.loading import load_chat, load_config, load_tokenizer
     from trainers.models.quiet import without_progress_bars
 
     without_progress_bars()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llmgym.registry import spec
+from llmgym.rewards.context import longest_sequence
 from trainers.batch import Evaluation
 from trainers.cli.targets import Target
 from trainers.collect.control import make_envs
@@ -19,6 +20,7 @@ from trainers.environments import reward_of, text_envs
 from trainers.evaluate import evaluate_control, evaluate_text
 from trainers.export import load_mlp
 from trainers.generation.base import Generator, Request, Response, Sampling
+from trainers.generation.probe import check_rows, keeps_cache
 from trainers.generation.transformers import TransformersGenerator
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
@@ -26,7 +28,6 @@ from trainers.models.loading import (
     load_chat,
     load_policy_model,
     load_tokenizer,
-    longest_sequence,
     policy_of,
 )
 from trainers.runner.assemble import Devices
@@ -89,15 +90,19 @@ def load_speaker(target: Target, sampling: Sampling) -> Speaker:
         target.config, model=replace(own, path=target.model), tokenizer=target.tokenizer
     )
     chat = load_chat(config, load_tokenizer(config), env=config.envs[0].id)
+    cached = check_rows(config.model.path)
     model = load_policy_model(config, chat, needs_room=False)
     policy = policy_of(model, config, chat)
     policy.to(World().device).eval()
+    if cached is None:
+        cached = keeps_cache(model, str(config.model.path))
     generator = TransformersGenerator(
         policy,
         eos_token_ids=chat.eos_token_ids,
         pad_token_id=chat.pad_token_id,
         batch_size=config.generation.batch_size,
         autocast=Devices.of(config, World(), policy).autocast,
+        cached=cached,
     )
     return Speaker(
         config=config,

@@ -3,12 +3,12 @@
 B rows, H heads, S tokens so far, D head size.
 """
 
-from typing import final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 ROOM = 64
 """Tokens that memory is asked for at a time."""
@@ -73,3 +73,12 @@ def roomy_cache(config: PretrainedConfig) -> DynamicCache:
     layers = [RoomyLayer() if type(one) is DynamicLayer else one for one in cache.layers]
     cache.layers = layers
     return cache
+
+
+def keep_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Drop all rows of a cache but those of `rows` [b]."""
+    for layer in cast(list[Any], cache.layers):
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(cast(torch.LongTensor, rows))  # states, and a hybrid's keys as well
+        else:
+            layer.batch_select_indices(rows)

@@ -9,6 +9,7 @@ B rows, P prompt, T actions, V vocabulary.
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Literal, final
 
 import torch
@@ -19,9 +20,9 @@ from trainers.distributed import global_max
 from trainers.errors import GenerationError
 from trainers.functional.logprobs import without
 from trainers.generation.base import Generator, Request, Response, Sampling
-from trainers.generation.cache import roomy_cache
+from trainers.generation.cache import keep_rows, roomy_cache
 from trainers.generation.sampling import sample, token_logprobs, uniforms
-from trainers.models.causal_lm import CausalPolicy
+from trainers.models.causal_lm import CausalPolicy, hides_left_padding
 from trainers.models.critic import SharedActorCritic
 
 # Below this share of rows still being written, the finished ones leave the batch and its cache.
@@ -50,6 +51,8 @@ def caching(model: nn.Module) -> Iterator[None]:
 class _Batch:
     """The rows being written at one time: what their next forward needs.
 
+    Where padding would be read, prompts are of one length and there is none.
+
     Attributes:
         rows: [b] which requests are left.
         live: [b] False where a row has ended and not yet left.
@@ -57,11 +60,21 @@ class _Batch:
     """
 
     def __init__(
-        self, model: PreTrainedModel, requests: Sequence[Request], pad_token_id: int, room: int
+        self,
+        model: PreTrainedModel,
+        requests: Sequence[Request],
+        pad_token_id: int,
+        room: int,
+        *,
+        cached: bool,
     ) -> None:
         self._model = model
+        known = inspect.signature(model.forward).parameters
         # ALiBi families count by the mask themselves.
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in known
+        self._cache_name = "cache_params" if "cache_params" in known else "past_key_values"
+        self._keeps_last = "logits_to_keep" in known
+        self._is_masked = hides_left_padding(model)
         device = next(model.parameters()).device
         width = max(len(one.token_ids) for one in requests)
         gaps = [width - len(one.token_ids) for one in requests]
@@ -73,7 +86,7 @@ class _Batch:
         columns = torch.arange(width + room, device=device)
         self._used = width
         self._mask = (columns >= torch.tensor(gaps, device=device)[:, None]).long()
-        self._cache = roomy_cache(model.config)
+        self._cache = roomy_cache(model.config) if cached else None
         self.rows = torch.arange(len(requests), device=device)
         self.live = torch.ones_like(self.rows, dtype=torch.bool)
         # Padding on the left: a row's first token is at position 0, wherever it stands.
@@ -81,29 +94,39 @@ class _Batch:
         self.logits = self._forward(tokens)
 
     def _forward(self, tokens: Tensor) -> Tensor:
-        given = {"position_ids": self._position} if self._takes_positions else {}
-        output = self._model(
-            input_ids=tokens,
-            attention_mask=self._mask[:, : self._used],
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **given,
-        )
+        given: dict[str, object] = {}
+        if self._takes_positions:
+            given["position_ids"] = self._position
+        if self._is_masked:
+            given["attention_mask"] = self._mask[:, : self._used]
+        if self._keeps_last:
+            given["logits_to_keep"] = 1
+        if self._cache is None:
+            self._written = tokens
+        else:
+            given[self._cache_name] = self._cache
+        output = self._model(input_ids=tokens, use_cache=self._cache is not None, **given)
         return output.logits[:, -1]
 
     def advance(self, tokens: Tensor) -> None:
         """Append one token [b] to every row; a row that has ended stays at its position."""
-        self._position = self._position[:, -1:] + self.live[:, None]
+        position, tokens = self._position[:, -1:] + self.live[:, None], tokens[:, None]
         self._used += 1
-        self.logits = self._forward(tokens[:, None])
+        if self._cache is None:
+            position = torch.cat([self._position, position], dim=1)
+            tokens = torch.cat([self._written, tokens], dim=1)
+        self._position = position
+        self.logits = self._forward(tokens)
 
     def compact(self, tokens: Tensor) -> Tensor:
         """Drop the rows that have ended, here and from `tokens` [b], which is returned."""
         keep = self.live.nonzero().flatten()
         self.rows, self.live = self.rows[keep], self.live[keep]
         self._mask, self._position = self._mask[keep], self._position[keep]
-        self._cache.batch_select_indices(keep)
+        if self._cache is None:
+            self._written = self._written[keep]
+        else:
+            keep_rows(self._cache, keep)
         return tokens[keep]
 
 
@@ -118,11 +141,13 @@ class TransformersGenerator(Generator):
         batch_size: most rows written at once.
         autocast: the type of the trainer's forward, where it is not that of the weights.
         weights: how the policy comes by them.
+        cached: keep what the model has read; else it reads the whole row again for every token,
+            which is slow and works for every causal model.
     """
 
     exact = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - `cached` is what the probe found, the rest is of the run
         self,
         policy: CausalPolicy | SharedActorCritic,
         *,
@@ -131,6 +156,7 @@ class TransformersGenerator(Generator):
         batch_size: int,
         autocast: torch.dtype | None = None,
         weights: WeightSource = "shared",
+        cached: bool = True,
     ) -> None:
         self._policy = policy
         self._eos_token_ids = frozenset(eos_token_ids)
@@ -138,6 +164,8 @@ class TransformersGenerator(Generator):
         self._batch_size = batch_size
         self._autocast = autocast
         self._weights: WeightSource = weights
+        self._cached = cached
+        self._pads = hides_left_padding(policy.model) and cached
         self._policy_version = -1 if weights == "copied" else 0
 
     @property
@@ -160,8 +188,9 @@ class TransformersGenerator(Generator):
             caching(model),
             torch.autocast(device, self._autocast, enabled=self._autocast is not None),
         ):
-            for number in range(self._most(-(-len(order) // self._batch_size))):
-                chosen = order[number * self._batch_size : (number + 1) * self._batch_size]
+            batches = self._batches(order, requests)
+            for number in range(self._most(len(batches))):
+                chosen = batches[number] if number < len(batches) else []
                 wanted = [requests[i] for i in chosen]
                 written = self._write(wanted or [self._idle()], sampling)
                 responses.update(zip(chosen, written, strict=False))
@@ -203,9 +232,17 @@ class TransformersGenerator(Generator):
         """Return a prompt for a rank that has none left while others write."""
         return Request(token_ids=[self._pad_token_id], index=0, max_new_tokens=1)
 
+    def _batches(self, order: Sequence[int], requests: Sequence[Request]) -> list[list[int]]:
+        """Cut an order of requests into batches; of one length each where nothing is padded."""
+        runs: list[list[int]] = [[*order]]
+        if not self._pads:
+            runs = [[*run] for _, run in groupby(order, lambda i: len(requests[i].token_ids))]
+        size = self._batch_size
+        return [run[at : at + size] for run in runs for at in range(0, len(run), size)]
+
     def _write(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         room = self._most(max(one.max_new_tokens for one in requests))
-        batch = _Batch(self._policy.model, requests, self._pad_token_id, room)
+        batch = _Batch(self._policy.model, requests, self._pad_token_id, room, cached=self._cached)
         bad = int((~batch.logits.isfinite()).any(1).sum())
         _check_finite(self._most(bad), len(requests))
         rows = batch.rows

@@ -15,12 +15,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from llmgym.rewards.context import longest_sequence, rope_limit
 from trainers.batch import TextInputs
 from trainers.errors import ConfigError
 from trainers.functional.logprobs import Absent, EntropyMode, linear_logprobs, without
 from trainers.models.output import PolicyOutput
 
 PROBE_TOLERANCE = 1e-3  # a wrong scale, cap or position is off by far more; rounding by far less
+LONG_ROW = 8
+"""Tokens of the end of a long row that are computed to see what it does to the rows beside it."""
+FARTHEST = 2**20
+"""Position where positions have no end."""
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -28,14 +33,40 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """Return what a causal model's head reads: its body without the head."""
+    body = model.base_model
+    return model.get_submodule("model") if body is model else body  # Llama 4's has another prefix
+
+
+def hides_left_padding(model: PreTrainedModel) -> bool:
+    """Tell whether a mask hides padding before a row completely.
+
+    A recurrent state or a convolution would read it, and attention in chunks would count it.
+    """
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    return not model._is_stateful and kinds <= {"full_attention", "sliding_attention"}
+
+
 def hidden_states(model: PreTrainedModel, inputs: TextInputs) -> Tensor:
     """Return the decoder body's last hidden states [B, L, D]; padding cannot reach them."""
-    body = model.base_model
-    mask = inputs.attention_mask
+    if hides_left_padding(model):
+        return _body_states(model, inputs.tokens, inputs.attention_mask)
+    # Padding before a row goes behind it, where nothing causal reads it, and back afterwards.
+    gaps = inputs.attention_mask.long().argmax(1, keepdim=True)
+    columns = torch.arange(inputs.tokens.shape[1], device=gaps.device)
+    there, back = (columns + gaps) % len(columns), (columns - gaps) % len(columns)
+    tokens, mask = inputs.tokens.gather(1, there), inputs.attention_mask.gather(1, there)
+    states = _body_states(model, tokens, mask)
+    return states.gather(1, back[:, :, None].expand_as(states))
+
+
+def _body_states(model: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:
+    body = body_of(model)
     given = {"position_ids": position_ids(mask)}
     if "position_ids" not in inspect.signature(body.forward).parameters:
         given = {}  # ALiBi families count by the mask themselves
-    tokens = inputs.tokens.masked_fill(~mask, 0)
+    tokens = tokens.masked_fill(~mask, 0)
     out = body(input_ids=tokens, attention_mask=mask.long(), use_cache=False, **given)
     return out.last_hidden_state
 
@@ -49,8 +80,8 @@ class ActionScorer:
     Attributes:
         temperature: divides the logits.
         chunk: positions whose logits exist at once.
-        scale: factor of the logits (Granite, Cohere).
-        softcap: bound of the logits (Gemma 2), or None.
+        scale: factor of the logits (Granite, Cohere, MiniCPM).
+        softcap: bound of the logits (Gemma 2, RecurrentGemma, xLSTM), or None.
         absent: ids of probability 0.
     """
 
@@ -65,9 +96,12 @@ class ActionScorer:
         cls, config: PretrainedConfig, *, temperature: float, chunk: int, absent: Absent = ()
     ) -> Self:
         """Read scale and cap from the model's configuration."""
-        known = config.get_text_config().to_dict()
-        scale = float(known.get("logit_scale") or 1.0) / float(known.get("logits_scaling") or 1.0)
-        softcap = known.get("final_logit_softcapping")
+        text = config.get_text_config()
+        scale = float(getattr(text, "logit_scale", None) or 1.0)
+        for divisor in ("logits_scaling", "logits_mup_width_multiplier"):
+            scale /= float(getattr(text, divisor, None) or 1.0)
+        caps = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+        softcap = next((cap for one in caps if (cap := getattr(text, one, None))), None)
         return cls(
             temperature=temperature, chunk=chunk, scale=scale, softcap=softcap, absent=absent
         )
@@ -150,13 +184,47 @@ class CausalPolicy(nn.Module):
         )
 
 
+def _check_long_row(model: PreTrainedModel, longest: int | None) -> None:
+    """Compare a row alone with the same row beside the last tokens of a long one."""
+    body = body_of(model)
+    if "position_ids" not in inspect.signature(body.forward).parameters:
+        return
+    if longest is None:
+        limit = rope_limit(model.config)
+        longest = longest_sequence(model.config) if limit is None else limit + 1
+    end = min(longest, FARTHEST)
+    near = torch.arange(LONG_ROW, device=model.device)
+    positions = torch.stack([near, near + max(0, end - LONG_ROW)])
+    tokens = near.expand(2, -1) % model.config.get_text_config().vocab_size
+
+    def states(rows: int) -> Tensor:
+        given = {"attention_mask": torch.ones_like(tokens[:rows]), "use_cache": False}
+        return body(input_ids=tokens[:rows], position_ids=positions[:rows], **given)[0][0]
+
+    alone = states(1).float()
+    difference = float((states(2).float() - alone).abs().max() / alone.abs().max())
+    if not difference <= PROBE_TOLERANCE:
+        raise ConfigError(
+            f"{type(model).__name__} computes a row differently beside a row of {end} tokens "
+            f"(hidden states move by {difference:.2g} of their size), as where RoPE depends on the "
+            "longest row of a batch. Lower generation.max_prompt_tokens or "
+            "generation.max_new_tokens, or choose a model of another family."
+        )
+
+
 @torch.no_grad()
-def check_head(policy: CausalPolicy) -> None:
+def check_head(policy: CausalPolicy, *, longest: int | None = None) -> None:
     """Compare a few log-probabilities, left-padded, with the model's own logits on the row alone.
 
+    Args:
+        policy: the policy, whose weights are there.
+        longest: tokens of the longest row it will be given; None: any that it computes.
+
     Raises:
-        ConfigError: they differ: a head or a padding rule of this architecture is not known here.
+        ConfigError: they differ: a head or a padding rule of this architecture is not known here;
+            or a row of `longest` tokens changes what is computed of the rows beside it.
     """
+    _check_long_row(policy.model, longest)
     model, temperature = policy.model, policy.scorer.temperature
     vocab_size = model.config.get_text_config().vocab_size
     tokens = torch.arange(1, 9, device=model.device).unsqueeze(0) % vocab_size

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from llmgym.chat_templates import EndlessTemplateError
+from llmgym.rewards.context import longest_sequence
 from llmgym.rewards.rendering import check_ends
 from trainers.config import Config
 from trainers.errors import ConfigError
@@ -29,7 +30,6 @@ from trainers.models.loading import (
     dropout_off,
     load_config,
     load_tokenizer,
-    longest_sequence,
     new_weights,
 )
 

@@ -4,7 +4,6 @@ Parameters are float32 whatever the file holds: the engines compute in bfloat16 
 Dropout is off, in the configuration and in every module. Code from a hub is never run.
 """
 
-import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from llmgym.rewards.context import longest_sequence, rope_limit
 from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.models.causal_lm import CausalPolicy, check_head
@@ -165,11 +165,13 @@ def load_config(source: str) -> PretrainedConfig:
 
 
 def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
-    """Set every dropout of a configuration, and of those inside it, to 0; return it."""
+    """Set every dropout and jitter of a configuration, and of those inside it, to 0; return it."""
     for name, value in vars(config).items():
         if isinstance(value, PretrainedConfig):
             without_dropout(value)
-        elif isinstance(value, float) and ("dropout" in name or "pdrop" in name):
+        elif isinstance(value, float) and any(
+            one in name for one in ("dropout", "pdrop", "jitter")
+        ):
             setattr(config, name, 0.0)
     return config
 
@@ -252,7 +254,7 @@ def load_policy(config: Config, chat: ChatFormat) -> CausalPolicy | SharedActorC
     model = load_policy_model(config, chat)
     policy = policy_of(model, config, chat)
     with layer_by_layer(policy):
-        check_head(policy)
+        check_head(policy, longest=longest_sequence(model.config))
     if config.backend.gradient_checkpointing:
         enable_checkpointing(model)
     if config.ppo.critic == "separate":
@@ -352,11 +354,6 @@ def _made(report: Mapping[str, Any]) -> set[str]:
     return {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
 
 
-def longest_sequence(config: PretrainedConfig) -> int:
-    """Return the tokens a model takes; `sys.maxsize` where its positions have no end."""
-    return config.get_text_config().to_dict().get("max_position_embeddings") or sys.maxsize
-
-
 def check_context(config: PretrainedConfig, max_prompt_tokens: int, max_new_tokens: int) -> None:
     """Refuse prompts and responses that together do not fit the model.
 
@@ -365,12 +362,22 @@ def check_context(config: PretrainedConfig, max_prompt_tokens: int, max_new_toke
     """
     context = longest_sequence(config)
     total = max_prompt_tokens + max_new_tokens
-    if total > context:
+    if total <= context:
+        return
+    message = (
+        f"generation.max_prompt_tokens {max_prompt_tokens} + generation.max_new_tokens "
+        f"{max_new_tokens} = {total} exceeds "
+    )
+    if context == rope_limit(config):
         raise ConfigError(
-            f"generation.max_prompt_tokens {max_prompt_tokens} + generation.max_new_tokens "
-            f"{max_new_tokens} = {total} exceeds the model's context of {context} tokens. Lower "
-            "one of them, or raise model.context for a fresh model."
+            f"{message}{context} tokens, beyond which this model's RoPE depends on the longest row "
+            "of a batch: a response's log-probabilities would change with the rows beside it. "
+            "Lower one of them."
         )
+    raise ConfigError(
+        f"{message}the model's context of {context} tokens. Lower one of them, or raise "
+        "model.context for a fresh model."
+    )
 
 
 def count_parameters(model: nn.Module) -> int:

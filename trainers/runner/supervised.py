@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from llmgym.plural import counted
+from llmgym.rewards.context import longest_sequence
 from llmgym.survey import few
 from llmgym.vector import LLMVectorEnv
 from trainers import sft
@@ -18,7 +19,7 @@ from trainers.errors import ConfigError
 from trainers.export import export_policy
 from trainers.learner import whole
 from trainers.models.adapters import adapt
-from trainers.models.causal_lm import CausalPolicy
+from trainers.models.causal_lm import CausalPolicy, check_head
 from trainers.models.chat import ChatFormat
 from trainers.models.loading import (
     count_parameters,
@@ -27,8 +28,8 @@ from trainers.models.loading import (
     load_config,
     load_policy_model,
     load_tokenizer,
-    longest_sequence,
 )
+from trainers.models.shards import layer_by_layer
 from trainers.runner.assemble import Devices, card, check_prompts
 from trainers.runner.fingerprints import demonstrations_digest, weights_digest
 from trainers.runner.session import Session
@@ -69,6 +70,8 @@ def base_model(
         with loading(config):
             model = load_policy_model(config, chat, needs_room=config.ppo.num_iterations > 0)
         policy = CausalPolicy(model, temperature=1.0, chunk=config.backend.logprob_chunk)
+        with layer_by_layer(policy):
+            check_head(policy, longest=longest_sequence(model.config))
         if config.backend.gradient_checkpointing:
             enable_checkpointing(policy.model)
         session.note("model", f"{_origin(config)}, {count_parameters(policy) / 1e6:.1f} M")

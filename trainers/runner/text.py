@@ -5,6 +5,7 @@ from typing import final
 from torch import nn
 
 from llmgym.env import SingleTurnEnv, core_env
+from llmgym.rewards.context import longest_sequence
 from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
 from trainers.collect.text import TextCollector, TextParts
@@ -13,6 +14,7 @@ from trainers.distributed import from_main
 from trainers.environments import EnvFactory, accepted, reward_of, text_envs
 from trainers.evaluate import check_disjoint, evaluate_text
 from trainers.export import copy_export, export_critic, export_policy
+from trainers.generation.probe import NO_CACHE, check_rows, keeps_cache
 from trainers.generation.transformers import TransformersGenerator
 from trainers.models.adapters import Adapter, adapter_of, check_lora, has_adapters
 from trainers.models.causal_lm import CausalPolicy
@@ -22,8 +24,8 @@ from trainers.models.loading import (
     load_chat,
     load_policy,
     load_tokenizer,
-    longest_sequence,
 )
+from trainers.models.shards import layer_by_layer
 from trainers.runner.assemble import (
     Devices,
     card,
@@ -49,6 +51,7 @@ def train_text(
     """
     config = session.config
     check_lora(config)
+    cached = check_rows(config.model.path)
     rewarded = reward_of(config, reward)
     if not config.ppo.num_iterations:
         _learn_only(session, env=env, reward=rewarded)
@@ -60,7 +63,7 @@ def train_text(
         started = base_model(session, envs, held_out)
         if started is None:
             return {}
-        training = TextTraining(session, started, envs=envs, held_out=held_out)
+        training = TextTraining(session, started, envs=envs, held_out=held_out, cached=cached)
         figures = improve(session, training)
         training.learner.close()
         return figures
@@ -115,6 +118,7 @@ class TextTraining:
         started: settings whose `model.path` is what PPO starts from.
         envs: slots of this rank's episodes.
         held_out: slots of evaluation, or None.
+        cached: what `check_rows` returned.
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class TextTraining:
         *,
         envs: LLMVectorEnv,
         held_out: LLMVectorEnv | None,
+        cached: bool | None,
     ) -> None:
         config, world = session.config, session.world
         self._session, self._held_out = session, held_out
@@ -136,6 +141,11 @@ class TextTraining:
             check_prompts(config, self._chat, envs, held_out)
         with loading(config):
             self._policy = load_policy(started, self._chat)
+        if cached is None:
+            with layer_by_layer(self._policy):
+                cached = keeps_cache(self._policy.model, str(started.model.path))
+        if not cached:
+            session.note("generation", NO_CACHE)
         size = count_parameters(self._policy)
         devices = Devices.of(config, world, self._policy)
         if world.is_main and devices.zero is not None:
@@ -155,6 +165,7 @@ class TextTraining:
             batch_size=config.generation.batch_size,
             autocast=devices.autocast,
             weights=models.writer.weights,
+            cached=cached,
         )
         parts = TextParts(
             envs=envs,
