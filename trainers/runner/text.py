@@ -141,11 +141,7 @@ class TextTraining:
             check_prompts(config, self._chat, envs, held_out)
         with loading(config):
             self._policy = load_policy(started, self._chat)
-        if cached is None:
-            with layer_by_layer(self._policy):
-                cached = keeps_cache(self._policy.model, str(started.model.path))
-        if not cached:
-            session.note("generation", NO_CACHE)
+        cached = self._keeps_cache(cached)
         size = count_parameters(self._policy)
         devices = Devices.of(config, world, self._policy)
         if world.is_main and devices.zero is not None:
@@ -179,13 +175,21 @@ class TextTraining:
         number, kept = envs.num_tasks(), config.eval.num_tasks
         there = None if held_out is None else held_out.num_tasks()
         kept = kept if there is None else min(kept, there)
-        session.note("model", f"{size / 1e6:.1f} M parameters, "
-                              f"critic {config.ppo.critic}")  # fmt: skip
+        session.note("model", f"{size / 1e6:.1f} M parameters, critic {config.ppo.critic}")
         if models.num_trained < size:
             session.note("lora", f"{models.num_trained / 1e6:.2f} M parameters of them learn, "
                                  f"rank {config.model.lora.rank}")  # fmt: skip
         session.note("tasks", f"{config.envs[0].id}: {number or 'endless'} train, "
                               f"{kept} held out")  # fmt: skip
+
+    def _keeps_cache(self, tried: bool | None) -> bool:
+        """Tell whether the policy generates with a cache; try its weights if nothing else was."""
+        if tried is None:
+            with layer_by_layer(self._policy):
+                tried = keeps_cache(self._policy.model, str(self._session.config.model.path))
+        if not tried:
+            self._session.note("generation", NO_CACHE)
+        return tried
 
     def evaluate(self) -> list[Evaluation]:
         """Answer held-out tasks greedily; empty where there are none."""
