@@ -4,6 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
+
+from llmgym import chat_templates
+
+PLAN = ("plan", "prompts")
+ROWS = {"--envs.0.kwargs.path": "prompts.jsonl"}
 
 
 @pytest.fixture
@@ -46,7 +52,8 @@ def test_a_tokenizer_without_a_pad_token_is_no_obstacle(typed, without):
 
 
 def test_a_tokenizer_without_pad_and_end_tokens_is_told_the_setting(refused, typed, without):
-    changed = without(pad_token=None, eos_token=None)
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    changed = without(pad_token=None, eos_token=None, chat_template=template)
     assert "changed names no end token" in refused(changed)
     assert "Set --generation.eos-token-ids" in refused(changed)
     assert typed(changed | {"--generation.eos-token-ids": 5}).code == 0
@@ -59,6 +66,38 @@ def test_a_model_without_a_chat_template_is_told_what_to_give(refused, typed, wi
     assert "--tokenizer.chat-template FILE" in said
     Path("chat.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     assert typed(changed | {"--tokenizer.chat-template": "chat.jinja"}).code == 0
+
+
+def test_a_base_model_is_fed_a_prompt_as_it_is(refused, typed, without):
+    changed = without(chat_template=None)
+    assert "--tokenizer.chat-template plain, which feeds a prompt as it is" in refused(changed)
+    assert "changed has no chat template" in refused(changed | ROWS, verb=PLAN)
+    assert "needs the token <|im_start|>" in refused(
+        changed | {"--tokenizer.chat-template": "chatml"}
+    )
+    plain = changed | {"--tokenizer.chat-template": "plain"}
+    assert typed(plain | ROWS, verb=PLAN).code == 0
+    assert typed(plain).code == 0
+    kept = AutoTokenizer.from_pretrained("runs/a/model")
+    said = [{"role": "user", "content": "1 + 1 ="}]
+    assert kept.apply_chat_template(said, tokenize=False) == "1 + 1 ="
+
+
+def test_end_tokens_without_that_of_the_template_are_told_all(refused):
+    said = refused({"--generation.eos-token-ids": 5})
+    assert "generation.eos_token_ids [5] leaves out 1, <|end|>, by which the chat template" in said
+    assert "Add it: --generation.eos-token-ids 5,1" in said
+
+
+def test_a_template_that_takes_too_long_is_refused_by_all(refused, monkeypatch):
+    monkeypatch.setattr(chat_templates, "LIMIT_SECONDS", 0.05)
+    rounds = "{% for a in range(2000) %}{% for b in range(2000) %}{% endfor %}{% endfor %}"
+    Path("long.jinja").write_text(rounds)
+    changed = {"--model.path": "model", "--tokenizer.chat-template": "long.jinja"}
+    for given in ({}, {"verb": PLAN}):
+        said = refused(changed | ROWS, **given)
+        assert "the chat template took more than 0.05 seconds" in said
+        assert "that of model. Give one that ends: --tokenizer.chat-template FILE" in said
 
 
 def test_a_chat_template_that_is_not_there_is_named(refused):

@@ -14,7 +14,7 @@ from llmgym.messages import Message
 from llmgym.plural import counted
 from llmgym.survey import Survey, percentiles, shown, sibling_of, surveyed
 from trainers.cli.options import read
-from trainers.config import Config, GenerationConfig, ModelConfig
+from trainers.config import Config, GenerationConfig, ModelConfig, TokenizerConfig
 from trainers.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Options:
     """The column names of a CSV or TSV file without a header line: text,labels,id."""
     model: Annotated[str | None, tyro.conf.arg(name="model.path")] = None
     """A model's folder or hub id: lengths in its tokens, its chat template, its end token."""
+    template: Annotated[str | None, tyro.conf.arg(name="tokenizer.chat-template")] = None
+    """The chat template of a model without one: plain, chatml or a file."""
     json: bool = False
     """Print one JSON object instead of the report."""
 
@@ -66,14 +68,15 @@ class Tokens:
     warnings: tuple[str, ...] = ()
 
 
-def tokens_of(survey: Survey, model: str) -> Tokens:
+def tokens_of(survey: Survey, model: str, template: str | None = None) -> Tokens:
     """Return the rows as a model reads them; its tokenizer is loaded, its weights are not."""
     from llmgym.rewards.context import longest_sequence
     from trainers.models.loading import load_chat, load_config, load_tokenizer
     from trainers.models.quiet import without_progress_bars
 
     without_progress_bars()
-    config = Config(model=ModelConfig(path=model))
+    tokenizer = TokenizerConfig(chat_template=template)
+    config = Config(model=ModelConfig(path=model), tokenizer=tokenizer)
     try:
         chat = load_chat(config, load_tokenizer(config), env=str(survey.path))
         prompts = {
@@ -81,7 +84,11 @@ def tokens_of(survey: Survey, model: str) -> Tokens:
         }
     except ConfigError as error:
         return Tokens(errors=(str(error),))
-    answers = {number: chat.response_ids(text) for number, text in survey.answers.items()}
+    said = {number: _messages(one) for number, one in survey.prompts.items()}
+    answers = {
+        number: chat.response_ids(text, said.get(number, ()))
+        for number, text in survey.answers.items()
+    }
     if not prompts:
         return Tokens()
     together = {number: len(ids) + len(answers.get(number, ())) for number, ids in prompts.items()}
@@ -114,7 +121,11 @@ def _too_long(lengths: Mapping[int, int], context: int, model: str) -> list[str]
 
 
 def _changed(survey: Survey, chat: "ChatFormat", answers: Mapping[int, Sequence[int]]) -> list[str]:
-    lost = [number for number, ids in answers.items() if chat.decode(ids) != survey.answers[number]]
+    lost = [
+        number
+        for number, ids in answers.items()  # a template may take off the space around an answer
+        if survey.answers[number].strip() not in chat.decode(ids)
+    ]
     if not lost:
         return []
     before = survey.answers[lost[0]]
@@ -207,7 +218,7 @@ def main(argv: Sequence[str]) -> int:
         if not options.json:
             print(again(argv))
         return 1
-    tokens = None if options.model is None else tokens_of(survey, options.model)
+    tokens = None if options.model is None else tokens_of(survey, options.model, options.template)
     errors = [*survey.errors, *(tokens.errors if tokens else ())]
     warnings = [*survey.warnings, *(tokens.warnings if tokens else ())]
     if options.json:
@@ -225,5 +236,10 @@ def main(argv: Sequence[str]) -> int:
     if errors:
         print(again(argv))
     else:
-        print("\n".join(f"Next      {line}" for line in settings(survey, tokens, options.model)))
+        for line in settings(survey, tokens, options.model):
+            takes = bool(options.template) and "--model.path" in line
+            end = (
+                f" --tokenizer.chat-template {shlex.quote(str(options.template))}" if takes else ""
+            )
+            print(f"Next      {line}{end}")
     return 1 if errors else 0

@@ -99,9 +99,9 @@ def load_chat(config: Config, tokenizer: PreTrainedTokenizerFast, *, env: str) -
     name = config.tokenizer.path or source or f"the fresh {config.model.preset} model"
     if not tokenizer.chat_template:
         raise ConfigError(
-            f"{name} has no chat template, but {env} gives messages. Use an instruct model. A base "
-            "model takes --tokenizer.chat-template plain, which feeds a prompt as it is, chatml, "
-            "or FILE."
+            f"{name} has no chat template, but {env} gives messages. Use an instruct model, or "
+            "--tokenizer.chat-template FILE. A base model takes --tokenizer.chat-template plain, "
+            "which feeds a prompt as it is, or chatml."
         )
     model_config = None if source is None else load_config(source)
     if model_config is not None:

@@ -6,6 +6,7 @@ Memory is planned at the limits, time at these. Weights are not needed, a tokeni
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from llmgym.tasks import num_tasks
 from trainers.config import Config
 from trainers.demonstrations import Demonstration, from_env
 from trainers.errors import ConfigError
-from trainers.models.loading import load_chat, load_tokenizer
+from trainers.models.loading import load_chat, load_config, load_tokenizer
 from trainers.plan.rehearsal import Usage
 
 Messages = Sequence[Mapping[str, Any]]
@@ -113,6 +114,9 @@ def sampled(config: Config, env: gymnasium.Env) -> Lengths:
     Args:
         config: limits, and where a tokenizer is.
         env: an `LLMEnv`, wrapped or not; nothing is scored.
+
+    Raises:
+        ConfigError: the model is here, and a run would refuse its tokenizer or chat template.
     """
     size = num_tasks(core_env(env).tasks) or SAMPLED
     indices = range(0, size, max(1, size // SAMPLED))[:SAMPLED]
@@ -150,10 +154,22 @@ def _response(one: Demonstration, count: Count) -> int:
 
 
 def _counting(config: Config, texts: Sequence[str]) -> tuple[Count, str]:
-    """Return what counts the tokens of messages, and how in words."""
+    """Return what counts the tokens of messages, and how in words.
+
+    Raises:
+        ConfigError: the model is here, and a run would refuse its tokenizer or chat template.
+    """
+    paths = [one for one in (config.tokenizer.path, config.model.path) if one is not None]
+    is_here = all(Path(one).is_dir() for one in paths) and not config.reward_model.num_epochs
     try:
-        chat = load_chat(config, load_tokenizer(config, texts), env=config.envs[0].id)
+        tokenizer = load_tokenizer(config, texts)
+        if config.model.path is not None:
+            load_config(config.model.path)
+        is_here = not config.reward_model.num_epochs
+        chat = load_chat(config, tokenizer, env=config.envs[0].id)
     except ConfigError:
+        if is_here:
+            raise
 
         def guessed(messages: Messages) -> int:
             return sum(AROUND + len(str(one["content"])) // CHARACTERS for one in messages)

@@ -168,6 +168,28 @@ def test_a_model_without_a_template_is_an_error(check, tmp_path):
     assert "has no chat template" in said
 
 
+def test_a_base_model_is_given_a_template_by_name(check, tmp_path):
+    folder = save_model(tmp_path / "plain")
+    (folder / "chat_template.jinja").unlink()
+    words = ["--model.path", str(folder), "--tokenizer.chat-template", "plain"]
+    code, said = check(GOOD, *words)
+    assert code == 0
+    train = [line for line in said.splitlines() if line.startswith("Next      llmgym train")]
+    assert all(line.endswith("--tokenizer.chat-template plain") for line in train)
+    assert train
+    assert "do not come back" not in said
+
+
+def test_a_template_that_takes_off_space_loses_no_answer(check, tmp_path):
+    folder = save_model(tmp_path / "trimmed")
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text("utf-8").replace("message.content", "message.content | trim"))
+    rows = [{"prompt": f"Name {n}", "answer": f" {n} "} for n in range(3)]
+    code, said = check(rows, "--model.path", str(folder))
+    assert code == 0
+    assert "do not come back" not in said
+
+
 def test_a_file_that_is_not_there_is_wrong_usage(capsys):
     assert cli.main(["data", "check", "no_such.jsonl"]) == 2
     assert "there is no file no_such.jsonl" in capsys.readouterr().err

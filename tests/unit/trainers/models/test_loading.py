@@ -167,9 +167,9 @@ def test_a_model_without_a_chat_template_is_told_what_to_use(tmp_path):
     with pytest.raises(ConfigError) as caught:
         chat_of(config)
     assert str(caught.value) == (
-        f"{tmp_path} has no chat template, but {ENV} gives messages. Use an instruct model. "
-        "A base model takes --tokenizer.chat-template plain, which feeds a prompt as it is, "
-        "chatml, or FILE."
+        f"{tmp_path} has no chat template, but {ENV} gives messages. Use an instruct model, or "
+        "--tokenizer.chat-template FILE. A base model takes --tokenizer.chat-template plain, "
+        "which feeds a prompt as it is, or chatml."
     )
 
 
