@@ -9,7 +9,11 @@ from transformers import AutoTokenizer
 from llmgym import chat_templates
 
 PLAN = ("plan", "prompts")
-ROWS = {"--envs.0.kwargs.path": "prompts.jsonl"}
+ROWS = {
+    "--envs.0.kwargs.path": "prompts.jsonl",
+    "--generation.max-new-tokens": 4,
+    "--generation.max-prompt-tokens": 60,
+}
 
 
 @pytest.fixture

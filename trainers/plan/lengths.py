@@ -100,7 +100,12 @@ class Work:
 
 
 def at_limits(config: Config) -> Lengths:
-    """Return what is assumed where no task can be looked at."""
+    """Return what is assumed where no task can be looked at.
+
+    Raises:
+        ConfigError: the model is here, and a run would refuse its tokenizer or chat template.
+    """
+    _counting(config, ())
     limits = config.generation
     low, high = (share * limits.max_new_tokens for share in SHARES)
     return Lengths(
