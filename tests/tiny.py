@@ -24,7 +24,8 @@ from trainers.learner import Learner
 from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import train_tokenizer
-from trainers.models.critic import Critic, SharedActorCritic, token_classifier
+from trainers.models.critic import SharedActorCritic
+from trainers.models.critic_folders import build_critic
 from trainers.models.mlp import PolicyMLP, ValueMLP
 from trainers.ppo import update
 
@@ -109,13 +110,13 @@ def learner(config, *, seed=0, temperature=1.0, model=None, engine=torch_engine)
         critic, head = None, policy.value_head
     else:
         policy = CausalPolicy(model, temperature=temperature, chunk=512)
-        critic = Critic(token_classifier(model))
+        critic = build_critic(model)
         head = critic.head
     torch.nn.init.normal_(head.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
     if config.model.lora.rank:
         adapted(model, config, seed=seed)
         if critic is not None:
-            adapted(critic.model, config, seed=seed)
+            adapted(critic, config, seed=seed)
     engines = [
         engine(module, optimizer(config, rate), name) if module else None
         for name, module, rate in (

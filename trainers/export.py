@@ -24,9 +24,36 @@ from trainers.models.adapters import Adapter
 from trainers.models.chat import ChatFormat
 from trainers.models.classifier import Judge
 from trainers.models.critic import Critic, SharedActorCritic
+from trainers.models.critic_folders import save_critic
 from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
+from trainers.models.saving import save_model
 from trainers.redaction import without_values
 
+HOW_TO_READ = {
+    True: """Values of the states after each token of `ids` [B, L]:
+
+```python
+import torch
+from transformers import AutoModelForTokenClassification
+
+model = AutoModelForTokenClassification.from_pretrained("critic", dtype=torch.float32).eval()
+values = model(input_ids=ids).logits.squeeze(-1)  # [B, L]
+```""",
+    False: """transformers has no token classifier of this family, so this is the plain trunk with
+the value head beside it. Values of the states after each token of `ids` [B, L]:
+
+```python
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+trunk = AutoModel.from_pretrained("critic", dtype=torch.float32).eval()
+head = load_file("critic/value_head.safetensors")
+hidden = trunk(input_ids=ids).last_hidden_state  # [B, L, D]
+values = hidden @ head["weight"][0] + head["bias"]  # [B, L]
+```""",
+}
+"""What the README.md of a critic says, by whether it is a token classifier."""
 KINDS = {"PolicyMLP": PolicyMLP, "SharedMLP": SharedMLP}
 
 
@@ -128,7 +155,7 @@ def export_policy(
         pad_token_id=chat.pad_token_id,
     )
     with replacing(folder) as aside:
-        model.save_pretrained(aside)
+        save_model(model, aside)
         chat.tokenizer.save_pretrained(aside)
         generation.save_pretrained(aside)
         if adapter is not None:
@@ -148,7 +175,7 @@ def export_judge(
         CheckpointError: it cannot be written.
     """
     with replacing(folder) as aside:
-        judge.model.save_pretrained(aside)
+        save_model(judge.model, aside)
         tokenizer.save_pretrained(aside)
         (aside / "README.md").write_text(render_card(card), encoding="utf-8")
 
@@ -156,16 +183,16 @@ def export_judge(
 def export_critic(
     folder: Path, critic: Critic | SharedActorCritic, card: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a folder that `AutoModelForTokenClassification` loads: logits [B, L, 1] are values.
+    """Write a folder as of `critic_folders`; its README.md says how plain transformers reads it.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    model = critic.model if isinstance(critic, Critic) else critic.classifier()
-    text = render_card({"title": "A critic trained with llmgym", **(card or {})})
     with replacing(folder) as aside:
-        model.save_pretrained(aside)
-        (aside / "README.md").write_text(text, encoding="utf-8")
+        is_classifier = save_critic(aside, critic.trunk, critic.head)
+        said = {"title": "A critic trained with llmgym", **(card or {})}
+        said["text"] = "\n\n".join(filter(None, (said.get("text"), HOW_TO_READ[is_classifier])))
+        (aside / "README.md").write_text(render_card(said), encoding="utf-8")
 
 
 def export_mlp(

@@ -16,7 +16,8 @@ from trainers.config_backend import ZeroConfig
 from trainers.errors import ConfigError
 from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
-from trainers.models.loading import build_critic, load_causal_lm
+from trainers.models.critic_folders import build_critic
+from trainers.models.loading import load_causal_lm
 from trainers.models.shards import Shard, layer_by_layer, shared_out, whole
 from trainers.runner.fingerprints import weights_digest
 

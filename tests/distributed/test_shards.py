@@ -12,7 +12,8 @@ from tests import tiny
 from tests.distributed import shards
 from tests.distributed.ranks import run_ranks
 from tests.unit.trainers.models.families import FAMILIES, family_model
-from trainers.models.loading import build_critic, load_causal_lm
+from trainers.models.critic_folders import build_critic, save_critic
+from trainers.models.loading import load_causal_lm
 from trainers.models.shards import Shard, shared_out
 
 MIB = 2**20
@@ -31,7 +32,8 @@ def saved(folder, family):
     model.save_pretrained(folder / family, max_shard_size="20KB")
     critic = build_critic(model)
     nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(3))
-    critic.model.save_pretrained(folder / f"{family} critic")
+    (folder / f"{family} critic").mkdir()
+    save_critic(folder / f"{family} critic", critic.trunk, critic.head)
     return str(folder / family), str(folder / f"{family} critic")
 
 

@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from trainers.config import Config, LoRAConfig
 from trainers.errors import BackendError, ConfigError
 from trainers.models.causal_lm import CausalPolicy
-from trainers.models.critic import SharedActorCritic
+from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.files import explained
 from trainers.models.loading import llama_config, load_config
 
@@ -117,8 +117,12 @@ def _targets(body: PreTrainedModel, lora: LoRAConfig) -> list[str]:
     return list(wanted)
 
 
-def adapt(model: PreTrainedModel, lora: LoRAConfig, *, seed: int, empty: bool = False) -> None:
+def adapt(
+    model: PreTrainedModel | Critic, lora: LoRAConfig, *, seed: int, empty: bool = False
+) -> None:
     """Freeze a model's body, and its head over the vocabulary, and put adapters beside its layers.
+
+    A critic's head learns.
 
     The model computes what it did before, to the last bit. A and B are drawn by `seed`; the global
     generator is untouched. Where they are to be `empty`, they are on the device meta.
@@ -126,10 +130,10 @@ def adapt(model: PreTrainedModel, lora: LoRAConfig, *, seed: int, empty: bool = 
     Raises:
         ConfigError: a target matches no layer.
     """
-    peft, body = library(), model.base_model
+    peft, body = library(), model.trunk if isinstance(model, Critic) else model.base_model
     assert isinstance(body, PreTrainedModel)
     wanted = _targets(body, lora)
-    if model.get_output_embeddings() is not None:  # a classifier's head, in contrast, learns
+    if isinstance(model, PreTrainedModel):
         model.requires_grad_(False)
     turned = any(isinstance(one, Conv1D) for one in body.modules())
     settings = peft.LoraConfig(

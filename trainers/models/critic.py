@@ -1,11 +1,13 @@
 """The critic: V(s) at every state of a response, on its own trunk or on the policy's.
 
-A separate critic *is* a token classifier of transformers with one label, so that its export is
-a plain folder. Values are read at positions P - 1 .. L - 1 (the state before each action, and
-the one after the last), float32:
+The value head is ours, a linear layer on the hidden states that the policy's head over the
+vocabulary reads, so that any causal model has one. Values are read at positions P - 1 .. L - 1 (the
+state before each action, and the one after the last), float32:
 
     tokens   p0 p1 | r0 r1 r2
     values      v0   v1 v2 v3          T + 1 of them
+
+Shapes: B rows, P prompt, T response tokens, L = P + T, D width of the hidden states.
 """
 
 import copy
@@ -13,28 +15,21 @@ from typing import cast, final
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForTokenClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from trainers.batch import TextInputs
-from trainers.errors import ConfigError
 from trainers.functional.logprobs import Absent, EntropyMode
 from trainers.models.causal_lm import ActionScorer, hidden_states, score_responses
 from trainers.models.output import PolicyOutput
 
 
-def head_name(model: PreTrainedModel) -> str:
-    """Return the name of a token classifier's head: `score`, or `classifier` in some families.
+def value_width(model: PreTrainedModel) -> int:
+    """Return D of what reaches a causal model's heads; OPT-350m projects it, so that it is no size.
 
-    Raises:
-        ConfigError: there is no linear head.
+    A model without a head over the vocabulary is taken at its configuration's word.
     """
-    names = [name for name, child in model.named_children() if isinstance(child, nn.Linear)]
-    if len(names) != 1:
-        raise ConfigError(
-            f"{type(model).__name__} has {len(names)} linear heads where a critic needs one. "
-            "Set ppo.critic shared, or choose a model of another family."
-        )
-    return names[0]
+    head = cast(nn.Linear | None, model.get_output_embeddings())
+    return model.config.get_text_config().hidden_size if head is None else head.weight.shape[1]
 
 
 def zero_head(width: int, device: torch.device) -> nn.Linear:
@@ -53,63 +48,79 @@ def read_values(head: nn.Linear, hidden: Tensor, num_prompt: int) -> Tensor:
         return nn.functional.linear(states, head.weight.float(), bias).squeeze(-1)
 
 
-def classifier_of(
-    config: PretrainedConfig, name: str, dtype: torch.dtype = torch.float32
-) -> PreTrainedModel:
-    """Return a token classifier with random weights, where tensors are now made.
-
-    Raises:
-        ConfigError: transformers has none for the architecture, that of the class `name`.
-    """
-    try:
-        return AutoModelForTokenClassification.from_config(config, dtype=dtype)
-    except ValueError as error:
-        raise ConfigError(
-            f"transformers has no token classifier for {name}, which a separate critic is. Set "
-            "ppo.critic shared."
-        ) from error
-
-
-def token_classifier(model: PreTrainedModel, head: nn.Linear | None = None) -> PreTrainedModel:
-    """Return a token classifier on a copy of a causal model's body; its head is zero or `head`'s.
-
-    Raises:
-        ConfigError: transformers has no token classifier for this architecture.
-    """
-    config = copy.deepcopy(model.config)
+def _classifier_shell(trunk: PreTrainedModel) -> PreTrainedModel | None:
+    """Return transformers' token classifier of a trunk's family, one label, without weights."""
+    config = copy.deepcopy(trunk.config)
     config.num_labels = 1
     config.classifier_dropout = 0.0
-    with torch.device("meta"):
-        shell = classifier_of(config, type(model).__name__)
-    mine = zero_head(config.get_text_config().hidden_size, model.device)
-    if head is not None:
-        mine.load_state_dict(head.state_dict())
-    setattr(shell, head_name(shell), mine)
-    setattr(shell, shell.base_model_prefix, copy.deepcopy(model.base_model))
+    try:
+        with torch.device("meta"):
+            return AutoModelForTokenClassification.from_config(config)
+    except ValueError:  # there is none
+        return None
+
+
+def head_name(classifier: PreTrainedModel) -> str | None:
+    """Return the name of a classifier's only linear head; None where it has none, or several."""
+    names = [name for name, child in classifier.named_children() if isinstance(child, nn.Linear)]
+    return names[0] if len(names) == 1 else None
+
+
+def name_of_head(trunk: PreTrainedModel) -> str:
+    """Return the name of the head in a token classifier on this trunk; `score` without one."""
+    shell = _classifier_shell(trunk)
+    return (None if shell is None else head_name(shell)) or "score"
+
+
+def classifier_of(trunk: PreTrainedModel, head: nn.Linear) -> PreTrainedModel | None:
+    """Return a token classifier made of a trunk and a value head [1, D], which are not copied.
+
+    Returns:
+        None where transformers has no class that computes the same from both.
+    """
+    shell = _classifier_shell(trunk)
+    name = None if shell is None else head_name(shell)
+    if shell is None or name is None or type(shell.base_model) is not type(trunk):
+        return None
+    own = cast(nn.Linear, shell.get_submodule(name))
+    if own.weight.shape != head.weight.shape or (own.bias is None) != (head.bias is None):
+        return None
+    setattr(shell, name, head)
+    setattr(shell, shell.base_model_prefix, trunk)
     return shell
 
 
 @final
 class Critic(nn.Module):
-    """A token classifier with one label that returns values.
+    """A trunk of its own with a value head.
+
+    After `model.`, weights have the names that they have in a token classifier of the family,
+    where there is one: checkpoints hold them by these names.
 
     Args:
-        model: the bare transformers model, also for export.
+        trunk: the bare transformers model below a head.
+        head: the value head [1, D].
+        name: of the head among the weights, as of `name_of_head`.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, trunk: PreTrainedModel, head: nn.Linear, name: str = "score") -> None:
         super().__init__()
-        self.model = model
-        self._head = head_name(model)
+        self._trunk, self.name = trunk.base_model_prefix or "trunk", name
+        self.model = nn.ModuleDict({self._trunk: trunk, name: head})
+
+    @property
+    def trunk(self) -> PreTrainedModel:
+        """The bare transformers model, also for export."""
+        return cast(PreTrainedModel, self.model[self._trunk])
 
     @property
     def head(self) -> nn.Linear:
         """The value head [1, D]."""
-        return cast(nn.Linear, self.model.get_submodule(self._head))
+        return cast(nn.Linear, self.model[self.name])
 
     def forward(self, inputs: TextInputs) -> Tensor:
         """Return values [B, T + 1], float32; those after a response's end mean nothing."""
-        return read_values(self.head, hidden_states(self.model, inputs), inputs.num_prompt)
+        return read_values(self.head, hidden_states(self.trunk, inputs), inputs.num_prompt)
 
 
 @final
@@ -131,18 +142,24 @@ class SharedActorCritic(nn.Module):
         self.scorer = ActionScorer.of(
             model.config, temperature=temperature, chunk=chunk, absent=absent
         )
-        self.value_head = zero_head(model.config.get_text_config().hidden_size, model.device)
+        self.value_head = zero_head(value_width(model), model.device)
+
+    @property
+    def trunk(self) -> PreTrainedModel:
+        """The bare transformers model below both heads."""
+        return cast(PreTrainedModel, self.model.base_model)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The value head [1, D]."""
+        return self.value_head
 
     def forward(
         self, inputs: TextInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
     ) -> tuple[PolicyOutput, Tensor]:
         """Return the responses' figures [B, T] and values [B, T + 1]."""
-        hidden = hidden_states(self.model, inputs)
+        hidden = hidden_states(self.trunk, inputs)
         output = score_responses(
             self.model, self.scorer, hidden, inputs, response_mask, entropy=entropy
         )
         return output, read_values(self.value_head, hidden, inputs.num_prompt)
-
-    def classifier(self) -> PreTrainedModel:
-        """Return trunk and value head as a token classifier of their own, for export."""
-        return token_classifier(self.model, self.value_head)

@@ -14,7 +14,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
@@ -27,7 +26,7 @@ from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.models.causal_lm import CausalPolicy, check_head
 from trainers.models.chat import ChatFormat, train_tokenizer
-from trainers.models.critic import Critic, SharedActorCritic, head_name, token_classifier
+from trainers.models.critic import SharedActorCritic
 from trainers.models.end_tokens import chat_that_ends
 from trainers.models.files import (
     check_exists,
@@ -36,7 +35,7 @@ from trainers.models.files import (
     explained,
 )
 from trainers.models.fresh import VOCAB_SIZES, fresh_llama, llama_config
-from trainers.models.shards import gather_layer, layer_by_layer, tie_head
+from trainers.models.shards import layer_by_layer, tie_head
 from trainers.models.templates import template_of
 
 
@@ -210,10 +209,22 @@ def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(explained(source, error)) from error
     model, report = loaded
-    check_weight_names(source, missing=_made(report), unexpected=report["unexpected_keys"])
+    check_weight_names(source, missing=made_anew(report), unexpected=report["unexpected_keys"])
     tie_head(model, source)
     dropout_off(model)
     return model.train()
+
+
+def policy_outline(config: PretrainedConfig, source: str) -> PreTrainedModel:
+    """Return a causal language model with random weights, where tensors are made now.
+
+    Raises:
+        ConfigError: transformers has none for the configuration, that of `source`.
+    """
+    try:
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(explained(source, error)) from error
 
 
 def load_policy_model(
@@ -283,55 +294,6 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def build_critic(
-    policy_model: PreTrainedModel, init: str = "policy", *, gradient_checkpointing: bool = False
-) -> Critic:
-    """Build a separate critic.
-
-    Args:
-        policy_model: the policy's bare model.
-        init: "policy" copies its body and V = 0; else a model folder, whose one-label score head
-            (of a token or sequence classifier) is taken over.
-        gradient_checkpointing: recompute activations; a copied body does if the policy's does.
-
-    Raises:
-        ConfigError: the folder does not load, or there is no token classifier of this kind.
-    """
-    model = token_classifier(policy_model) if init == "policy" else _load_classifier(init)
-    dropout_off(model)
-    if gradient_checkpointing:
-        enable_checkpointing(model)
-    return Critic(model.train())
-
-
-def _load_classifier(source: str) -> PreTrainedModel:
-    config = load_config(source)
-    labels, config.num_labels = config.num_labels, 1
-    config.classifier_dropout = 0.0
-    try:
-        with torch.device("meta"):
-            head = head_name(AutoModelForTokenClassification.from_config(config))
-        model, report = AutoModelForTokenClassification.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=labels != 1,
-            key_mapping={r"^(score|classifier)\.": f"{head}."},
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(explained(source, error)) from error
-    new = new_weights(source, model, report)
-    layer = model.get_submodule(head)
-    gather_layer(layer)
-    for name, parameter in layer.named_parameters(prefix=head):
-        if name in new or f"{head}.weight" in new:
-            nn.init.zeros_(parameter)
-    return token_classifier(model, layer)  # anew: saving would undo the mapping of keys
-
-
 def new_weights(source: str, model: PreTrainedModel, report: Mapping[str, Any]) -> set[str]:
     """Return the names of a classifier's weights that no file held: those of its head, if any.
 
@@ -343,14 +305,14 @@ def new_weights(source: str, model: PreTrainedModel, report: Mapping[str, Any]) 
     Raises:
         ConfigError: there are some in its body.
     """
-    new = _made(report)
+    new = made_anew(report)
     body = f"{model.base_model_prefix}."
     check_weight_names(source, missing=[key for key in new if key.startswith(body)], unexpected=[])
     return new
 
 
-def _made(report: Mapping[str, Any]) -> set[str]:
-    """Return the names of weights that no file held in their shape."""
+def made_anew(report: Mapping[str, Any]) -> set[str]:
+    """Return the names of weights that no file held in their shape, by transformers' report."""
     return {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trainers.models.adapters import merged
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.classifier import Judge
-from trainers.models.critic import Critic, SharedActorCritic
+from trainers.models.critic import Critic, SharedActorCritic, zero_head
 
 
 def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -20,9 +20,13 @@ def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """
     assert isinstance(module, CausalPolicy | SharedActorCritic | Critic | Judge), type(module)
     with torch.device("meta"):
-        model = type(module.model)(module.model.config)
-        if isinstance(module, Critic | Judge):
-            made: nn.Module = type(module)(model)
+        bare = module.trunk if isinstance(module, Critic) else module.model
+        model = type(bare)(bare.config)
+        if isinstance(module, Critic):
+            head = zero_head(module.head.in_features, model.device)
+            made: nn.Module = Critic(model, head, module.name)
+        elif isinstance(module, Judge):
+            made = Judge(model)
         else:
             scorer = module.scorer
             made = type(module)(model, temperature=scorer.temperature, chunk=scorer.chunk)

@@ -29,7 +29,7 @@ from trainers.generation.cache import ROOM, roomy_cache
 from trainers.generation.sampling import sample, token_logprobs
 from trainers.generation.transformers import caching
 from trainers.models.causal_lm import ActionScorer, hidden_states, position_ids
-from trainers.models.critic import head_name, read_values, zero_head
+from trainers.models.critic import read_values, value_width, zero_head
 from trainers.models.loading import enable_checkpointing
 from trainers.plan.shapes import Shapes
 
@@ -200,9 +200,8 @@ class Rehearsal:
 
     def __init__(self, shapes: Shapes, config: Config, dtype: torch.dtype) -> None:
         self._shapes, self._config, self._dtype = shapes, config, dtype
-        width = shapes.policy.config.get_text_config().hidden_size
         with shapes.mode:
-            self._value_head = zero_head(width, torch.device("cpu"))
+            self._value_head = zero_head(value_width(shapes.policy), torch.device("cpu"))
         self._scorer = ActionScorer.of(
             shapes.policy.config,
             temperature=config.generation.temperature,
@@ -282,7 +281,7 @@ class Rehearsal:
         out (`keeps` false), none is counted.
         """
         shapes = self._shapes
-        models = [one for one in (shapes.policy, shapes.critic) if one is not None]
+        models = [shapes.policy] if shapes.critic is None else [shapes.policy, shapes.critic.trunk]
         for model in models if self._config.backend.gradient_checkpointing else ():
             enable_checkpointing(model)
 
@@ -326,13 +325,11 @@ class Rehearsal:
         """Return a sum [] over values; of the policy's hidden states [B, L, D] if given."""
         inputs = self._inputs(rows)
         critic = self._shapes.critic
-        model: PreTrainedModel = critic or self._shapes.policy
-        head = self._value_head
-        if critic is not None:
-            head = cast(nn.Linear, critic.get_submodule(head_name(critic)))
+        trunk: PreTrainedModel = self._shapes.policy if critic is None else critic.trunk
+        head = self._value_head if critic is None else critic.head
         with self._casting():
             if hidden is None:
-                hidden = hidden_states(model, inputs)
+                hidden = hidden_states(trunk, inputs)
             return read_values(head, hidden, inputs.num_prompt).sum()
 
 

@@ -3,7 +3,6 @@
 Where `model.path` is not there to be read, `model.config` or `model.dimensions` describe it.
 """
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from transformers import (
 from trainers.config import Config, ModelConfig
 from trainers.errors import ConfigError
 from trainers.models.adapters import adapt
-from trainers.models.critic import classifier_of
+from trainers.models.critic import Critic, value_width
+from trainers.models.critic_folders import critic_outline
 from trainers.models.loading import (
     VOCAB_SIZES,
     check_context,
@@ -29,6 +29,7 @@ from trainers.models.loading import (
     load_config,
     without_dropout,
 )
+from trainers.models.saving import check_savable
 
 NEEDED = ("hidden_size", "intermediate_size", "num_layers", "num_heads")
 HOW = (
@@ -45,19 +46,19 @@ class Shapes:
     Attributes:
         mode: the mode their tensors belong to.
         policy: the causal language model.
-        critic: a token classifier; None where the trunk is shared.
+        critic: the separate critic; None where the trunk is shared.
         source: where the sizes come from, in words.
     """
 
     mode: FakeTensorMode
     policy: PreTrainedModel
-    critic: PreTrainedModel | None
+    critic: Critic | None
     source: str
 
     @property
     def num_policy(self) -> int:
         """Parameters of the policy, its value head included where it has one."""
-        head = 0 if self.critic else self.policy.config.get_text_config().hidden_size + 1
+        head = 0 if self.critic else value_width(self.policy) + 1
         return count_parameters(self.policy) + head
 
     @property
@@ -122,7 +123,8 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
         weights: the type of what is computed with.
 
     Raises:
-        ConfigError: as of `model_config`; or prompts and responses do not fit the context.
+        ConfigError: as of `model_config` and `check_savable`; or prompts and responses do not fit
+            the context.
     """
     described, source = model_config(config.model)
     if config.ppo.num_iterations and "model.dimensions" not in source:
@@ -139,6 +141,8 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
         except ValueError as error:
             raise ConfigError(f"{source} is no causal language model: {error}") from error
         critic = _critic(config, policy)
+        learns = critic or (critic_outline(policy, "policy") if config.ppo.num_iterations else None)
+    check_savable(policy, learns)
     lora = config.model.lora
     for model in (policy, critic if lora.critic == "adapters" else None):
         if lora.rank and model is not None:
@@ -147,7 +151,7 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
     return Shapes(mode=mode, policy=policy, critic=critic, source=source)
 
 
-def _fill(model: PreTrainedModel, mode: FakeTensorMode, weights: torch.dtype) -> None:
+def _fill(model: nn.Module, mode: FakeTensorMode, weights: torch.dtype) -> None:
     """Make fake what peft left on the device meta: it cannot move what is fake."""
     for layer in model.modules():
         for name, one in layer.named_parameters(recurse=False):
@@ -156,15 +160,11 @@ def _fill(model: PreTrainedModel, mode: FakeTensorMode, weights: torch.dtype) ->
                     setattr(layer, name, nn.Parameter(torch.empty(one.shape, dtype=weights)))
 
 
-def _learned(model: PreTrainedModel) -> int:
+def _learned(model: nn.Module) -> int:
     return sum(one.numel() for one in model.parameters() if one.requires_grad)
 
 
-def _critic(config: Config, policy: PreTrainedModel) -> PreTrainedModel | None:
+def _critic(config: Config, policy: PreTrainedModel) -> Critic | None:
     if config.ppo.critic == "shared" or not config.ppo.num_iterations:
         return None
-    described = copy.deepcopy(policy.config)
-    if config.ppo.critic_init != "policy":
-        described = load_config(config.ppo.critic_init)
-    described.num_labels, described.classifier_dropout = 1, 0.0
-    return classifier_of(described, type(policy).__name__, policy.dtype).train()
+    return critic_outline(policy, config.ppo.critic_init).train()

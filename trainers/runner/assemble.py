@@ -7,6 +7,7 @@ Everything that a setting can get wrong is refused here, before weights load. No
 import copy
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from trainers.backends.torch import OptimizerSettings, TorchEngine
 from trainers.checkpoint.identity import same_everywhere
 from trainers.collect.base import Reference
 from trainers.config import Config, ModelConfig
-from trainers.distributed import World, limit_waits
+from trainers.distributed import World, from_main, limit_waits
 from trainers.errors import ConfigError
 from trainers.generation.transformers import WeightSource
 from trainers.learner import BasePolicy, FrozenPolicy, Learner
@@ -29,7 +30,10 @@ from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
 from trainers.models.critic import Critic, SharedActorCritic
-from trainers.models.loading import build_critic, count_parameters
+from trainers.models.critic_folders import build_critic, check_critic, critic_outline
+from trainers.models.fresh import llama_config
+from trainers.models.loading import count_parameters, load_config, policy_outline
+from trainers.models.saving import check_savable
 from trainers.runner.session import Session
 from trainers.runner.zero import Zero, loading
 from trainers.shares import check_batch
@@ -100,6 +104,27 @@ def check_prompts(config: Config, chat: ChatFormat, *vectors: LLMVectorEnv | Non
             )
 
 
+def check_folders(config: Config, within: Path) -> None:
+    """Refuse a model or a critic whose folders could not be written at the run's end.
+
+    Args:
+        config: settings.
+        within: a folder on the disk of the run.
+
+    Raises:
+        ConfigError: as of `check_savable`; or `ppo.critic_init` is no critic for this policy.
+    """
+    source, limits = config.model.path, config.generation
+    described = load_config(source) if source else llama_config(config.model, 300)
+    init = config.ppo.critic_init if config.ppo.critic == "separate" else "policy"
+    with torch.device("meta"):
+        model = policy_outline(described, source or config.model.preset)
+        critic = critic_outline(model, init) if config.ppo.num_iterations else None
+    if source and critic is not None and init != "policy":
+        check_critic(critic, model, init, limits.max_prompt_tokens + limits.max_new_tokens)
+    from_main(lambda: check_savable(model, critic, within))
+
+
 def optimizer_settings(config: Config, rate: float) -> OptimizerSettings:
     """Return PPO's AdamW at `rate`."""
     ppo = config.ppo
@@ -167,7 +192,7 @@ def critic_of(config: Config, policy: Policy) -> Critic | None:
     with loading(config):
         critic = build_critic(policy.model, ppo.critic_init, gradient_checkpointing=checkpointing)
     if lora.rank and lora.critic == "adapters":
-        adapt(critic.model, lora, seed=config.run.seed)
+        adapt(critic, lora, seed=config.run.seed)
     return critic
 
 

@@ -29,6 +29,7 @@ from trainers.models.shards import layer_by_layer
 from trainers.runner.assemble import (
     Devices,
     card,
+    check_folders,
     check_prompts,
     engines_json,
     task_sampler,
@@ -52,6 +53,7 @@ def train_text(
     config = session.config
     check_lora(config)
     cached = check_rows(config.model.path)
+    check_folders(config, session.folder.path)
     rewarded = reward_of(config, reward)
     if not config.ppo.num_iterations:
         _learn_only(session, env=env, reward=rewarded)

@@ -18,8 +18,9 @@ from trainers.export import (
     replacing,
 )
 from trainers.models.chat import ChatFormat, train_tokenizer
-from trainers.models.critic import SharedActorCritic
-from trainers.models.loading import build_critic, load_causal_lm
+from trainers.models.critic import SharedActorCritic, classifier_of
+from trainers.models.critic_folders import build_critic
+from trainers.models.loading import load_causal_lm
 from trainers.models.mlp import build_control
 
 TOKENS = [[5, 9, 11, 3, 60, 7]]
@@ -79,7 +80,7 @@ def test_plain_transformers_reads_the_same_logits_from_every_family(tmp_path):
         for part, kind in (("policy", "policy"), ("critic", "critic"), ("shared", "critic")):
             folders.append((tmp_path / family / part, kind))
         with torch.no_grad():
-            for one in (model, critic.model, shared.classifier()):
+            for one in (model, *(classifier_of(c.trunk, c.head) for c in (critic, shared))):
                 want.append(one(input_ids=torch.tensor(TOKENS)).logits)
 
     got = in_a_fresh_process(folders)

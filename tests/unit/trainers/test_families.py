@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.unit.trainers.models.families import CHANGES, FAMILIES, GPT2, WIDTH
 from trainers.config_files import read
 from trainers.models.chat import train_tokenizer
+from trainers.models.critic import classifier_of
 from trainers.runner import run, supervised, text
 
 TOKENS = [[5, 9, 11, 3, 60, 7, 200]]
@@ -83,7 +84,8 @@ def trained(folders, tmp_path, monkeypatch):
         config = read([], {**SETTINGS, "run.name": name or family, **given})
         folder = str(run(config, reward=letters).run_dir)
         policy, critic = seen["parts"]
-        value = policy.classifier() if critic is None else critic.model
+        of = policy if critic is None else critic
+        value = classifier_of(of.trunk, of.head)
         ids = torch.tensor(TOKENS)
         with torch.no_grad():
             logits = {

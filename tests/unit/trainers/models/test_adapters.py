@@ -17,7 +17,7 @@ from trainers.learner import BasePolicy, gathered, whole
 from trainers.models import adapters
 from trainers.models.adapters import adapt, adapter_of, adapters_off, check_lora, has_adapters
 from trainers.models.causal_lm import CausalPolicy
-from trainers.models.critic import Critic, token_classifier
+from trainers.models.critic_folders import build_critic
 from trainers.ppo import update
 
 LORA = LoRAConfig(rank=3, alpha=2.0)
@@ -77,9 +77,10 @@ def learning(model):
 
 
 def test_only_adapters_learn_and_a_classifier_s_head(model):
-    critic = Critic(token_classifier(model))
-    head = {name for name, _ in critic.model.named_parameters() if name.startswith(critic._head)}
-    for one, more in ((model, set()), (critic.model, head)):
+    critic = build_critic(model)
+    head = {name for name, _ in critic.named_parameters() if name.split(".")[1] == critic.name}
+    assert len(head) == 2
+    for one, more in ((model, set()), (critic, head)):
         adapt(one, LORA, seed=0)
         thin = {name for name, _ in one.named_parameters() if ".lora_" in name}
         assert thin

@@ -5,8 +5,8 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from tests.unit.trainers.models.families import FAMILIES, family_model, ragged_inputs
 from trainers.errors import ConfigError
 from trainers.models.causal_lm import CausalPolicy
-from trainers.models.critic import SharedActorCritic, token_classifier
-from trainers.models.loading import build_critic
+from trainers.models.critic import SharedActorCritic, classifier_of
+from trainers.models.critic_folders import build_critic
 
 WARNED = "ignore:.*:UserWarning"
 
@@ -34,7 +34,9 @@ def test_values_are_those_of_the_plain_classifier_on_the_row_alone(family):
     inputs, mask = ragged_inputs()
     got = critic(inputs)
     for row, (tokens, real) in enumerate(zip(inputs.tokens, inputs.attention_mask, strict=True)):
-        logits = critic.model(input_ids=tokens[real].unsqueeze(0)).logits[0, :, 0]
+        logits = classifier_of(critic.trunk, critic.head)(
+            input_ids=tokens[real].unsqueeze(0)
+        ).logits[0, :, 0]
         num_prompt, count = int(real[: inputs.num_prompt].sum()), int(mask[row].sum())
         want = logits[num_prompt - 1 :]
         assert want.shape == (count + 1,)
@@ -44,7 +46,7 @@ def test_values_are_those_of_the_plain_classifier_on_the_row_alone(family):
 def test_the_critic_copies_the_trunk_and_shares_no_memory_with_it():
     policy = family_model("llama")
     critic = build_critic(policy)
-    theirs = dict(critic.model.base_model.named_parameters())
+    theirs = dict(critic.trunk.named_parameters())
     for name, parameter in policy.base_model.named_parameters():
         assert torch.equal(theirs[name], parameter)
         assert theirs[name].data_ptr() != parameter.data_ptr()
@@ -108,7 +110,7 @@ def test_a_head_that_does_not_fit_or_is_not_there_starts_at_zero(labels, tmp_pat
     critic = build_critic(family_model("llama"), str(tmp_path))
 
     assert critic(inputs).eq(0).all()
-    embedding = critic.model.get_input_embeddings().weight
+    embedding = critic.trunk.get_input_embeddings().weight
     assert torch.equal(embedding, model.get_input_embeddings().weight)
 
 
@@ -140,7 +142,7 @@ def test_a_shared_trunk_exports_as_a_classifier_with_the_same_values():
     row = inputs.rows(torch.tensor([0]))
 
     _, values = shared(row, mask[:1])
-    logits = shared.classifier().eval()(input_ids=row.tokens).logits[0, :, 0]
+    logits = classifier_of(shared.trunk, shared.head).eval()(input_ids=row.tokens).logits[0, :, 0]
 
     torch.testing.assert_close(values[0], logits[inputs.num_prompt - 1 :], atol=1e-5, rtol=0)
 
@@ -148,6 +150,7 @@ def test_a_shared_trunk_exports_as_a_classifier_with_the_same_values():
 def test_the_classifiers_configuration_is_its_own():
     policy = family_model("llama")
     before = policy.config.to_dict()
-    classifier = token_classifier(policy)
+    critic = build_critic(policy)
+    classifier = classifier_of(critic.trunk, critic.head)
     assert classifier.config.num_labels == 1
     assert policy.config.to_dict() == before

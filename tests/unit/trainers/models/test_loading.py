@@ -14,9 +14,9 @@ from trainers.models import files
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import train_tokenizer
 from trainers.models.critic import SharedActorCritic
+from trainers.models.critic_folders import build_critic
 from trainers.models.fresh import fresh_llama, llama_config
 from trainers.models.loading import (
-    build_critic,
     check_context,
     count_parameters,
     load_causal_lm,

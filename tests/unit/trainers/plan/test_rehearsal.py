@@ -19,7 +19,7 @@ from trainers.config_ppo import PPOConfig
 from trainers.generation.cache import roomy_cache
 from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
-from trainers.models.critic import token_classifier
+from trainers.models.critic_folders import build_critic
 from trainers.models.fresh import fresh_llama, llama_config
 from trainers.models.loading import count_parameters
 from trainers.plan.forecast import forecast_text
@@ -77,7 +77,7 @@ def test_parameters_are_those_of_the_real_models(critic):
         assert (shapes.num_policy, shapes.num_critic) == (count_parameters(model) + head, 0)
     else:
         assert shapes.num_policy == count_parameters(model)
-        assert shapes.num_critic == count_parameters(token_classifier(model))
+        assert shapes.num_critic == count_parameters(build_critic(model))
 
 
 @pytest.mark.parametrize(
