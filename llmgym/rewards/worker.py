@@ -45,7 +45,7 @@ def main() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(output)
         _print_to(printed)
-        _grade(Connection(requests, writable=False), verdicts)
+        _grade(Connection(requests, writable=False), Connection(verdicts, readable=False))
         sys.stdout.flush()
         os._exit(0)
     guard.grader = grader
@@ -131,29 +131,30 @@ def _print_to(descriptor: int) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-def _grade(requests: Connection, verdicts: int) -> None:
+def _grade(requests: Connection, verdicts: Connection) -> None:
     grader = os.getpid()
 
     def answer(job: int | None, message: dict[str, Any]) -> None:
         if os.getpid() != grader:  # a process that a reward forked came back out of the reward
             os._exit(0)
         line = json.dumps({"pid": grader, "job": job, **message}) + "\n"
-        with os.fdopen(verdicts, "wb", closefd=False) as pipe:
+        with os.fdopen(verdicts.fileno(), "wb", closefd=False) as pipe:
             pipe.write(line.encode())
 
     reward = _loaded(requests, answer)
-    os.register_at_fork(after_in_child=lambda: _close(requests, verdicts))
+    for pipe in (
+        requests,
+        verdicts,
+    ):  # a process that the reward forks takes no job, and answers none
+        os.register_at_fork(
+            after_in_child=pipe.close
+        )  # closing again, in its own forks, is nothing
     while reward is not None:
         try:
             job, sample = requests.recv()
         except EOFError:
             return
         answer(job, _verdict(reward, sample))
-
-
-def _close(requests: Connection, verdicts: int) -> None:
-    requests.close()
-    os.close(verdicts)
 
 
 def _loaded(requests: Connection, answer: Any) -> Reward | None:  # noqa: ANN401 - see _grade

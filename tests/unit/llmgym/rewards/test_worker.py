@@ -21,9 +21,17 @@ def forks(child, wait=True):
     pid = os.fork()
     if pid == 0:
         return child()
-    if wait:
-        os.waitpid(pid, 0)
-    return 1.0
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if wait else 0
+    return 1.0 - code
+
+def forks_twice():
+    # The pipes are closed once: the number may be another file's by then.
+    file = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(file, int(sys.argv[2]))
+    if os.fork() == 0:
+        os.fstat(int(sys.argv[2]))
+        os._exit(0)
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
 
 def forge(pipe=None):
     verdict = b'{"pid": 1, "job": 1, "value": 0.5, "parts": {}, "status": "ok"}\\n'
@@ -67,6 +75,7 @@ DEEDS = {
     "fork answers later": forks_one_that_answers_later, "later": later, "daemon": daemon,
     "escape": lambda: (print("\\x1b[2Jred \\u202e", flush=True), 0.0)[1],
     "flood": lambda: ([print("x" * 5000) for _ in range(200)], 0.0)[1],
+    "fork twice": lambda: forks(forks_twice),
     "half": lambda: 0.5, "parts": lambda: {"a": 1.0, "b": 0.5},
 }
 
@@ -96,7 +105,9 @@ def test_what_a_grader_prints_is_escaped_and_bounded(grader, capfd):
     assert len(shown) < 30_000
 
 
-@pytest.mark.parametrize("deed", ["fork raises", "fork exits", "fork hangs", "fork forges"])
+@pytest.mark.parametrize(
+    "deed", ["fork raises", "fork exits", "fork hangs", "fork forges", "fork twice"]
+)
 def test_a_process_that_a_grader_forked_has_no_say(grader, deed):
     for _ in range(2):
         scores = scored(grader, "half", deed, "half", deed, "parts")
