@@ -40,7 +40,15 @@ def test_values_are_those_of_the_plain_classifier_on_the_row_alone(family):
         num_prompt, count = int(real[: inputs.num_prompt].sum()), int(mask[row].sum())
         want = logits[num_prompt - 1 :]
         assert want.shape == (count + 1,)
-        torch.testing.assert_close(got[row, : count + 1], want, atol=1e-5, rtol=0)
+        torch.testing.assert_close(got[row, : count + 1], want, atol=rounding(want), rtol=0)
+
+
+def rounding(values):
+    """How far float32 values of a network may lie apart, summed in another order: 256 epsilon.
+
+    Of 2 to 24 layers 25 were measured, as a share of the largest value.
+    """
+    return 256 * torch.finfo(torch.float32).eps * max(1.0, float(values.detach().abs().max()))
 
 
 def test_the_critic_copies_the_trunk_and_shares_no_memory_with_it():
