@@ -6,6 +6,7 @@ may end before its ranks, as after `nohup`.
 """
 
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ def ends_with_launcher() -> Iterator[None]:
 
 def continuing(run: Path) -> str:
     """Return what to type to go on with a run as it was started."""
-    words = f"-c {run}/config.yaml --resume"
+    words = f"-c {shlex.quote(str(run / 'config.yaml'))} --resume"
     size = os.environ.get("WORLD_SIZE", "1")
     if size == "1" and not AT_START:
         return f"llmgym train {words}"
@@ -93,4 +94,4 @@ def continuing(run: Path) -> str:
         return "the same command on every host, with --resume"
     option = "nproc_per_node" if OF_TORCHRUN in os.environ else "num_accelerators"
     program = "torchrun" if OF_TORCHRUN in os.environ else "deepspeed"
-    return f"{program} --{option} {here} {sys.argv[0]} {words}"
+    return f"{program} --{option} {here} {shlex.quote(sys.argv[0])} {words}"

@@ -8,6 +8,17 @@ from pathlib import Path
 from trainers.redaction import without_values
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the path in an error of the system that names none, as of a disk that fills up."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write(file: Path, text: str) -> None:
     """Write a file whole or not at all; known secrets are left out.
 
@@ -16,8 +27,9 @@ def write(file: Path, text: str) -> None:
     """
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        draft.write_text(without_values(text), encoding="utf-8")
-        draft.replace(file)
+        with naming(file):
+            draft.write_text(without_values(text), encoding="utf-8")
+            draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -28,7 +40,7 @@ def append(file: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with file.open("a", encoding="utf-8") as stream:
+    with naming(file), file.open("a", encoding="utf-8") as stream:
         stream.write(without_values(text))
 
 

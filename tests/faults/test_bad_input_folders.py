@@ -151,7 +151,7 @@ def test_a_full_disk_costs_no_work_and_the_run_goes_on_from_there(place, typed, 
     assert not Path("runs/a/run.lock").exists()
     if limit:
         assert said.count("Tried again after the next iteration.") == 2, "two are forgiven"
-        assert "could not save ppo_000004" in said
+        assert "/checkpoints/ppo_000004 (" in said
         assert "The checkpoints before it stand." in said
     answer = typed(THREE | {"--ppo.num-iterations": 6}, "--resume")
     assert answer.code == 0, answer.said

@@ -162,20 +162,20 @@ def save(
             are untouched.
     """
     assert NAME.fullmatch(name), f"{name!r} is no checkpoint's name"
-    draft = folder / f"{name}.tmp"
+    draft, path = folder / f"{name}.tmp", folder / name
     try:
-        vote(name, attempt(lambda: stage(draft)) if world.is_main else None)
+        vote(path, attempt(lambda: stage(draft)) if world.is_main else None)
         mine: list[str] = []
-        vote(name, attempt(lambda: mine.extend(write(draft, parts, own, world))))
-        files = seal(draft, name, mine)
+        vote(path, attempt(lambda: mine.extend(write(draft, parts, own, world))))
+        files = seal(draft, path, mine)
         body = {"format": FORMAT, "name": name, "identity": identity, "files": files}
-        vote(name, attempt(lambda: write_manifest(draft, body)) if world.is_main else None)
-        vote(name, attempt(lambda: publish(draft)) if world.is_main else None)
+        vote(path, attempt(lambda: write_manifest(draft, body)) if world.is_main else None)
+        vote(path, attempt(lambda: publish(draft)) if world.is_main else None)
     except CheckpointError:
         if world.is_main:
             shutil.rmtree(draft, ignore_errors=True)
         raise
-    return folder / name
+    return path
 
 
 def attempt(work: Callable[[], object]) -> str | None:
@@ -187,7 +187,7 @@ def attempt(work: Callable[[], object]) -> str | None:
     return None
 
 
-def vote(name: str, problem: str | None) -> None:
+def vote(path: Path, problem: str | None) -> None:
     """Hear of every rank's problem.
 
     Raises:
@@ -196,7 +196,7 @@ def vote(name: str, problem: str | None) -> None:
     problems = gather(problem)
     if any(problems):
         said = "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(problems) if one)
-        raise CheckpointError(f"could not save {name} ({said}). The checkpoints before it stand.")
+        raise CheckpointError(f"could not save {path} ({said}). The checkpoints before it stand.")
 
 
 def stage(draft: Path) -> None:
@@ -225,7 +225,7 @@ def write(
     return [file for part, state in named.items() for file in write_state(state, draft, part)]
 
 
-def seal(draft: Path, name: str, mine: Sequence[str]) -> dict[str, list[Any]]:
+def seal(draft: Path, path: Path, mine: Sequence[str]) -> dict[str, list[Any]]:
     """Make what was written durable and return file -> [size in bytes, SHA-256] of all ranks.
 
     Each rank answers for the files it wrote: a listing on another host may be out of date.
@@ -243,7 +243,7 @@ def seal(draft: Path, name: str, mine: Sequence[str]) -> dict[str, list[Any]]:
             fsync(draft / file)
             sealed[file] = fingerprint(draft / file)
 
-    vote(name, attempt(work))
+    vote(path, attempt(work))
     return {file: entry for part in gather(sealed) for file, entry in part.items()}
 
 

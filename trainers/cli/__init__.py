@@ -128,7 +128,14 @@ def _say(error: Exception) -> None:
     is_main = os.environ.get("RANK", "0") == "0"
     is_said = any(SAID_ELSEWHERE in getattr(x, "__notes__", ()) for x in (error, error.__cause__))
     if not is_said and (is_main or not isinstance(error, ConfigError)):
-        print(redact(f"{type(error).__name__}: {error}"), file=sys.stderr)
+        print(redact(f"{type(error).__name__}: {error}{_unnamed(error)}"), file=sys.stderr)
+
+
+def _unnamed(error: Exception) -> str:
+    """Return what to do about an error of the system that names no file, as of a full disk."""
+    if not isinstance(error, OSError) or error.errno is None or error.filename is not None:
+        return ""
+    return ". No file is named: it is the output of this command, or --debug shows the line."
 
 
 def _reader_left(error: Exception) -> bool:

@@ -80,6 +80,12 @@ def difference(source: Path, out: Path) -> float:
     return float((got - wanted).abs().max())
 
 
+def _told(apart: float) -> str:
+    if apart == 0:
+        return "log-probabilities are equal to the last bit"
+    return f"log-probabilities differ by at most {apart:.1g}"
+
+
 def main(argv: Sequence[str]) -> int:
     """Copy, check, and say where."""
     options: Options = read(Options, argv, "export")
@@ -105,5 +111,5 @@ def main(argv: Sequence[str]) -> int:
             f"{out} does not compute what {target.name} does: log-probabilities differ by "
             f"{apart:.2g}, more than {TOLERANCE:g}. Do not use it."
         )
-    print(f"{out}: log-probabilities equal to {apart:.1g}, checked with plain transformers")
+    print(f"{out}: the same model, checked with plain transformers: {_told(apart)}")
     return 0

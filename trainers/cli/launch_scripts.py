@@ -124,13 +124,17 @@ exit 1
 """
 
 
+def _in_comment(text: str) -> str:
+    """Return a text that stays a comment in all its lines."""
+    return text.replace("\n", "\n# ")
+
+
 def _head(job: Job, how: str, start: str) -> str:
-    made_by = job.made_by.replace("\n", "\n# ")  # a comment in all its lines
     secrets = "# Secrets are not written here. Export them on every host before the start:\n"
     secrets += "".join(f"#   {name}\n" for name in job.secrets)
     return (
-        f"# {job.what} on {job.place}, {how}.\n"
-        f"# Printed by: {made_by}\n"
+        f"# {_in_comment(job.what)} on {job.place}, {how}.\n"
+        f"# Printed by: {_in_comment(job.made_by)}\n"
         f"# Start it:   {start}\n"
         "# with the environment active, in the checkout, which all nodes find at the same path.\n"
         f"{secrets * bool(job.secrets)}"
@@ -197,7 +201,7 @@ def _deepspeed(job: Job) -> str:
     start = f"start() {{\n{lines}  {_wrapped([*launcher, *training], '  ')}\n}}\n"
     how = "by deepspeed" if job.hostfile is None else "by deepspeed, over ssh"
     hosts = (
-        f'# {job.hostfile} has a line a host: "NAME slots={job.gpus}".\n'
+        f'# {_in_comment(str(job.hostfile))} has a line a host: "NAME slots={job.gpus}".\n'
         "# Odd words of the training are quoted twice: for this shell and for that of each host.\n"
     ) * bool(job.hostfile)
     head = f"#!/usr/bin/env bash\n{_head(job, how, ours)}{hosts}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from trainers.errors import ConfigError
+from trainers.text_files import naming
 
 OPPOSITES = (
     "hot cold, big small, up down, left right, open closed, fast slow, high low, old young, "
@@ -190,7 +191,8 @@ def scaffold(name: str, parent: Path) -> Path:
     try:
         for path, text in files.items():
             (draft / path).parent.mkdir(parents=True, exist_ok=True)
-            (draft / path).write_text(text, encoding="utf-8")
+            with naming(folder / path):
+                (draft / path).write_text(text, encoding="utf-8")
         draft.chmod(0o755)  # a temporary folder is its owner's alone
         draft.rename(folder)
     finally:

@@ -1,6 +1,7 @@
 """Which processes a rank must not outlive, and what it does when it has."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -129,3 +130,10 @@ def test_what_goes_on_is_started_as_the_run_was(variables, says, monkeypatch):
     monkeypatch.setattr(launcher, "AT_START", launchers())
     monkeypatch.setattr(sys, "argv", ["my/train_ppo.py", "quickstart"])
     assert continuing(Path("a")) == says
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", 'q"q', "$(id)", "two\nlines", "-c"])
+def test_what_goes_on_is_one_command_whatever_the_folder_is_called(name, monkeypatch):
+    monkeypatch.setattr(launcher, "AT_START", ())
+    words = ["llmgym", "train", "-c", f"{name}/config.yaml", "--resume"]
+    assert shlex.split(continuing(Path(name))) == words

@@ -374,3 +374,13 @@ def test_hosts_with_unequal_slots_are_refused_until_so_many_of_each_are_chosen(t
 def test_what_cannot_be_launched_is_refused(words, said, capsys):
     assert main(["launch", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_name_of_a_hostfile_stays_in_its_comment(tmp_path, capsys):
+    hosts = tmp_path / "hosts\ntouch planted"
+    hosts.write_text("one slots=1\n", "utf-8")
+    words = ["launch", "deepspeed", "--hostfile", str(hosts), "--", "quickstart"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if line.startswith("touch planted has")]
+    assert [line for line in lines if line.startswith("# touch planted has a line a host")]
