@@ -17,6 +17,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -239,6 +240,29 @@ def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
         near = difflib.get_close_matches(name, public, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(public)}"
         raise PluginError(f"{place} has no {name!r}; {hint}") from None
+
+
+def file_of(address: str) -> Path | None:
+    """Return the file that an address leads to, without running any of it; None if there is none.
+
+    Args:
+        address: as `load` takes it, or "package.module:ns/Name-v0".
+    """
+    place = address.rpartition(":")[0]
+    if place.endswith(".py"):
+        file = Path(place).expanduser().resolve()
+        return file if file.is_file() else None
+    parts = place.split(".")
+    try:
+        found = importlib.util.find_spec(parts[0])  # of a name without dots: imports nothing
+    except (ImportError, ValueError):
+        return None
+    for depth in range(2, len(parts) + 1):
+        inside = None if found is None else found.submodule_search_locations
+        name = ".".join(parts[:depth])
+        found = None if inside is None else PathFinder.find_spec(name, inside)
+    origin = None if found is None else found.origin
+    return Path(origin) if origin and Path(origin).is_file() else None
 
 
 def _build(address: str, kwargs: dict[str, Any]) -> gymnasium.Env:

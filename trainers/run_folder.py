@@ -1,6 +1,6 @@
 """The folder of a run: claimed, described and locked. Rank 0 writes; every rank has its own log.
 
-config.yaml  command.txt  environment.txt  status.json  run.lock
+config.yaml  command.txt  environment.txt  status.json  run.lock  python.json
 logs/attempt_N/rank_R.log  logs/latest  checkpoints/  metrics.jsonl  samples.jsonl
 """
 
@@ -22,13 +22,17 @@ from trainers.config import Config
 from trainers.config_files import dump, read
 from trainers.distributed import World, from_main
 from trainers.errors import CheckpointError, ConfigError
+from trainers.python_parts import RECORD, PythonPart, record, refuse_other_parts
 from trainers.redaction import redact
 from trainers.run_lock import RunLock
-from trainers.run_record import refuse_work
+from trainers.run_record import DONE, described, read_status, refuse_work
 from trainers.text_files import append, write
 
 Status = Literal["running", "finished", "converged", "failed", "interrupted"]
 
+FILES = ("config.yaml", "command.txt", "environment.txt", "status.json", RECORD)
+FILES += ("metrics.jsonl", "samples.jsonl", "report.html")
+"""Files that a run writes in its folder."""
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
 PACKAGES = ("llmgym", "trainers")
 
@@ -93,15 +97,22 @@ class RunFolder:
 
 
 def open_run(
-    config: Config, *, resume: bool, clean: bool, command: Sequence[str], world: World
+    config: Config,
+    *,
+    resume: bool | Path,
+    clean: bool,
+    command: Sequence[str],
+    world: World,
+    parts: Sequence[PythonPart] = (),
 ) -> RunFolder:
     """Claim the folder of a run and describe the run in it; called by every rank.
 
     Args:
         config: settings; `run.dir` and `run.name` say where.
-        resume: continue what is there.
+        resume: continue what is there, or the checkpoint at a path.
         clean: move what is there to NAME.old-N.
         command: the words this start was made with.
+        parts: what Python gave.
 
     Raises:
         ConfigError: on every rank, if the folder exists and neither was asked for, or both were,
@@ -118,12 +129,12 @@ def open_run(
         while not from_main(lock.is_free):
             pass
         attempt = from_main(
-            lambda: _claim(lock, config, resume=resume, clean=clean, command=command)
+            lambda: _claim(lock, config, resume=resume, clean=clean, command=command, parts=parts)
         )
     except OSError as error:
         raise CheckpointError(
-            f"cannot write in {path}: {error.strerror}. Make it writable, or choose another "
-            "place with --run.dir DIR."
+            f"cannot write in {path}: {error.strerror}, {error.filename or path}. Make it "
+            "writable, or choose another place with --run.dir DIR."
         ) from error
     return RunFolder(path, attempt, world, lock)
 
@@ -137,7 +148,13 @@ class _Redacting(logging.Formatter):
 
 
 def _claim(
-    lock: RunLock, config: Config, *, resume: bool, clean: bool, command: Sequence[str]
+    lock: RunLock,
+    config: Config,
+    *,
+    resume: bool | Path,
+    clean: bool,
+    command: Sequence[str],
+    parts: Sequence[PythonPart],
 ) -> int:
     """Take the lock before anything is looked at or moved: of two starts at once, one gets it."""
     path = lock.file.parent
@@ -149,13 +166,19 @@ def _claim(
         if is_new and resume:
             _log.warning("there is no %s to resume: it starts at 0", path)
         elif resume:
+            refuse_other_parts(path, config)
             _refuse_other_settings(path, config)
+            if resume is True:
+                _refuse_lost_checkpoints(path, config)
         elif clean and not is_new:
             _move_away(lock)
         else:
             refuse_work(path)
-        return _describe(path, config, command)
-    except (OSError, ConfigError):
+        _refuse_folders(path)
+        attempt = _describe(path, config, command)
+        _record_parts(path, parts)
+        return attempt
+    except BaseException:  # Ctrl-C as well
         lock.release()
         raise
 
@@ -186,6 +209,35 @@ def _refuse_other_settings(path: Path, config: Config) -> None:
         check_settings(read([file]), config, path, OF_BASE)
 
 
+def _refuse_folders(path: Path) -> None:
+    """Refuse a folder where a file of the run is to be written, before anything is loaded."""
+    for file in (path / name for name in FILES):
+        if file.is_dir():
+            raise ConfigError(
+                f"{file} is a folder, and the run writes a file of that name. Move it away:\n"
+                f"{shlex.join(['mv', str(file), f'{file}.moved'])}"
+            )
+
+
+def _refuse_lost_checkpoints(path: Path, config: Config) -> None:
+    """Refuse to continue where a model was learned and what would continue it is gone.
+
+    A start that was stopped before its first checkpoint has no model/ yet, and begins again. What
+    the supervised stage learned is in base/, and is copied again.
+    """
+    stages = {"ppo": config.ppo.num_iterations, "reward_model": config.reward_model.num_epochs}
+    stage = next((name for name, count in stages.items() if count), "sft")
+    is_there = bool(published(path / "checkpoints", stage))
+    is_there = is_there or (stage == "sft" and (path / "base").is_dir())
+    if not is_there and ((path / "model").exists() or read_status(path).get("status") in DONE):
+        on = "" if config.is_control else f" --model.path {path}/model --sft.num-epochs 0"
+        raise ConfigError(
+            f"{path} has trained ({described(path)}), and no checkpoint of it is left in "
+            f"{path}/checkpoints: to continue would begin again at 0, over its own model. Put them "
+            f"back, or start another run without --resume: --run.name {path.name}-2{on}"
+        )
+
+
 def _describe(path: Path, config: Config, command: Sequence[str]) -> int:
     """Write what the run is; return the number of this attempt."""
     logs = path / "logs"
@@ -198,6 +250,14 @@ def _describe(path: Path, config: Config, command: Sequence[str]) -> int:
     append(path / "environment.txt", _environment(attempt))
     _point(logs / "latest", folder.name)
     return attempt
+
+
+def _record_parts(path: Path, parts: Sequence[PythonPart]) -> None:
+    """Write where the objects that Python gave are written, for who continues the run."""
+    if parts:
+        write(path / RECORD, record(parts))
+    else:
+        (path / RECORD).unlink(missing_ok=True)
 
 
 def _free_name(path: Path) -> Path:

@@ -23,10 +23,12 @@ Curves = Mapping[str, Mapping[int, float]]
 
 AT_START = {
     "config.yaml", "command.txt", "environment.txt", "status.json", "run.lock", "logs", "wandb",
-    "checkpoints",
+    "checkpoints", "python.json",
 }  # fmt: skip
 """What a start leaves before anything was learned or measured."""
 
+DONE = ("finished", "converged")
+"""States of a run that has made all of its model."""
 STATES = ("running", "finished", "failed", "interrupted", "killed", "unknown")
 
 
@@ -110,7 +112,7 @@ def refuse_work(path: Path) -> None:
     """
     if path.exists() and _has_work(path):
         raise ConfigError(
-            f"{path} exists ({_described(path)}). --resume continues, --clean moves it away, "
+            f"{path} exists ({described(path)}). --resume continues, --clean moves it away, "
             f"--run.name {path.name}-2 starts another."
         )
 
@@ -125,7 +127,8 @@ def _has_work(path: Path) -> bool:
     return checkpoints.is_dir() and any(checkpoints.iterdir())
 
 
-def _described(path: Path) -> str:
+def described(path: Path) -> str:
+    """Return how far a run came and how it ended, for a message."""
     status = read_status(path)
     if not status:
         return "no status"

@@ -24,7 +24,8 @@ FLOORS = (
     "trainers.config_backend trainers.config_text "
     "trainers.config_schema trainers.config_files trainers.config_secrets trainers.redaction "
     "trainers.text_files trainers.shares trainers.batch",
-    "trainers.functional trainers.distributed trainers.environments trainers.launcher",
+    "trainers.functional trainers.distributed trainers.environments trainers.launcher "
+    "trainers.python_parts trainers.trust",
     "trainers.models",
     "trainers.backends trainers.generation",
     "trainers.learner trainers.collect",
@@ -69,10 +70,13 @@ NO_TORCH = (
     "trainers/shares.py",
     "trainers/environments.py",
     "trainers/launcher.py",
+    "trainers/python_parts.py",
+    "trainers/trust.py",
     "trainers/run_record.py",
     "trainers/loggers/lines.py",
     "trainers/cli/__init__.py",
     "trainers/cli/early.py",
+    "trainers/cli/folders.py",
     "trainers/cli/targets.py",
     "trainers/cli/train.py",
     "trainers/backends/__init__.py",

@@ -29,6 +29,7 @@ FROZEN_OPTIONS = {
     "config",
     "plugins",
     "resume",
+    "trust",
     "clean",
     "dry_run",
     "gpus",

@@ -15,6 +15,7 @@ from trainers.config_files import difference
 from trainers.config_secrets import without_secrets
 from trainers.distributed import World, gather
 from trainers.errors import BackendError, ConfigError
+from trainers.python_parts import LAMBDA, PREFIX
 from trainers.redaction import HIDDEN
 
 CHANGEABLE = frozenset(
@@ -46,7 +47,8 @@ def versions() -> dict[str, str]:
 def identity_of(config: Config, world: World) -> dict[str, Any]:
     """Return what a checkpoint must fit to be continued; kept in its manifest.
 
-    Its `digests` are of what lies behind the settings; they come as it is read.
+    Its `digests` are of what lies behind the settings; they come as it is read. Its `code` are
+    digests of source code that settings name.
     """
     return {
         "config": without_secrets(config),
@@ -54,6 +56,7 @@ def identity_of(config: Config, world: World) -> dict[str, Any]:
         "versions": versions(),
         "world_size": world.size,
         "digests": {},
+        "code": {},
     }
 
 
@@ -130,6 +133,32 @@ def check_digests(saved: Mapping[str, Any], digests: Mapping[str, str], run: Pat
             f"{', other '.join(changed)}. Put back the files that were there, or start anew with "
             "--run.name NAME."
         )
+
+
+def check_code(saved: Mapping[str, Any], code: Mapping[str, str], run: Path) -> None:
+    """Warn of source code that has changed: it may be a mistake that was corrected.
+
+    Args:
+        saved: the identity in the checkpoint; what it does not know is not compared.
+        code: digests of source code now, by its name; empty where it has no source.
+        run: its folder, for the message.
+
+    Raises:
+        ConfigError: a lambda is another one: nothing but its source says which it was.
+    """
+    before = saved.get("code", {})
+    for name, now in code.items():
+        was = before.get(name)
+        if not was or not now or was == now:
+            continue
+        if name.endswith(f"{PREFIX}{LAMBDA}"):
+            raise ConfigError(
+                f"cannot resume {run}: the {name} has another source ({was} -> {now}). Give the "
+                "lambda that was given, or start anew with --run.name NAME. A function with a name "
+                "may be corrected in between."
+            )
+        _log.warning("the source of %s has changed since the checkpoint (%s -> %s): from here on "
+                     "it may mean something else", name, was, now)  # fmt: skip
 
 
 def same_everywhere(**named: str) -> None:

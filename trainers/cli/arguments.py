@@ -27,6 +27,7 @@ OPTIONS = {
     "-c FILE, --config FILE": "over the preset: a file, or a layer (models/lora); the last wins",
     "--plugins MODULE": "import a module that registers environments or rewards; repeat it",
     "--resume [CHECKPOINT]": "continue the run, from its newest checkpoint or from the one given",
+    "--trust": "let the code run that the settings of a run folder name; asked for once",
     "--clean": "move an existing run of this name to NAME.old-1",
     "--dry-run": "print what `llmgym plan` prints, and start nothing",
     "--gpus N": "short for --backend.gpus",
@@ -40,6 +41,7 @@ OPTIONS = {
 }
 RANK = ("--local_rank", "--local-rank")
 SWITCHES = {
+    "--trust": "trust",
     "--clean": "clean",
     "--quiet": "is_quiet",
     "--dry-run": "is_plan",
@@ -58,6 +60,7 @@ class Launch:
     files: tuple[Path, ...] = ()
     plugins: tuple[str, ...] = ()
     resume: str | bool = False
+    trust: bool = False
     clean: bool = False
     is_quiet: bool = False
     is_plan: bool = False

@@ -41,6 +41,8 @@ class Options:
     """Most likely tokens, with a temperature; 0 is all."""
     json: bool = False
     """Print the figures as JSON, one object a model."""
+    trust: bool = False
+    """Let the code run that the run's settings name; asked for once."""
     plugins: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A module that registers environments or rewards; repeat it."""
 
@@ -122,11 +124,15 @@ def main(argv: Sequence[str]) -> int:
     """Print scores."""
     options: Options = read(Options, argv, "eval")
     from llmgym.registry import load_plugins
+    from trainers.cli.folders import check_target
     from trainers.cli.targets import target_of
 
     load_plugins(options.plugins)
     target = target_of(options.target)
-    config = with_secrets(looked_at(target.config, options))
+    config = looked_at(target.config, options)
+    typed = [*options.plugins, *filter(None, [options.env])]
+    check_target(target, config, typed=typed, command=["eval", *argv], trust=options.trust)
+    config = with_secrets(config)
     if options.temperature is None and (options.top_p != 1.0 or options.top_k):
         raise ConfigError("--top-p and --top-k narrow what is drawn: give a --temperature too.")
     targets = [target]

@@ -26,6 +26,8 @@ class Options:
     """Another environment than the run's."""
     base: bool = False
     """Show the model PPO started from beside it."""
+    trust: bool = False
+    """Let the code run that the run's settings name; asked for once."""
     plugins: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A module that registers environments or rewards; repeat it."""
 
@@ -62,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
     """Show the first task, then follow what is typed."""
     options: Options = read(Options, argv, "play")
     from llmgym.registry import load_plugins
+    from trainers.cli.folders import check_target
     from trainers.cli.targets import target_of
 
     load_plugins(options.plugins)
@@ -71,6 +74,8 @@ def main(argv: Sequence[str]) -> int:
     config = target.config
     if options.env is not None:
         config = replace(config, envs=[EnvConfig(id=options.env)])
+    typed = [*options.plugins, *filter(None, [options.env])]
+    check_target(target, config, typed=typed, command=["play", *argv], trust=options.trust)
     config = with_secrets(config)
     shown = [target]
     if options.base:
@@ -83,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
     without_progress_bars()
     stage = Stage(config, shown)
     try:
+        print("\n".join(f"model    {one.name}" for one in shown))
         if sys.stdin.isatty():
             print(HELP)
         _follow(stage)

@@ -1,5 +1,6 @@
 """What RUN|MODEL on the command line means: a model and its settings. No torch."""
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Target:
 
 
 def newest_run(folder: Path = RUNS) -> Path:
-    """Return the run folder that was started last.
+    """Return the run folder that was started last, and say which it is: nobody has named it.
 
     Raises:
         ConfigError: there is none.
@@ -38,6 +39,7 @@ def newest_run(folder: Path = RUNS) -> Path:
     found = sorted(folder.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
     if not found:
         raise ConfigError(f"there is no run in {folder}/. Start one: llmgym train quickstart")
+    print(f"the newest run: {found[-1].parent}", file=sys.stderr)
     return found[-1].parent
 
 

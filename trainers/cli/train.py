@@ -127,6 +127,9 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
 
         load_plugins(launch.plugins)
     from trainers.cli.early import check_plan, check_start
+    from trainers.cli.folders import check_files
+
+    check_files(launch, config, ["llmgym", verb, *argv])
 
     if launch.is_plan:
         check_plan(config)

@@ -25,6 +25,7 @@ from trainers.loggers.alarms import Alarms
 from trainers.loggers.base import Evaluations, Logger, Stage, Status
 from trainers.loggers.lines import WIDTH, answer, cut, duration, figure, interval, sample, sparkline
 from trainers.loggers.wandb import mode, offline_parts
+from trainers.python_parts import call, named_in
 from trainers.run_record import read_status
 
 STEPS_A_LINE: Mapping[Stage, int] = {"sft": 20, "reward_model": 100, "ppo": 1}
@@ -247,12 +248,13 @@ class ConsoleLogger(Logger):
             where = str(saved[-1].parent) if saved else "none"
             self._print(f"Saved    {where}")
             self._name_secrets()
-            again = continuing(run)
+            again = self._again()
             if (trial := self._trial()) is None:
                 self._print(f"Next     {again}")
-            else:
+            else:  # a function is about to be corrected: its file will not be the one that ran
+                trust = " --trust" if any(one.function for one in self._config.rewards) else ""
                 self._print(f"Next     {trial}")
-                self._print(f"Then     {again}")
+                self._print(f"Then     {again}{trust}")
             return
         if (run / "model").is_dir():
             self._print(f"Model    {run}/model")
@@ -264,15 +266,28 @@ class ConsoleLogger(Logger):
         self._print(f"Report   {run}/report.html")
         if parts := offline_parts(run):
             self._print(f"W&B      {shlex.join(['wandb', 'sync', *map(str, parts)])}")
+        self._print_next(run)
+        if status == "converged":
+            self._print(f"Go on    {self._again({'eval.patience': None})}")
+
+    def _print_next(self, run: Path) -> None:
+        """Print what to do with a model that was learned."""
         if self._config.reward_model.num_epochs:
             self._print(f"Card     {run}/model/README.md")
-            self._print(f"Next     llmgym rewards check {run}/model --data FILE")
+            model = shlex.quote(f"{run}/model")
+            self._print(f"Next     llmgym rewards check {model} --data FILE")
+        elif named_in(self._config):
+            self._print(f"Next     {call(self._config, run)}")
         elif (run / "model").is_dir() and not self._config.is_control:
             self._name_secrets()
             beside = " --base" if self._config.ppo.num_iterations else ""  # else it is the model
-            self._print(f"Next     llmgym play {run}{beside}")
-        if status == "converged":
-            self._print(f"Go on    {continuing(run)} --eval.patience null")
+            self._print(f"Next     llmgym play {shlex.quote(str(run))}{beside}")
+
+    def _again(self, changes: Mapping[str, None] | None = None) -> str:
+        """Return what continues the run, by a command or from Python, with settings set to null."""
+        if named_in(self._config):
+            return call(self._config, self._run_dir, changes)
+        return " ".join([continuing(self._run_dir), *(f"--{name} null" for name in changes or ())])
 
     def _name_secrets(self) -> None:
         """Name the variables that whoever continues or tries the run has to set first."""
@@ -283,7 +298,11 @@ class ConsoleLogger(Logger):
     def _trial(self) -> str | None:
         """Return the command that tries the reward, where it is why the run failed."""
         named = [value for one in self._config.rewards for value in one.source.values()]
-        if not named or "RewardError" not in read_status(self._run_dir).get("reason", ""):
+        if (
+            not named
+            or named_in(self._config)
+            or "RewardError" not in read_status(self._run_dir).get("reason", "")
+        ):
             return None
         path = self._config.envs[0].kwargs.get("path")
         rows = [] if path is None else ["--data", str(path)]

@@ -16,6 +16,7 @@ from pathlib import Path
 from trainers.batch import Evaluation
 from trainers.checkpoint import check_at
 from trainers.config import Config
+from trainers.config_files import read
 from trainers.config_secrets import with_secrets
 from trainers.distributed import World, from_main, shutdown, start
 from trainers.environments import EnvFactory
@@ -24,6 +25,7 @@ from trainers.launcher import ends_with_launcher
 from trainers.loggers.base import Logger
 from trainers.loggers.usual import usual_loggers
 from trainers.models.quiet import quietly
+from trainers.python_parts import PythonPart, from_python
 from trainers.report.page import write_report
 from trainers.report.pictures import draw
 from trainers.run_folder import open_run
@@ -36,13 +38,9 @@ from trainers.runner.session import Session
 from trainers.runner.text import train_text
 from trainers.runner.zero import check_zero
 from trainers.text_files import private
+from trainers.trust import named_code, note
 
 _log = logging.getLogger(__name__)
-
-
-def _named(config: Config, env: str) -> Config:
-    """Return the settings with another environment, which names its figures and its resume."""
-    return replace(config, envs=[replace(config.envs[0], id=env)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,18 +77,19 @@ def run(
         env: instead of `envs`: a registered id, or a callable that makes a Gymnasium environment.
             A callable gets those of `envs.0.kwargs`, for evaluation of `eval.kwargs` as well, and
             of `reward` that it takes by name.
-        reward: instead of `rewards`: a plain function or a reward.
-        resume: continue the run's newest checkpoint, or the one at a path.
+        reward: instead of `rewards`: a plain function or a reward, or what `rewards` can hold.
+        resume: continue the run's newest checkpoint, or the one at a path. What env and reward gave
+            to the run is given again.
         clean: move an existing run folder away.
         loggers: told everything, on rank 0; None: the console, metrics.jsonl and W&B.
 
     Raises:
-        ConfigError: a setting is not allowed.
+        ConfigError: a setting is not allowed, or not what the run was started with.
         CheckpointError: the run folder is in use, or no checkpoint is whole.
     """
-    config = with_secrets(config)
     check_work(config, has_own=env is not None or reward is not None)
-    config, env = (_named(config, env), None) if isinstance(env, str) else (config, env)
+    config, env, reward, parts = from_python(config, env=env, reward=reward)
+    config = with_secrets(config)
     world = World.from_launcher()
     check_shares(config, world)
     if isinstance(resume, Path):
@@ -102,16 +101,13 @@ def run(
     has_ended = False
     try:
         config = _dated(config, resume=bool(resume))
-        folder = open_run(config, resume=bool(resume), clean=clean, command=sys.argv, world=world)
-        for said in remarks(config, has_env=env is not None) if world.is_main else ():
-            _log.warning("%s", said)
+        folder = open_run(
+            config, resume=resume, clean=clean, command=sys.argv, world=world, parts=parts
+        )
         with Session(
             config, world, folder, loggers=heard if world.is_main else (), resume=resume
         ) as session:
-            with session.watched():
-                metrics = _learned(session, env, reward)
-            if world.is_main:
-                _draw(folder.path)
+            metrics = _trained(session, env, reward, parts)
         if world.is_main:
             _report(folder.path)
         has_ended = True
@@ -128,14 +124,41 @@ def _dated(config: Config, *, resume: bool) -> Config:
     return replace(config, run=replace(config.run, date=day))
 
 
-def _learned(
-    session: Session, env: EnvFactory | str | None, reward: object | None
+def _trained(
+    session: Session,
+    env: EnvFactory | None,
+    reward: object | None,
+    parts: Sequence[PythonPart],
 ) -> dict[str, float]:
+    """Say what the run is made of, then run its stages; return the last iteration's figures."""
+    config, folder, is_main = session.config, session.folder.path, session.world.is_main
+    for said in remarks(config) if is_main else ():
+        _log.warning("%s", said)
+    for part in parts:
+        session.note(part.role, f"{part.setting}, {part.place}")
+    if is_main:
+        note(folder, read([folder / "config.yaml"]))
+    with session.watched():
+        session.identify_code(_code(config, parts))
+        metrics = _learned(session, env, reward)
+    if is_main:
+        _draw(folder)
+    return metrics
+
+
+def _learned(session: Session, env: EnvFactory | None, reward: object | None) -> dict[str, float]:
     """Run the stages; return the last figures by name."""
     if session.config.reward_model.num_epochs:
         return train_reward_model(session)
     learn = train_control if session.config.is_control else train_text
     return learn(session, env, reward)
+
+
+def _code(config: Config, parts: Sequence[PythonPart]) -> dict[str, str]:
+    """Return digests of the source code behind the settings, by its name; empty: it has none."""
+    named = {f"{one.setting} {one.address}": one.digest[:12] for one in named_code(config)}
+    given = {f"{one.role} {one.setting}": one.digest for one in parts}
+    return named | given
 
 
 def _report(run_dir: Path) -> None:

@@ -159,6 +159,6 @@ def check_work(config: Config, *, has_own: bool) -> None:
         )
 
 
-def remarks(config: Config, *, has_env: bool = False) -> list[str]:
-    """Return what a run says of its settings at its start; an environment may be the caller's."""
-    return [*without_effect(config), *([] if has_env else for_practice(config))]
+def remarks(config: Config) -> list[str]:
+    """Return what a run says of its settings at its start."""
+    return [*without_effect(config), *for_practice(config)]

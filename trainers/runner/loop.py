@@ -149,6 +149,8 @@ def _save(session: Session, training: Training, step: int, *, must: bool) -> Non
         own={"collector": training.collector.state_dict()},
         must=must,
     )
+    if not session.is_saved:  # model/ is never newer than what would continue it
+        return
     problem = _written(training, ["model", "critic"])  # last: a start can make up for it
     if must:
         _finish(problem)

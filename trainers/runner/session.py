@@ -19,6 +19,7 @@ from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.checkpoint import Loaded, Saver, checkpoint_name, find, find_at, load
 from trainers.checkpoint.identity import (
+    check_code,
     check_digests,
     check_identity,
     identity_of,
@@ -95,13 +96,19 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave status, logs and signal handlers in order."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        if self._handlers and error is not None and self.world.size > 1:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's: there is a word to say
-        if self._handlers:
-            faulthandler.unregister(signal.SIGUSR2)
+        """Leave status, logs, lock and signal handlers in order, whatever is raised or asked."""
+        try:
+            self._close_logs(kind, error)
+        finally:
+            if self._handlers:
+                faulthandler.unregister(signal.SIGUSR2)
+            self.folder.close()
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            if self._handlers and error is not None and self.world.size > 1:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's: a word is to come
+
+    def _close_logs(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         status: Status = "interrupted" if self._is_stopping else "finished"
         reason = {}
         if self._has_converged:
@@ -115,7 +122,6 @@ class Session:
         self.folder.set_status(status, **self._position, **reason)
         for logger in self._loggers if self._is_logging else ():
             logger.close(status)
-        self.folder.close()
 
     def watched(self) -> AbstractContextManager[None]:
         """Return what the work is done under: ranks that are lost are named, and end the others."""
@@ -216,6 +222,18 @@ class Session:
         same_everywhere(**digests)
         self._saver.identity["digests"] |= digests
 
+    def identify_code(self, code: Mapping[str, str]) -> None:
+        """Note the source code behind the settings: a resume warns where it has changed.
+
+        Args:
+            code: its digests, by its name.
+
+        Raises:
+            BackendError: on every rank, if ranks differ.
+        """
+        same_everywhere(**code)
+        self._saver.identity["code"] = dict(code)
+
     def save_is_due(self, step: int) -> bool:
         """Tell whether a checkpoint is due by count, by the clock or since the last one failed."""
         every = self.config.checkpoint.every
@@ -258,6 +276,11 @@ class Session:
         if self._is_saved:
             self._saved_at = ended
 
+    @property
+    def is_saved(self) -> bool:
+        """True where nothing was learned since the newest checkpoint; the same on every rank."""
+        return self._is_saved
+
     def _state_dict(self) -> dict[str, Any]:
         return {
             "held_out": self.held_out.state_dict(),
@@ -287,17 +310,26 @@ class Session:
         loaded = load(found.path, self.world.rank)
         check_identity(loaded.identity, self.config, self.folder.path)
         check_digests(loaded.identity, self._saver.identity["digests"], self.folder.path)
+        check_code(loaded.identity, self._saver.identity["code"], self.folder.path)
         _log.info("continues from %s", found.path)
         return found.number, loaded
 
     def restore(self, loaded: Loaded) -> None:
         """Take up random states, held-out scores and logs where a checkpoint left them."""
-        state = loaded.own["session"]
-        self.held_out.load_state_dict(state["held_out"])
-        self._logger_states = state["loggers"]
+        self._restore_logs(loaded)
         saved_by = loaded.identity["world_size"]
         if saved_by == self.world.size:
             restore_random_state(loaded.own["random"])
         else:  # each rank keeps the generators it was seeded with: those saved belong to others
             _log.warning("saved by %d ranks, resumed by %d: what libraries draw from the global "
                          "generators differs", saved_by, self.world.size)  # fmt: skip
+
+    def restore_logs_of(self, stage: Stage) -> None:
+        """Take up held-out scores and logs of a later stage, before an earlier one is repeated."""
+        if found := self.resumed(stage):
+            self._restore_logs(found[1])
+
+    def _restore_logs(self, loaded: Loaded) -> None:
+        state = loaded.own["session"]
+        self.held_out.load_state_dict(state["held_out"])
+        self._logger_states = state["loggers"]

@@ -165,6 +165,8 @@ def _learn(session: Session, engine: Engine, examples: Sequence[Example]) -> boo
         begin, loaded = found
         engine.load_state_dict(loaded.parts["engine"])
         session.restore(loaded)
+    if config.ppo.num_iterations:
+        session.restore_logs_of("ppo")  # where base/ is gone, what the logs tell is of PPO
     session.start_loggers()
     steps = sft.train(engine, train, config, world=world, held_out=held_out, start=begin)
     for step, metrics in enumerate(steps, start=begin + 1):

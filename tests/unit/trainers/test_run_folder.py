@@ -1,5 +1,6 @@
 """The run folder: claimed once, described, and free of secrets."""
 
+import errno
 import json
 import logging
 import os
@@ -308,3 +309,53 @@ def test_a_secret_is_found_nowhere_in_the_folder(tmp_path, monkeypatch):
 )
 def test_words_after_a_secrets_name_are_hidden_and_others_are_not(text, expected):
     assert redact(text) == expected
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl", "status.json", "command.txt"])
+def test_a_folder_where_a_file_belongs_is_refused_before_anything_is_loaded(name, tmp_path):
+    file = finished(tmp_path).path / name
+    file.unlink(missing_ok=True)
+    file.mkdir()
+    with pytest.raises(ConfigError, match=rf"{name} is a folder.*\nmv .*{name}\.moved$"):
+        opened(tmp_path, resume=True)
+    assert not (tmp_path / "a" / "run.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "left", "is_refused"),
+    [
+        ({}, ["model"], True),
+        ({}, ["model", "checkpoints/sft_000009"], True),
+        ({}, ["model", "checkpoints/ppo_000009"], False),
+        ({}, ["best"], False),  # stopped before its first checkpoint
+        ({"ppo": PPOConfig(num_iterations=0)}, ["model", "base"], False),
+        ({"ppo": PPOConfig(num_iterations=0)}, ["model"], True),
+    ],
+)
+def test_a_model_whose_checkpoints_are_gone_is_not_begun_again(
+    settings, left, is_refused, tmp_path
+):
+    folder = opened(tmp_path)
+    folder.set_status("failed", stage="ppo", iteration=9, num_iterations=9)
+    folder.close()
+    for name in left:
+        (folder.path / name).mkdir()
+    now = replace(config(tmp_path), **settings)
+    arguments = {"clean": False, "command": ["train"], "world": World()}
+    if is_refused:
+        with pytest.raises(
+            ConfigError, match=r"has trained \(ppo 9/9, failed\), and no checkpoint"
+        ):
+            open_run(now, resume=True, **arguments)
+    else:
+        open_run(now, resume=True, **arguments).close()
+    open_run(now, resume=tmp_path / "named", **arguments).close()  # one that was named is found
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_folder.Path, "write_text", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device, .*config\.yaml"):
+        opened(tmp_path)

@@ -162,6 +162,7 @@ def test_the_options_of_a_start_are_these():
         "-c FILE, --config FILE",
         "--plugins MODULE",
         "--resume [CHECKPOINT]",
+        "--trust",
         "--clean",
         "--dry-run",
         "--gpus N",

@@ -1,5 +1,6 @@
 """The best model by its held-out score, and the end of a run that gets no better."""
 
+import io
 import json
 import shutil
 from unittest import mock
@@ -13,6 +14,7 @@ from trainers.batch import Evaluation
 from trainers.checkpoint import find
 from trainers.config import EvalConfig
 from trainers.errors import CheckpointError
+from trainers.loggers.console import ConsoleLogger
 from trainers.loggers.jsonl import JsonlLogger
 from trainers.run_record import lines, read_status
 from trainers.runner import run
@@ -47,7 +49,7 @@ def model(tmp_path_factory):
     return tiny.save_model(tmp_path_factory.mktemp("model"))
 
 
-def trained(model, folder, means, *, resume=False, **changes):
+def trained(model, folder, means, *, resume=False, loggers=(), **changes):
     """Run with held-out scores that are given by iteration."""
     given = iter(means)
 
@@ -59,7 +61,9 @@ def trained(model, folder, means, *, resume=False, **changes):
 
     config = tiny.run_settings(model, folder, **{**OFTEN, **changes})
     with mock.patch.object(TextTraining, "evaluate", evaluate):
-        return run(config, reward=tiny.letters, loggers=[JsonlLogger()], resume=resume).run_dir
+        return run(
+            config, reward=tiny.letters, loggers=[JsonlLogger(), *loggers], resume=resume
+        ).run_dir
 
 
 def weights(folder, name):
@@ -158,3 +162,16 @@ def test_a_best_that_cannot_be_written_is_not_counted_as_written(model, tmp_path
     with mock.patch.object(TextTraining, "export", export):
         folder = trained(model, tmp_path, [0.1, 0.9, 0.5], **{"ppo.num_iterations": 2})
     assert weights(folder, "best") == weights(folder, "model"), "0.5 is better than what is there"
+
+
+def test_the_end_names_the_best_iteration_after_base_was_made_again(model, tmp_path):
+    changes = {"sft.num_epochs": 1, "data.num_examples": 16}
+    streams = io.StringIO(), io.StringIO()
+    first, second = ([ConsoleLogger(stream=one)] for one in streams)
+    more = {**changes, "ppo.num_iterations": 3}
+    changes["ppo.num_iterations"] = 2
+    folder = trained(model, tmp_path, [0.1, 0.9, 0.2], loggers=first, **changes)
+    shutil.rmtree(folder / "base")
+    trained(model, tmp_path, [0.3], resume=True, loggers=second, **more)
+    assert "0.9 at iteration 1\n" in streams[1].getvalue()
+    assert "Held-out 0.1" in streams[1].getvalue()

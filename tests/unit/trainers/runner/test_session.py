@@ -10,6 +10,7 @@ from trainers.batch import Evaluation
 from trainers.config_files import read
 from trainers.distributed import World
 from trainers.run_folder import open_run
+from trainers.run_record import read_status
 from trainers.runner import session as module
 from trainers.runner.session import Session
 
@@ -71,3 +72,43 @@ def test_a_rank_without_its_launcher_stops_and_says_so(lost, session, monkeypatc
     monkeypatch.setattr(module, "is_lost", lambda: lost)
     assert [session.should_stop(), session.should_stop()] == [lost, lost]
     assert caplog.text.count("is gone: the ranks save and stop. Continue with the same") == lost
+
+
+class Closing:
+    """A logger in whose last moments signals arrive."""
+
+    def __init__(self, *numbers):
+        self.numbers = numbers
+
+    def start(self, *_):
+        """Open."""
+
+    def close(self, status):
+        """Receive the signals."""
+        for number in self.numbers:
+            os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("numbers", [(), (signal.SIGTERM,), (signal.SIGINT,), (signal.SIGHUP,)])
+def test_a_signal_in_the_closing_moments_leaves_no_lock(numbers, tmp_path):
+    before = [signal.getsignal(one) for one in module.STOPPING]
+    config = read([], {"run.dir": str(tmp_path), "run.name": "a"})
+    folder = open_run(config, resume=False, clean=False, command=["train"], world=World())
+    loggers = [Closing(*numbers)]
+    with Session(config, World(), folder, loggers=loggers, resume=False) as opened:
+        opened.start_loggers()
+        assert (tmp_path / "a" / "run.lock").exists()
+    assert not (tmp_path / "a" / "run.lock").exists()
+    assert read_status(tmp_path / "a")["status"] == "finished"
+    assert [signal.getsignal(one) for one in module.STOPPING] == before
+
+
+def test_a_second_ctrl_c_in_the_closing_moments_ends_it_and_leaves_no_lock(tmp_path):
+    config = read([], {"run.dir": str(tmp_path), "run.name": "a"})
+    folder = open_run(config, resume=False, clean=False, command=["train"], world=World())
+    session = Session(
+        config, World(), folder, loggers=[Closing(signal.SIGINT, signal.SIGINT)], resume=False
+    )
+    with pytest.raises(KeyboardInterrupt), session as opened:
+        opened.start_loggers()
+    assert not (tmp_path / "a" / "run.lock").exists()
