@@ -33,10 +33,12 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def body_of(model: PreTrainedModel) -> nn.Module:
+def body_of(model: PreTrainedModel) -> PreTrainedModel:
     """Return what a causal model's head reads: its body without the head."""
     body = model.base_model
-    return model.get_submodule("model") if body is model else body  # Llama 4's has another prefix
+    if body is model:  # Llama 4's has another prefix
+        body = model.get_submodule("model")
+    return cast(PreTrainedModel, body)
 
 
 def hides_left_padding(model: PreTrainedModel) -> bool:
@@ -48,21 +50,20 @@ def hides_left_padding(model: PreTrainedModel) -> bool:
     return not model._is_stateful and kinds <= {"full_attention", "sliding_attention"}
 
 
-def hidden_states(model: PreTrainedModel, inputs: TextInputs) -> Tensor:
-    """Return the decoder body's last hidden states [B, L, D]; padding cannot reach them."""
-    if hides_left_padding(model):
-        return _body_states(model, inputs.tokens, inputs.attention_mask)
+def hidden_states(body: PreTrainedModel, inputs: TextInputs) -> Tensor:
+    """Return a decoder body's last hidden states [B, L, D]; padding cannot reach them."""
+    if hides_left_padding(body):
+        return _body_states(body, inputs.tokens, inputs.attention_mask)
     # Padding before a row goes behind it, where nothing causal reads it, and back afterwards.
     gaps = inputs.attention_mask.long().argmax(1, keepdim=True)
     columns = torch.arange(inputs.tokens.shape[1], device=gaps.device)
     there, back = (columns + gaps) % len(columns), (columns - gaps) % len(columns)
     tokens, mask = inputs.tokens.gather(1, there), inputs.attention_mask.gather(1, there)
-    states = _body_states(model, tokens, mask)
+    states = _body_states(body, tokens, mask)
     return states.gather(1, back[:, :, None].expand_as(states))
 
 
-def _body_states(model: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:
-    body = body_of(model)
+def _body_states(body: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:
     given = {"position_ids": position_ids(mask)}
     if "position_ids" not in inspect.signature(body.forward).parameters:
         given = {}  # ALiBi families count by the mask themselves
@@ -178,7 +179,7 @@ class CausalPolicy(nn.Module):
         self, inputs: TextInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
     ) -> PolicyOutput:
         """Return log-probabilities [B, T] of the responses, and their entropy where asked."""
-        hidden = hidden_states(self.model, inputs)
+        hidden = hidden_states(body_of(self.model), inputs)
         return score_responses(
             self.model, self.scorer, hidden, inputs, response_mask, entropy=entropy
         )

@@ -19,7 +19,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from trainers.batch import TextInputs
 from trainers.functional.logprobs import Absent, EntropyMode
-from trainers.models.causal_lm import ActionScorer, hidden_states, score_responses
+from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, score_responses
 from trainers.models.output import PolicyOutput
 
 
@@ -147,7 +147,7 @@ class SharedActorCritic(nn.Module):
     @property
     def trunk(self) -> PreTrainedModel:
         """The bare transformers model below both heads."""
-        return cast(PreTrainedModel, self.model.base_model)
+        return body_of(self.model)
 
     @property
     def head(self) -> nn.Linear:

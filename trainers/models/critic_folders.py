@@ -12,7 +12,7 @@ Elsewhere it is the plain trunk, which `AutoModel` loads, and two files beside i
 import copy
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +31,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from trainers.errors import ConfigError
+from trainers.models.causal_lm import body_of
 from trainers.models.critic import (
     Critic,
     classifier_of,
@@ -104,7 +105,7 @@ def build_critic(
         ConfigError: the folder does not load.
     """
     if init == "policy":
-        trunk = cast(PreTrainedModel, copy.deepcopy(policy_model.base_model))
+        trunk = copy.deepcopy(body_of(policy_model))
         head = zero_head(value_width(policy_model), policy_model.device)
     else:
         trunk, head = _load_critic(init)
@@ -123,8 +124,7 @@ def critic_outline(policy_model: PreTrainedModel, init: str) -> Critic:
     """
     dtype, file = policy_model.dtype, None
     if init == "policy":
-        body = cast(PreTrainedModel, policy_model.base_model)
-        width = value_width(policy_model)
+        body, width = body_of(policy_model), value_width(policy_model)
         trunk = _outline(body.config, type(body).__name__, dtype)
         if type(trunk) is not type(body):
             raise ConfigError(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from trainers.batch import TextInputs
@@ -28,7 +28,7 @@ from trainers.generation.base import Sampling
 from trainers.generation.cache import ROOM, roomy_cache
 from trainers.generation.sampling import sample, token_logprobs
 from trainers.generation.transformers import caching
-from trainers.models.causal_lm import ActionScorer, hidden_states, position_ids
+from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, position_ids
 from trainers.models.critic import read_values, value_width, zero_head
 from trainers.models.loading import enable_checkpointing
 from trainers.plan.shapes import Shapes
@@ -314,7 +314,7 @@ class Rehearsal:
         inputs = self._inputs(rows)
         model = self._shapes.policy
         with self._casting():
-            hidden = hidden_states(model, inputs)
+            hidden = hidden_states(body_of(model), inputs)
             before = hidden[:, inputs.num_prompt - 1 : -1].flatten(0, 1)
             head = cast(nn.Linear, model.get_output_embeddings())
             targets = inputs.actions.flatten()
@@ -325,7 +325,7 @@ class Rehearsal:
         """Return a sum [] over values; of the policy's hidden states [B, L, D] if given."""
         inputs = self._inputs(rows)
         critic = self._shapes.critic
-        trunk: PreTrainedModel = self._shapes.policy if critic is None else critic.trunk
+        trunk = body_of(self._shapes.policy) if critic is None else critic.trunk
         head = self._value_head if critic is None else critic.head
         with self._casting():
             if hidden is None:
