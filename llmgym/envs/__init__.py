@@ -8,6 +8,11 @@ BUILT_IN = (
         "llmgym.envs.games:make_guess_number",
         ("games", "turns", "procedural"),
     ),
+    (
+        "llmgym/Instructions-v0",
+        "llmgym.envs.instructions:make",
+        ("instructions", "procedural"),
+    ),
     ("llmgym/Preference-v0", "llmgym.envs.feedback:make_preference", ("feedback",)),
     ("llmgym/Prompts-v0", "llmgym.envs.prompts:make", ("prompts",)),
     ("llmgym/ReverseTokens-v0", "llmgym.envs.probes:make_reverse_tokens", ("probe", "procedural")),

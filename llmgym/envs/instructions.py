@@ -1,0 +1,376 @@
+"""`llmgym/Instructions-v0`: write about a topic under two rules that a program can check.
+
+A prompt is a topic and two rules of different kinds. An answer earns 1.0 if it keeps both, has
+eight words or more and was not cut at the limit of tokens, else 0.0; each of these is a part of the
+reward. Two kinds of rule that stand in one prompt belong to one split, and so does a topic: a
+held-out prompt has a combination and a topic that were never trained on. Rules that a program
+checks are the idea of IFEval (Zhou et al. 2023, arXiv:2311.07911); these were written here.
+
+A word is a run of letters and digits; an apostrophe or a hyphen between two of them belongs to it,
+so that "moonlight", "moon's" and "full-moon" are not the word "moon". Only the rule `lowercase`
+looks at the case of letters.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, pairwise
+from typing import Any, final
+
+import numpy as np
+
+from llmgym.env import SingleTurnEnv
+from llmgym.errors import TaskSourceError
+from llmgym.messages import Sample, Score, Task
+from llmgym.rewards.base import UnitReward
+from llmgym.rows import task_id
+from llmgym.splits import Split, check_split
+from llmgym.tasks import procedural
+
+MIN_WORDS = 8
+"""An answer of fewer words fails, whatever its rules."""
+MAX_CHARACTERS = 20_000
+"""A longer answer fails: it bounds the work of every rule."""
+WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+CLOSING = "\"'\u201d\u2019)]*"
+SENTENCE_END = re.compile(rf"[.!?]+[{re.escape(CLOSING)}]*(?=\s|$)")
+BULLET = re.compile(r"\s*[-*\u2022]\s+\S")
+COMMAS = frozenset(",\uff0c\u3001\u060c")
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, case folded."""
+    return [word.replace("\u2019", "'") for word in WORD.findall(text.casefold())]
+
+
+def contains(text: str, rule: "Rule") -> bool:
+    """Tell whether the word stands in the text."""
+    return rule.text in words_of(text)
+
+
+def lacks(text: str, rule: "Rule") -> bool:
+    """Tell whether the word does not stand in the text."""
+    return not contains(text, rule)
+
+
+def repeats(text: str, rule: "Rule") -> bool:
+    """Tell whether the word stands in the text `number` times or more."""
+    return words_of(text).count(rule.text) >= rule.number
+
+
+def has_number(text: str, rule: "Rule") -> bool:
+    """Tell whether the number stands in the text, in digits."""
+    return str(rule.number) in words_of(text)
+
+
+def starts(text: str, rule: "Rule") -> bool:
+    """Tell whether the word is the first one."""
+    return words_of(text)[:1] == [rule.text.casefold()]
+
+
+def ends(text: str, rule: "Rule") -> bool:
+    """Tell whether "the" and the word are the last words; punctuation may follow."""
+    return words_of(text)[-2:] == ["the", rule.text]
+
+
+def is_short(text: str, rule: "Rule") -> bool:
+    """Tell whether the text has at most `number` words."""
+    return len(words_of(text)) <= rule.number
+
+
+def is_long(text: str, rule: "Rule") -> bool:
+    """Tell whether the text has `number` words or more."""
+    return len(words_of(text)) >= rule.number
+
+
+def is_question(text: str, rule: "Rule") -> bool:
+    """Tell whether the text ends with a question mark; quotes and brackets may close after it."""
+    del rule
+    return text.rstrip().rstrip(CLOSING).endswith("?")
+
+
+def has_no_comma(text: str, rule: "Rule") -> bool:
+    """Tell whether no comma of any script stands in the text."""
+    del rule
+    return not COMMAS & set(text)
+
+
+def is_lowercase(text: str, rule: "Rule") -> bool:
+    """Tell whether no letter of the text is a capital."""
+    del rule
+    return not any(letter.isupper() or letter.istitle() for letter in text)
+
+
+def has_sentences(text: str, rule: "Rule") -> bool:
+    """Tell whether the text has `number` sentences; words after the last full stop are one."""
+    rest = SENTENCE_END.split(text)
+    return sum(bool(words_of(one)) for one in rest) == rule.number
+
+
+def is_list(text: str, rule: "Rule") -> bool:
+    """Tell whether the text is `number` lines that begin with a bullet, and nothing else."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return len(lines) == rule.number and all(BULLET.match(line) for line in lines)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of rule.
+
+    Attributes:
+        says: the sentence of the prompt, with places for `text`, `number` and its `plural`.
+        holds: tells whether an answer keeps a rule of this kind.
+        texts: the words or phrases that rules of this kind are drawn from.
+        numbers: likewise.
+        demands: True where text that knows nothing of the rule fails it.
+    """
+
+    says: str
+    holds: Callable[[str, "Rule"], bool]
+    texts: tuple[str, ...] = ("",)
+    numbers: tuple[int, ...] = (0,)
+    demands: bool = True
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of a prompt: its kind, and what fills the places of its sentence."""
+
+    kind: str
+    text: str = ""
+    number: int = 0
+
+    def __str__(self) -> str:
+        """Return the sentence of the prompt."""
+        plural = "" if self.number == 1 else "s"
+        return KINDS[self.kind].says.format(text=self.text, number=self.number, plural=plural)
+
+    def holds(self, answer: str) -> bool:
+        """Tell whether an answer keeps the rule."""
+        return KINDS[self.kind].holds(answer, self)
+
+
+WORDS = ("light", "water", "heart", "friend", "music", "story", "family", "window", "garden",
+         "winter", "morning", "river", "world", "summer", "time", "home")  # fmt: skip
+KINDS: Mapping[str, Kind] = {
+    "contain": Kind(says='Use the word "{text}".', holds=contains, texts=WORDS),
+    "repeat": Kind(
+        says='Use the word "{text}" at least {number} times.',
+        holds=repeats,
+        texts=WORDS,
+        numbers=(2,),
+    ),
+    "number": Kind(says="Use the number {number}.", holds=has_number, numbers=(3, 5, 7, 10, 12)),
+    "start": Kind(
+        says='Start with the word "{text}".',
+        holds=starts,
+        texts=("Today", "Maybe", "Once", "Sometimes", "Imagine", "Yesterday", "Finally", "Here"),
+    ),
+    "end": Kind(says='End with the words "the {text}".', holds=ends, texts=WORDS),
+    "question": Kind(says="Write a question.", holds=is_question),
+    "sentences": Kind(
+        says="Write {number} sentence{plural}.", holds=has_sentences, numbers=(1, 2), demands=False
+    ),
+    "long": Kind(says="Use at least {number} words.", holds=is_long, numbers=(15, 20)),
+    "list": Kind(
+        says='Write only a list of {number} lines that begin with "- ".',
+        holds=is_list,
+        numbers=(2, 3),
+    ),
+    "exclude": Kind(
+        says='Do not use the word "{text}".',
+        holds=lacks,
+        texts=("and", "but", "very", "also"),
+        demands=False,
+    ),
+    "short": Kind(
+        says="Use at most {number} words.", holds=is_short, numbers=(20, 25, 30), demands=False
+    ),
+    "no_comma": Kind(says="Do not use commas.", holds=has_no_comma, demands=False),
+    "lowercase": Kind(says="Use only lowercase letters.", holds=is_lowercase, demands=False),
+}
+"""The kinds of rule, by the name of their part of the reward."""
+USUAL = tuple(kind for kind in KINDS if kind not in ("end", "list", "lowercase", "number"))
+"""Kinds that a small chat model keeps now and then, so that it can learn them by trial."""
+
+CLASHES = (("start", "list"), ("sentences", "list"), ("long", "short"))
+COMBINATIONS = tuple(
+    (one, other)
+    for one, other in combinations(KINDS, 2)
+    if (KINDS[one].demands or KINDS[other].demands) and (one, other) not in CLASHES
+)
+"""Kinds that stand in one prompt: one of them at least fails text that knows nothing of it."""
+HELD_OUT = frozenset(
+    {
+        ("contain", "question"),
+        ("contain", "short"),
+        ("repeat", "sentences"),
+        ("repeat", "no_comma"),
+        ("repeat", "list"),
+        ("number", "long"),
+        ("number", "exclude"),
+        ("start", "sentences"),
+        ("start", "exclude"),
+        ("start", "lowercase"),
+        ("end", "no_comma"),
+        ("question", "exclude"),
+        ("long", "no_comma"),
+    }
+)
+"""The combinations of the split "test"; every kind is in one of them and in several others."""
+
+TOPICS = ("rain", "a dog", "the moon", "tea", "a train", "the sea", "school", "a birthday",
+          "mountains", "football", "a new house", "cooking", "the city", "snow", "a long walk",
+          "dreams", "old books", "a cat", "the night sky", "spring", "a farm", "dancing", "trees",
+          "a small shop")  # fmt: skip
+HELD_OUT_TOPICS = ("clouds", "a horse", "coffee", "a boat", "the desert", "painting", "autumn",
+                   "a museum")  # fmt: skip
+FILLER = ("we", "think", "about", "this", "with", "great", "care", "because", "it", "makes", "life",
+          "so", "much", "better", "for", "people", "who", "live", "here", "now")  # fmt: skip
+"""Words of gold answers; no rule excludes or counts one of them."""
+
+
+@lru_cache(maxsize=64)
+def combinations_of(split: Split, kinds: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return the combinations of some kinds that belong to a split."""
+    return tuple(
+        pair
+        for pair in COMBINATIONS
+        if set(pair) <= set(kinds) and (split == "all" or (pair in HELD_OUT) == (split == "test"))
+    )
+
+
+def topics_of(split: Split) -> tuple[str, ...]:
+    """Return the topics of a split."""
+    return {"train": TOPICS, "test": HELD_OUT_TOPICS, "all": TOPICS + HELD_OUT_TOPICS}[split]
+
+
+def gold(rules: Sequence[Rule]) -> str:
+    """Return an answer that keeps the rules, whatever it says: it is built from them."""
+    of = {rule.kind: rule for rule in rules}
+    none = Rule("")
+    start = [of["start"].text] if "start" in of else []
+    end = ["the", of["end"].text] if "end" in of else []
+    repeated = of.get("repeat", none)
+    needed = [repeated.text] * repeated.number + of.get("contain", none).text.split()
+    needed += [str(of["number"].number)] if "number" in of else []
+    groups = max(1, of.get("sentences", none).number, of.get("list", none).number)
+    least = max(MIN_WORDS, of.get("long", none).number)
+    room = max(least - len(start) - len(needed) - len(end), 2 * groups)
+    middle = [*needed, *FILLER[:room]]
+    cuts = [round(i * len(middle) / groups) for i in range(groups + 1)]
+    texts = [" ".join(middle[a:b]) for a, b in pairwise(cuts)]
+    texts[0] = " ".join([*start, texts[0]])
+    texts[-1] = " ".join([texts[-1], *end])
+    texts = [text.lower() if "lowercase" in of else text.capitalize() for text in texts]
+    texts[-1] += "?" if "question" in of else "."
+    return "\n".join(f"- {text}" for text in texts) if "list" in of else ". ".join(texts)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MakePrompt:
+    """Draws a topic and two rules of one split."""
+
+    split: Split
+    kinds: tuple[str, ...] = USUAL
+
+    def __call__(self, rng: np.random.Generator, level: int) -> Task:
+        """Draw a combination, its words and numbers, and a topic."""
+        pairs, topics = combinations_of(self.split, self.kinds), topics_of(self.split)
+        kinds = [str(kind) for kind in rng.permutation(pairs[int(rng.integers(len(pairs)))])]
+        topic = topics[int(rng.integers(len(topics)))]
+        rules: list[Rule] = []
+        for kind in kinds:
+            used = {rule.text for rule in rules if rule.text}
+            texts = [text for text in KINDS[kind].texts if text not in used]
+            numbers = KINDS[kind].numbers
+            text, number = rng.integers(len(texts)), rng.integers(len(numbers))
+            rules.append(Rule(kind, texts[int(text)], numbers[int(number)]))
+        prompt = " ".join([f"Write about {topic}.", *map(str, rules)])
+        return Task(
+            id=task_id(prompt),
+            prompt=prompt,
+            answer=[[rule.kind, rule.text, rule.number] for rule in rules],
+            solution=gold(rules),
+            source="llmgym/Instructions-v0",
+            level=level,
+            meta={"topic": topic, "combination": " + ".join(sorted(kinds))},
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Follows(UnitReward):
+    """1.0 for an answer that keeps both rules, has eight words or more and was not cut.
+
+    Its parts: one for each rule, named by its kind; `length`, whether the answer has eight words or
+    more; `finished`, whether it ended before the limit of tokens; `success`, whether all of these.
+
+    Attributes:
+        partial: in [0, 1]: an answer that only breaks one of its two rules earns half of this.
+    """
+
+    partial: float = 0.0
+    name: str = "follows"
+    per_turn: bool = False
+    collective: bool = False
+
+    def score(self, samples: Sequence[Sample]) -> list[Score]:
+        """Judge each answer."""
+        return [self._one(sample) for sample in samples]
+
+    def _one(self, sample: Sample) -> Score:
+        text = str(sample.text)
+        is_read = len(text) <= MAX_CHARACTERS
+        rules = [Rule(*entry) for entry in sample.task.answer]
+        kept = {rule.kind: float(is_read and rule.holds(text)) for rule in rules}
+        length = float(is_read and len(words_of(text)) >= MIN_WORDS)
+        finished = float(sample.terminated)
+        success = float(all((*kept.values(), length, finished)))
+        share = sum(kept.values()) / len(kept)
+        value = success if success else self.partial * share * length * finished
+        parts = {**kept, "length": length, "finished": finished, "success": success}
+        return Score(value, parts)
+
+
+def make(
+    *,
+    kinds: Sequence[str] = USUAL,
+    partial: float = 0.0,
+    split: Split = "train",
+    seed: int = 0,
+    size: int | None = None,
+    **kwargs: Any,
+) -> SingleTurnEnv:
+    """Build the environment: 1.0 for an answer that keeps both rules, else 0.0.
+
+    Args:
+        kinds: of rules, two of which are in a prompt. `end`, `list`, `lowercase` and `number` exist
+            as well: a small model keeps them so rarely that it learns nothing from them.
+        partial: in [0, 1]: an answer that only breaks one of its two rules earns half of this. 0
+            pays for success alone.
+        split: "train", "test" for held-out combinations and topics, or "all".
+        seed: another seed is another order of tasks.
+        size: the number of tasks; None for no end.
+        **kwargs: for `SingleTurnEnv`; a `reward` replaces the one above.
+
+    Raises:
+        TaskSourceError: a setting out of its range, or kinds that make no prompt of this split.
+    """
+    check_split(split)
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise TaskSourceError(
+            f"no kind of rule is named {unknown[0]}; there are {', '.join(KINDS)}"
+        )
+    if not combinations_of(split, tuple(kinds)):
+        raise TaskSourceError(f"no prompt of the split {split} has two rules of {', '.join(kinds)}")
+    if not 0 <= partial <= 1:
+        raise TaskSourceError(f"partial must be in [0, 1], got {partial}")
+    tasks = procedural(MakePrompt(split, tuple(kinds)), seed, level=2, size=size)
+    reward = kwargs.pop("reward", None) or Follows(partial)
+    return SingleTurnEnv(tasks, reward, **kwargs)
