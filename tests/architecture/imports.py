@@ -45,6 +45,7 @@ DOORS = {
     "wandb": "trainers/loggers/wandb.py",
     "datasets": "llmgym/tasks.py",
     "peft": "trainers/models/adapters.py",
+    "gguf": "trainers/models/gguf.py",
     "optuna": "trainers/cli/sweep.py",
     "httpx": "llmgym/remote.py",
     "tenacity": "llmgym/remote.py",

@@ -1,4 +1,4 @@
-"""`llmgym export`: a run's model as a plain folder, and the proof that it is the same model."""
+"""`llmgym export`: a run's model or a GGUF file as a plain folder, checked to be the same model."""
 
 import os
 import shutil
@@ -17,10 +17,10 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Options:
-    """Copy a run's model as a Hugging Face folder and check that it computes the same."""
+    """Write a run's model, or a GGUF file, as a Hugging Face folder; check that it is the same."""
 
     target: Target = None
-    """A run folder; the newest run without one."""
+    """A run folder or a .gguf file; the newest run without one."""
     out: Path = tyro.MISSING
     """The folder to write; it must not exist."""
     to: Literal["hf"] = "hf"
@@ -36,8 +36,7 @@ def copied(source: Path, out: Path) -> Path:
         ConfigError: `out` exists.
         CheckpointError: it cannot be written.
     """
-    if out.exists():
-        raise ConfigError(f"{out} exists. Name another folder: --out DIR")
+    _refuse_existing(out)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +51,31 @@ def copied(source: Path, out: Path) -> Path:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return out
+
+
+def unpacked(source: str, out: Path) -> Path:
+    """Write a GGUF file's model and tokenizer as a folder, float32.
+
+    Raises:
+        ConfigError: `out` exists, or the file does not load.
+        CheckpointError: it cannot be written.
+    """
+    from trainers.config import Config, ModelConfig
+    from trainers.export import replacing
+    from trainers.models.loading import load_causal_lm, load_tokenizer
+
+    _refuse_existing(out)
+    tokenizer = load_tokenizer(Config(model=ModelConfig(path=source)))
+    model = load_causal_lm(source)
+    with replacing(out) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+    return out
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise ConfigError(f"{out} exists. Name another folder: --out DIR")
 
 
 def difference(source: Path, out: Path) -> float:
@@ -93,12 +117,16 @@ def main(argv: Sequence[str]) -> int:
 
     target = target_of(options.target, "best" if options.best else "model")
     source = Path(target.model)
-    if not source.is_dir():
-        raise ConfigError(f"{target.name} is no folder; export takes a run.")
+    from trainers.models.gguf import is_gguf
     from trainers.models.quiet import without_progress_bars
 
+    if not source.is_dir() and not is_gguf(target.model):
+        raise ConfigError(f"{target.name} is no folder; export takes a run or a .gguf file.")
     without_progress_bars()
-    out = copied(source, options.out)
+    if is_gguf(target.model):
+        out = unpacked(target.model, options.out)
+    else:
+        out = copied(source, options.out)
     if target.config.is_control:
         from trainers.export import load_mlp
 

@@ -17,7 +17,7 @@ class Target:
 
     Attributes:
         name: as it is shown.
-        model: a Hugging Face folder or hub id; of a control run, the folder of its MLP.
+        model: a Hugging Face folder, hub id or GGUF file; of a control run, the folder of its MLP.
         config: of its run, or the default's.
         run_dir: its run folder, or None.
         tokenizer: settings that replace the model's own; what a run has written has its own.
@@ -89,7 +89,7 @@ def target_of(word: str | None, which: str = "model") -> Target:
             Target(name=str(path), model=str(path), config=found, run_dir=path.parent)
         )
     looks_local = word is not None and word.startswith((".", "/", "runs/"))
-    if looks_local and not path.is_dir():
+    if looks_local and not path.is_dir() and path.suffix.lower() != ".gguf":
         raise ConfigError(
             f"{path} is neither a run folder nor a model folder. What is there:\nllmgym runs list"
         )

@@ -25,6 +25,7 @@ from trainers.errors import ConfigError
 from trainers.models.chat import end_every_text
 from trainers.models.files import explained
 from trainers.models.fresh import llama_config
+from trainers.models.gguf import read_model
 from trainers.models.loading import (
     check_vocabulary,
     dropout_off,
@@ -147,16 +148,8 @@ def _loaded(source: str, config: PretrainedConfig, attention: str) -> tuple[PreT
     """Return the model, and whether any part of it is new."""
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **chosen,
-        )
+        kind = AutoModelForSequenceClassification
+        model, report = read_model(kind, source, config=config, **chosen)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(explained(source, error)) from error
     return model, bool(new_weights(source, model, report))

@@ -15,18 +15,23 @@ from urllib.request import Request, urlopen
 from huggingface_hub import constants
 
 from trainers.errors import ConfigError
+from trainers.models.gguf import check_gguf, is_gguf
 
 SECONDS = 5
 """That a hub may take to answer."""
 
 
 def check_model_files(source: str) -> None:
-    """Check that a folder holds a configuration and whole safetensors; a hub id passes.
+    """Check that a folder holds a configuration and whole safetensors; or that a GGUF file is sound.
+
+    A hub id passes.
 
     Raises:
         ConfigError: it does not, or it is a path and there is no such folder.
     """
     check_exists(source)
+    if is_gguf(source):
+        check_gguf(source)
     folder = Path(source)
     if not folder.is_dir():
         return
@@ -49,6 +54,10 @@ def check_exists(source: str) -> None:
         ConfigError: there is no such folder; or a model is not in the cache, and no hub is there.
     """
     folder = Path(source)
+    if is_gguf(source):
+        if not folder.is_file():
+            raise ConfigError(f"there is no file {source}.{_did_you_mean(folder)}")
+        return
     if not folder.is_dir() and looks_like_path(source):
         raise ConfigError(f"model folder {source} does not exist.{_did_you_mean(folder)}")
     cached = Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}"
@@ -106,7 +115,7 @@ def check_weight_names(source: str, *, missing: Iterable[str], unexpected: Itera
 
 def explained(source: str, error: Exception, *, otherwise: str | None = None) -> str:
     """Return one message for what transformers raised about `source`."""
-    if Path(source).is_dir():
+    if Path(source).exists():
         return otherwise or f"{source} does not load: {error}"
     if is_offline():
         return (
@@ -118,7 +127,8 @@ def explained(source: str, error: Exception, *, otherwise: str | None = None) ->
 
 def _did_you_mean(folder: Path) -> str:
     parent = folder.parent
-    siblings = [one.name for one in parent.iterdir() if one.is_dir()] if parent.is_dir() else []
+    listed = parent.iterdir() if parent.is_dir() else ()
+    siblings = [one.name for one in listed if one.is_dir() or is_gguf(one.name)]
     close = difflib.get_close_matches(folder.name, siblings, n=1)
     return f" Did you mean {parent / close[0]}?" if close else ""
 

@@ -35,6 +35,7 @@ from trainers.models.files import (
     explained,
 )
 from trainers.models.fresh import VOCAB_SIZES, fresh_llama, llama_config
+from trainers.models.gguf import is_gguf, read, read_model, read_tokenizer
 from trainers.models.shards import layer_by_layer, tie_head
 from trainers.models.templates import template_of
 
@@ -71,9 +72,14 @@ def _existing_tokenizer(source: str) -> PreTrainedTokenizerFast:
     if folder.is_dir() and not list(folder.glob("tokenizer*")):
         raise ConfigError(missing)
     try:
+        if is_gguf(source):
+            return read_tokenizer(source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(explained(source, error, otherwise=missing)) from error
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        otherwise = None if is_gguf(source) else missing
+        raise ConfigError(explained(source, error, otherwise=otherwise)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ConfigError(
             f"the tokenizer of {source} is not a fast one (it has no tokenizer.json). Set "
@@ -143,6 +149,8 @@ def _named_ends(
 
 
 def _generation_config(source: str) -> GenerationConfig:
+    if is_gguf(source):  # its configuration names the end token
+        return GenerationConfig()
     try:
         return GenerationConfig.from_pretrained(source)
     except OSError:  # a folder need not have one
@@ -157,8 +165,8 @@ def load_config(source: str) -> PretrainedConfig:
     """
     check_model_files(source)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        config = read(AutoConfig, source)
+    except (OSError, ValueError, KeyError) as error:
         raise ConfigError(explained(source, error)) from error
     return without_dropout(config)
 
@@ -186,7 +194,7 @@ def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
     """Load a causal language model: float32, dropout off, in train mode.
 
     Args:
-        source: a folder, or a hub id.
+        source: a folder, a hub id, or a GGUF file.
         attention: kernel of the attention; "auto" leaves it to transformers.
 
     Raises:
@@ -196,19 +204,9 @@ def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
     config = load_config(source)
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **chosen,
-        )
+        model, report = read_model(AutoModelForCausalLM, source, config=config, **chosen)
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(explained(source, error)) from error
-    model, report = loaded
     check_weight_names(source, missing=made_anew(report), unexpected=report["unexpected_keys"])
     tie_head(model, source)
     dropout_off(model)
