@@ -23,6 +23,7 @@ from llmgym.registry import file_of
 from llmgym.rewards.base import REWARDS
 from trainers.config import SCHEMA, Config
 from trainers.errors import ConfigError
+from trainers.text_files import write
 
 ADDRESS = re.compile(r"(.*\.py|[^\W\d]\w*(\.[^\W\d]\w*)*):[^\W\d][\w./-]*", re.DOTALL)
 """Text in the arguments of environments and rewards that may lead to code."""
@@ -112,12 +113,10 @@ def note(run: Path, config: Config) -> None:
     }
     try:
         file = _file(run)
-        draft = file.with_suffix(f".{os.getpid()}")
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (file.parent, file.parent.parent):
             folder.chmod(0o700)
-        draft.write_text(json.dumps(body, indent=1) + "\n", "utf-8")
-        draft.replace(file)
+        write(file, json.dumps(body, indent=1) + "\n")
     except OSError as error:
         _log.warning(
             "could not note that %s is yours (%s): a later eval, play or --resume of it needs "

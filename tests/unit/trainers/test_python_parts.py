@@ -179,7 +179,7 @@ def test_a_reward_that_settings_can_name_becomes_a_setting(given, source, weight
     ("given", "words"),
     [
         ({"env": Longest()}, "what makes one, got Longest"),
-        ({"reward": {"nam": "exact"}}, "what the setting rewards holds"),
+        ({"reward": {"unheard": "exact"}}, "what the setting rewards holds"),
         ({"reward": [score]}, "what the setting rewards holds"),
     ],
 )

@@ -102,7 +102,7 @@ def test_export_proves_its_copy(run_dir, capsys):
 def test_export_to_a_place_that_cannot_be_written_says_so(run_dir, capsys):
     assert cli.main(["export", "--out", f"{run_dir}/config.yaml/x"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"CheckpointError: cannot write {run_dir}/config.yaml/x: ")
+    assert f"\nCheckpointError: cannot write {run_dir}/config.yaml/x: " in f"\n{said}"
     assert said.endswith("Name another folder: --out DIR\n")
 
 
