@@ -158,6 +158,11 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
             raise EpisodeOverError("This episode has ended; call reset() before the next step")
         reading = action if isinstance(action, Completion) else response
         reply = self.reply(reading)
+        if not isinstance(reply, Reply):
+            raise EnvContractError(
+                f"reply() of {type(self).__name__} returns a Reply; received {reply!r:.40}. "
+                "Return llmgym.Reply(messages=..., done=...)"
+            )
         reason = self._reason(reply, response)
         sample = Sample(
             task=task,

@@ -11,6 +11,10 @@ class EnvContractError(LLMGymError, ValueError):
     """Raised when an environment, a wrapper or a space breaks the contract of `llmgym/check.py`."""
 
 
+class EnvTimeoutError(LLMGymError, TimeoutError):
+    """Raised when the reset of an environment takes longer than `env_timeout`; names the line."""
+
+
 class EpisodeOverError(LLMGymError, RuntimeError):
     """Raised when an episode that has ended is stepped again without a reset."""
 

@@ -3,14 +3,20 @@
 Results are by slot, so the outcome does not depend on the executor.
 """
 
+import math
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from llmgym.limits import CallLimit, LateCall, place, within
 from llmgym.messages import StopReason
+
+MOST_LATE = 2
+"""Slots of one call that may be late in turn; those after them are not called any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +36,29 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run_inline(function: Callable[[int], Any], slots: Iterable[int]) -> dict[int, Outcome]:
-    """Run `function(slot)` for one slot after the other."""
-    return {slot: _outcome(function, slot) for slot in slots}
+def run_inline(
+    function: Callable[[int], Any], slots: Iterable[int], *, limit: CallLimit | None = None
+) -> dict[int, Outcome]:
+    """Run `function(slot)` for one slot after the other.
+
+    In the main thread a late slot is interrupted. After two late ones the rest are not called:
+    what hangs twice may hang for all of them.
+
+    Args:
+        function: called with a slot's number.
+        slots: the numbers.
+        limit: of a slot's time; None for none.
+    """
+    outcomes: dict[int, Outcome] = {}
+    num_late = 0
+    for slot in slots:
+        if num_late == MOST_LATE:
+            error = f"not called: {num_late} slots before it gave no reply in time"
+            outcomes[slot] = Outcome(failure=StopReason.TIMEOUT, error=error)
+            continue
+        outcomes[slot] = _outcome(function, slot, limit or CallLimit(None))
+        num_late += outcomes[slot].failure is StopReason.TIMEOUT
+    return outcomes
 
 
 def run_threads(
@@ -40,7 +66,7 @@ def run_threads(
     slots: Iterable[int],
     *,
     workers: int,
-    timeout: float | None = None,
+    limit: CallLimit | None = None,
 ) -> dict[int, Outcome]:
     """Run `function(slot)` in threads.
 
@@ -51,22 +77,20 @@ def run_threads(
         function: called with a slot's number.
         slots: the numbers.
         workers: threads at a time.
-        timeout: seconds a slot may run, counted from its own start; None for no limit.
+        limit: of a slot's time, counted from its own start; None for none.
     """
-    return _Crew(function, list(slots), timeout).run(workers)
+    return _Crew(function, list(slots), limit or CallLimit(None)).run(workers)
 
 
 class _Crew:
     """The threads of one call, and the queues they share; thrown away after it."""
 
-    def __init__(
-        self, function: Callable[[int], Any], slots: list[int], timeout: float | None
-    ) -> None:
+    def __init__(self, function: Callable[[int], Any], slots: list[int], limit: CallLimit) -> None:
         self._function = function
-        self._timeout = timeout
+        self._limit = limit
         self._todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[int, Outcome]] = queue.SimpleQueue()
-        self._started: dict[int, float] = {}
+        self._started: dict[int, tuple[float, int]] = {}
         self._open = set(slots)
         for slot in slots:
             self._todo.put(slot)
@@ -96,42 +120,42 @@ class _Crew:
                 slot = self._todo.get_nowait()
             except queue.Empty:
                 return
-            self._started[slot] = time.monotonic()
-            self._done.put((slot, _outcome(self._function, slot)))
+            self._started[slot] = time.monotonic(), threading.get_ident()
+            self._done.put((slot, _outcome(self._function, slot, self._limit)))
 
     def _running(self) -> dict[int, float]:
         started = self._started.copy()
-        return {slot: began for slot, began in started.items() if slot in self._open}
+        return {slot: began for slot, (began, _) in started.items() if slot in self._open}
 
-    def _patience(self) -> float | None:
-        if self._timeout is None:
-            return None
-        oldest = min(self._running().values(), default=time.monotonic())
-        return max(0.0, oldest + self._timeout - time.monotonic())
+    def _patience(self) -> float:
+        """Return how long to wait for the next result: a limit may become shorter meanwhile."""
+        ends = (self._limit.deadline(began) for began in self._running().values())
+        return min(1.0, max(0.0, min(ends, default=math.inf) - time.monotonic()))
 
     def _late(self) -> list[int]:
-        assert self._timeout is not None
-        limit = time.monotonic() - self._timeout
-        return [slot for slot, began in self._running().items() if began <= limit]
+        now = time.monotonic()
+        running = self._running().items()
+        return [slot for slot, began in running if self._limit.deadline(began) <= now]
 
     def _give_up(self, slot: int) -> Outcome:
         self._open.remove(slot)
         self._hire()
-        seconds = time.monotonic() - self._started[slot]
-        error = f"no reply within env_timeout={self._timeout} seconds"
+        began, thread = self._started[slot]
+        error = self._limit.message(began, place(sys._current_frames().get(thread)))
+        seconds = time.monotonic() - began
         return Outcome(failure=StopReason.TIMEOUT, error=error, seconds=seconds)
 
 
-def _outcome(function: Callable[[int], Any], slot: int) -> Outcome:
+def _outcome(function: Callable[[int], Any], slot: int, limit: CallLimit) -> Outcome:
     began = time.monotonic()
     try:
-        value = function(slot)
+        value = within(limit, lambda: function(slot))
+    except LateCall as late:
+        failure, error = StopReason.TIMEOUT, str(late)
     # A failed episode is data; its siblings go on. An exit would end one thread in silence.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
-        first = next(iter(str(error).splitlines()), "")
-        return Outcome(
-            failure=StopReason.ENV_ERROR,
-            error=f"{type(error).__name__}: {first}",
-            seconds=time.monotonic() - began,
-        )
-    return Outcome(value=value, seconds=time.monotonic() - began)
+    except (Exception, SystemExit) as raised:  # noqa: BLE001
+        first = next(iter(str(raised).splitlines()), "")
+        failure, error = StopReason.ENV_ERROR, f"{type(raised).__name__}: {first}"
+    else:
+        return Outcome(value=value, seconds=time.monotonic() - began)
+    return Outcome(failure=failure, error=error, seconds=time.monotonic() - began)

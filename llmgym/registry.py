@@ -27,6 +27,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from llmgym.errors import EnvContractError, PluginError
+from llmgym.limits import ENV_TIMEOUT
 
 ENTRY_POINT_GROUPS = ("llmgym.envs", "llmgym.rewards")
 
@@ -114,7 +115,7 @@ def create_vector(
     num_envs: int = 1,
     executor: str = "inline",
     workers: int | None = None,
-    env_timeout: float | None = None,
+    env_timeout: float | None = ENV_TIMEOUT,
     **kwargs: Any,
 ) -> gymnasium.vector.VectorEnv:
     """Build N slots of one environment: what `gym.make_vec` calls.

@@ -20,8 +20,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from llmgym.env import LLMEnv, Observation, core_env, inner_env, task_at
-from llmgym.errors import EnvContractError, EpisodeOverError, RewardError
+from llmgym.errors import EnvContractError, EnvTimeoutError, EpisodeOverError, RewardError
 from llmgym.executors import Outcome, run_inline, run_threads
+from llmgym.limits import ENV_TIMEOUT, CallLimit, LateCall, within
 from llmgym.messages import Task
 from llmgym.step import BatchStep, is_over, objects, whole_response
 from llmgym.tasks import TaskSource, num_tasks
@@ -45,7 +46,11 @@ class LLMVectorEnv(VectorEnv):
         env_fns: one callable a slot; `[make] * 256` is one scorer call a step.
         executor: "inline", or "threads" for environments that wait (tools, servers).
         workers: threads at a time; None takes one a slot, up to 32.
-        env_timeout: seconds a slot may take for one step, with threads only; None for no limit.
+        env_timeout: seconds a slot may take for one step or reset; None for no limit. Inline it
+            holds in the main thread of the process (`llmgym.limits`).
+
+    Attributes:
+        limit: of a slot's time; `hurry` shortens it where the process is asked to stop.
 
     Raises:
         EnvContractError: no slots, spaces that differ, or a setting that does not fit.
@@ -62,17 +67,18 @@ class LLMVectorEnv(VectorEnv):
         *,
         executor: Literal["inline", "threads"] = "inline",
         workers: int | None = None,
-        env_timeout: float | None = None,
+        env_timeout: float | None = ENV_TIMEOUT,
     ) -> None:
         super().__init__()
         self.envs: list[gymnasium.Env] = []  # first of all: before 1.3, Gymnasium closes in __del__
         self._fns = list(env_fns)
         self.num_envs = len(self._fns)
         _check_settings(self.num_envs, executor, workers, env_timeout)
-        self._run = run_inline
+        self.limit = CallLimit(env_timeout)
+        self._run = partial(run_inline, limit=self.limit)
         if executor == "threads":
             count = workers or min(self.num_envs, MAX_THREADS)
-            self._run = partial(run_threads, workers=count, timeout=env_timeout)
+            self._run = partial(run_threads, workers=count, limit=self.limit)
         self.envs = [make() for make in self._fns]
         self._inner = [inner_env(env) for env in self.envs]
         self._score_groups = _score_groups(self._fns)
@@ -127,6 +133,7 @@ class LLMVectorEnv(VectorEnv):
         Raises:
             EnvContractError: an unknown option, or numbers that do not fit together.
             TaskSourceError: there is no such index or level.
+            EnvTimeoutError: a slot took longer than `env_timeout`.
         """
         chosen = dict(options or {})
         slots = self._slots_to_reset(chosen)
@@ -135,8 +142,7 @@ class LLMVectorEnv(VectorEnv):
         seeds = self._seeds(seed, slots, size, shared=bool(chosen.keys() & {"indices", "tasks"}))
         for position, slot in enumerate(slots):
             option = {} if values is None else {values[0]: values[1][position // size]}
-            obs, _ = self.envs[slot].reset(seed=seeds[slot], options=option)
-            self._observations[slot] = obs
+            self._observations[slot] = self._begin(slot, seeds[slot], option)
             self._tasks[slot] = core_env(self.envs[slot]).task
         self._live[slots] = True
         self._turns[slots] = 0
@@ -245,6 +251,19 @@ class LLMVectorEnv(VectorEnv):
         drawn = self.np_random.integers(2**31, size=len(slots) // size)
         return {slot: int(drawn[position // size]) for position, slot in enumerate(slots)}
 
+    def _begin(self, slot: int, seed: int | None, option: dict[str, Any]) -> Observation:
+        """Reset one slot; return its observation."""
+        env = self.envs[slot]
+        try:
+            return within(self.limit, lambda: env.reset(seed=seed, options=option))[0]
+        except LateCall as late:
+            raise EnvTimeoutError(f"reset of slot {slot}: {late}") from None
+        except SystemExit as error:
+            name = type(env.unwrapped).__name__
+            raise EnvContractError(
+                f"reset of {name} called sys.exit({error.code!r}). Raise an exception instead"
+            ) from error
+
     def _regroup(self, slots: list[int], size: int) -> None:
         first: dict[str, int] = {}
         for position, slot in enumerate(slots):
@@ -342,8 +361,10 @@ def _check_settings(
         raise EnvContractError("A vector needs one slot at least; received no env_fns")
     if executor not in ("inline", "threads"):
         raise EnvContractError(f'executor is "inline" or "threads"; received {executor!r}')
-    if executor == "inline" and (workers is not None or env_timeout is not None):
-        raise EnvContractError('workers and env_timeout need executor="threads"')
+    if executor == "inline" and workers is not None:
+        raise EnvContractError('workers need executor="threads"')
+    if env_timeout is not None and not env_timeout > 0:
+        raise EnvContractError(f"env_timeout must be above 0, or None; received {env_timeout}")
     if workers is not None and workers < 1:
         raise EnvContractError(f"workers must be 1 or more; received {workers}")
 

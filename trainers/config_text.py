@@ -66,6 +66,8 @@ class EnvConfig:
     """A registered Gymnasium id, or `pkg.mod:ns/Name-v0`."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the environment."""
+    timeout_seconds: Positive = 600.0
+    """Time one call of the environment may take; a later reply is a failed sample."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

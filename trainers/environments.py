@@ -88,6 +88,7 @@ def text_envs(
         kwargs |= config.eval.kwargs
     if reward is not None:
         kwargs["reward"] = reward
+    limit = config.envs[0].timeout_seconds
     settings = "envs.0.kwargs and eval.kwargs" if held_out else "envs.0.kwargs"
     if callable(env):
         if reward is not None and not accepted(env, {"reward": reward}):
@@ -96,15 +97,18 @@ def text_envs(
                 "Give it a parameter `reward` for its environment, or leave the reward out."
             )
         with constructing("the callable given as env", settings):
-            return _checked(LLMVectorEnv([partial(env, **accepted(env, kwargs))] * num_envs))
+            make = partial(env, **accepted(env, kwargs))
+            return _checked(LLMVectorEnv([make] * num_envs, env_timeout=limit))
     found = spec(env or config.envs[0].id)
     hint = "" if is_text(found) else "\nOne on numbers takes --model.preset mlp"
     with constructing(found.id, settings, hint):
         if is_text(found):
-            envs = create_vector(num_envs=num_envs, **settings_of(found, kwargs))
+            given = {"env_timeout": limit, **settings_of(found, kwargs)}
+            envs = create_vector(num_envs=num_envs, **given)
             assert isinstance(envs, LLMVectorEnv)
             return _checked(envs)
-        return LLMVectorEnv([partial(gymnasium.make, found, **kwargs)] * num_envs)
+        make = partial(gymnasium.make, found, **kwargs)
+        return LLMVectorEnv([make] * num_envs, env_timeout=limit)
 
 
 def _checked(envs: LLMVectorEnv) -> LLMVectorEnv:
@@ -138,3 +142,8 @@ def constructing(env: str, settings: str, hint: str = "") -> Iterator[None]:
         yield
     except (EnvContractError, NotImplementedError, RewardError, TypeError) as error:
         raise ConfigError(f"{env} cannot be built with {settings}: {error}{hint}") from error
+    except SystemExit as error:
+        raise ConfigError(
+            f"{env} cannot be built with {settings}: it called sys.exit({error.code!r}). "
+            "Let it raise an exception instead."
+        ) from error

@@ -17,6 +17,8 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import FlattenObservation
 from torch import Tensor
 
+from llmgym.errors import EnvTimeoutError
+from llmgym.limits import CallLimit, LateCall, within
 from trainers.batch import ControlInputs, Experience, Metrics, Rollout
 from trainers.collect.base import Actor, Collector
 from trainers.collect.figures import Phases, performance
@@ -126,11 +128,15 @@ class ControlCollector(Collector):
         envs: this rank's share of `ppo.num_prompts` environments.
         config: of the run.
         world: this process among its peers.
+
+    Attributes:
+        limit: of the time that one step of all environments may take.
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env], config: Config, world: World) -> None:
         self._config = config
         self._world = world
+        self.limit = CallLimit(config.envs[0].timeout_seconds)
         self._numbers = world.share(config.ppo.num_prompts)
         pairs = zip(envs, self._numbers, strict=True)
         self._slots = [Slot(env, number, config.run.seed) for env, number in pairs]
@@ -140,7 +146,11 @@ class ControlCollector(Collector):
         self._metrics = Metrics()
 
     def collect(self, actor: Actor, iteration: int) -> Rollout:
-        """Return `ppo.num_steps` steps of each of this rank's environments."""
+        """Return `ppo.num_steps` steps of each of this rank's environments.
+
+        Raises:
+            EnvTimeoutError: an environment hangs.
+        """
         phases = Phases()
         with phases.of("rollout"):
             inputs, next_obs, steps, ended = self._play(actor, iteration)
@@ -220,13 +230,26 @@ class ControlCollector(Collector):
             action = policy.act(now.to(device), u.to(device)).cpu()
             obs.append(now)
             actions.append(action)
-            for slot, row, taken in zip(self._slots, steps, action.numpy(), strict=True):
-                step, end = slot.step(taken)
+            for row, (step, end) in zip(steps, self._step(action.numpy()), strict=True):
                 row.append(step)
                 ended += [] if end is None else [end]
         inputs = ControlInputs(obs=torch.stack(obs, 1), actions=torch.stack(actions, 1))
         after = np.stack([np.stack([step.obs for step in row]) for row in steps])
         return inputs, torch.from_numpy(after), steps, ended
+
+    def _step(self, actions: np.ndarray) -> list[tuple[Step, Ended | None]]:
+        """Act in every environment, in turn.
+
+        Raises:
+            EnvTimeoutError: together they take longer than `envs.0.timeout_seconds`.
+        """
+        try:
+            return within(
+                self.limit,
+                lambda: [slot.step(one) for slot, one in zip(self._slots, actions, strict=True)],
+            )
+        except LateCall as late:
+            raise EnvTimeoutError(f"{self._config.envs[0].id}: {late}") from None
 
     def _shaped(self, rewards: Tensor) -> Tensor:
         """Return rewards [B, T] clipped, scaled and normalized; every step's is a score."""

@@ -300,7 +300,7 @@ def check_error_rate(episodes: Episodes, max_error_rate: float) -> None:
         raise RewardError(
             f"the reward failed on {errors / total:.0%} of samples, max_error_rate is "
             f"{max_error_rate:.0%}. First: {found[0]}. A failed reward is never counted as 0.\n"
-            "Mend the reward; failures that are its nature: --ppo.max-error-rate"
+            "Mend the reward or the environment; failures that are its nature: --ppo.max-error-rate"
         )
 
 

@@ -118,6 +118,7 @@ class ControlTraining:
             critic = devices.engine(value, settings, "critic")
         self.learner = Learner(engine, critic, config)
         self.collector = ControlCollector(envs, config, world)
+        session.bound(self.collector.limit)
         session.note("model", f"mlp {config.model.hidden_sizes}, "
                               f"{count_parameters(self._policy):,} parameters")  # fmt: skip
 

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from copy import deepcopy
+from typing import Any, Protocol
 
-from llmgym.errors import RewardError
+from llmgym.errors import EnvTimeoutError, RewardError
 from llmgym.plural import counted
 from trainers.batch import Evaluation
+from trainers.checkpoint.state_files import random_state
 from trainers.collect.base import Collector
 from trainers.distributed import gather, phase
 from trainers.errors import CheckpointError, ConfigError
@@ -51,7 +53,7 @@ def improve(session: Session, training: Training) -> dict[str, float]:
     Raises:
         ConfigError: it has made more iterations than it is to make.
     """
-    config, total = session.config, session.config.ppo.num_iterations
+    total = session.config.ppo.num_iterations
     begin = _continued(session, training)
     if begin > total:
         raise ConfigError(
@@ -66,23 +68,45 @@ def improve(session: Session, training: Training) -> dict[str, float]:
         _close(session, begin)
         _finish(_written(training, ["model", "critic"]))
         return {}
+    return _iterate(session, training, begin)
+
+
+def _iterate(session: Session, training: Training, begin: int) -> dict[str, float]:
+    """Run PPO from iteration `begin` on; return the last iteration's figures."""
+    config, total = session.config, session.config.ppo.num_iterations
     values: dict[str, float] = {}
+    done, own = begin, _own(training)
     iterations = train(training.collector, training.learner, config, begin)
-    for step, metrics in enumerate(iterations, start=begin + 1):
-        steps = {"train/optimizer_steps": float(training.learner.policy_version)}
-        values = metrics.values() | steps
-        session.log(values, step, "ppo", total)
-        session.samples(training.collector.samples(), step)
-        last = session.should_stop() or step == total
-        if step == total or (config.eval.every and step % config.eval.every == 0):
-            _evaluate(session, training, step)
-        last = last or session.held_out.has_converged
-        if last or session.save_is_due(step):
-            _save(session, training, step, must=last)
-        if last:
-            _close(session, step)
-            break
+    try:
+        for step, metrics in enumerate(iterations, start=begin + 1):
+            steps = {"train/optimizer_steps": float(training.learner.policy_version)}
+            values = metrics.values() | steps
+            session.log(values, step, "ppo", total)
+            session.samples(training.collector.samples(), step)
+            last = session.should_stop() or step == total
+            if step == total or (config.eval.every and step % config.eval.every == 0):
+                _evaluate(session, training, step)
+            last = last or session.held_out.has_converged
+            done, own = step, _own(training)
+            if last or session.save_is_due(step):
+                _save(session, training, step, own=own, must=last)
+            if last:
+                _close(session, step)
+                break
+    except (RewardError, EnvTimeoutError) as error:
+        # Raised while acting: the weights are those of the last iteration.
+        if isinstance(error, EnvTimeoutError) and session.world.size > 1:  # of this rank alone
+            raise
+        _save(session, training, done, own=own, must=False)
+        if not session.should_stop():
+            raise
+        _log.warning("asked to stop, and no rollout was complete: %s", str(error).splitlines()[0])
     return values
+
+
+def _own(training: Training) -> dict[str, Any]:
+    """Return a copy of this rank's states after an iteration: the next one changes them."""
+    return {"collector": deepcopy(training.collector.state_dict()), "random": random_state()}
 
 
 def _continued(session: Session, training: Training) -> int:
@@ -141,14 +165,10 @@ def _finish(problem: str | None) -> None:
 
 
 @phase("save")
-def _save(session: Session, training: Training, step: int, *, must: bool) -> None:
-    session.save(
-        "ppo",
-        step,
-        parts={"learner": training.learner.state_dict()},
-        own={"collector": training.collector.state_dict()},
-        must=must,
-    )
+def _save(
+    session: Session, training: Training, step: int, *, own: dict[str, Any], must: bool
+) -> None:
+    session.save("ppo", step, parts={"learner": training.learner.state_dict()}, own=own, must=must)
     if not session.is_saved:  # model/ is never newer than what would continue it
         return
     problem = _written(training, ["model", "critic"])  # last: a start can make up for it

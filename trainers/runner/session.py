@@ -2,8 +2,10 @@
 
 import faulthandler
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ from typing import Any, Self, final, get_args
 
 import torch
 
+from llmgym.limits import CallLimit
 from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.checkpoint import Loaded, Saver, checkpoint_name, find, find_at, load
@@ -36,6 +39,8 @@ from trainers.runner.held_out import HeldOut
 from trainers.runner.peers import watched
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+STOP_SECONDS = 30.0
+"""How long an environment may keep a run that was asked to stop."""
 _log = logging.getLogger(__name__)
 
 
@@ -74,6 +79,7 @@ class Session:
         self._is_saved = True
         self._has_failed = False
         self._is_logging = False
+        self._limits: list[CallLimit] = []
         self._notes: list[tuple[str, str]] = []
         self._saved_at = time.monotonic()
         self._save_seconds: float | None = None
@@ -137,6 +143,23 @@ class Session:
         if number == signal.SIGINT and self._is_asked:
             raise KeyboardInterrupt
         self._is_asked = True
+        for limit in self._limits:
+            limit.hurry(STOP_SECONDS)
+
+    def bound(self, limit: CallLimit) -> None:
+        """Let environments with this limit end soon after a request to stop, or end the process."""
+        limit.on_stuck = self._end_stuck
+        self._limits.append(limit)
+
+    def _end_stuck(self, message: str) -> None:
+        """End this process from another thread: its main thread is inside of a C library."""
+        text = f"EnvTimeoutError: the environment gave {message}, and cannot be interrupted"
+        _log.error("%s. The checkpoints stand; continue with --resume.", text)
+        faulthandler.dump_traceback(self.folder.log_stream)
+        self._fail(text)
+        sys.stderr.write(f"{text}.\n")
+        sys.stderr.flush()
+        os._exit(1)
 
     def should_stop(self) -> bool:
         """Tell whether any rank was asked to stop, or lost its launcher; the same on every rank."""
@@ -265,7 +288,7 @@ class Session:
         path = self._saver.save(
             checkpoint_name(stage, step),
             parts=parts,
-            own={**own, "random": random_state(), "session": self._state_dict()},
+            own={"random": random_state(), **own, "session": self._state_dict()},
             keep=self.held_out.best_step if stage == "ppo" else None,
             must=must,
         )

@@ -61,6 +61,9 @@ def train_text(
     num_envs = config.ppo.num_episodes // session.world.size
     envs = text_envs(config, num_envs, env=env, reward=rewarded)
     held_out = _held_out(session, envs, env=env, reward=rewarded)
+    for one in (envs, held_out):
+        if one is not None:
+            session.bound(one.limit)
     try:
         started = base_model(session, envs, held_out)
         if started is None:

@@ -13,18 +13,17 @@ import faulthandler
 import logging
 import os
 import sys
-import sysconfig
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import final
 
 import torch.distributed as dist
 
+from llmgym.limits import place
 from trainers.distributed import World, current_phase, num_waits
 from trainers.runner.farewells import Farewell, heard, leave, told
 
@@ -159,15 +158,3 @@ class Watch(threading.Thread):
             faulthandler.dump_traceback(stream)
         self._fail(f"LostRankError: {text}".splitlines()[0])
         os._exit(1)
-
-
-def place(frame: FrameType | None) -> str:
-    """Return file and line that a thread is at, outside of Python's own library."""
-    library, inner = sysconfig.get_path("stdlib"), frame
-    while inner is not None:
-        file = inner.f_code.co_filename
-        if "site-packages" in file or not file.startswith(library):
-            break
-        inner = inner.f_back
-    at = inner or frame
-    return "its end" if at is None else f"{at.f_code.co_filename}:{at.f_lineno}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmgym.executors import run_inline, run_threads
+from llmgym.limits import CallLimit
 from llmgym.messages import StopReason
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +40,7 @@ def test_results_are_by_slot_whoever_runs_them(workers):
     assert all(outcome.seconds >= 0 for outcome in outcomes.values())
 
 
-@pytest.mark.parametrize("run", [run_inline, partial(run_threads, workers=2, timeout=5.0)])
+@pytest.mark.parametrize("run", [run_inline, partial(run_threads, workers=2, limit=CallLimit(5.0))])
 def test_a_slot_that_exits_is_a_failure_of_its_own_and_nobody_waits_for_it(run):
     outcomes = run(lambda slot: sys.exit("bye") if slot else slot, range(2))
     assert (outcomes[0].value, outcomes[0].failure) == (0, None)
@@ -79,12 +80,13 @@ def test_late_slots_are_given_up_and_the_waiting_ones_still_run():
         return stuck.wait(60) if slot < 2 else slot
 
     began = time.monotonic()
-    outcomes = run_threads(work, range(6), workers=2, timeout=0.05)
+    outcomes = run_threads(work, range(6), workers=2, limit=CallLimit(0.05))
     assert time.monotonic() - began < 10
     stuck.set()
     assert [outcomes[slot].failure for slot in range(6)] == [StopReason.TIMEOUT] * 2 + [None] * 4
     assert [outcomes[slot].value for slot in range(2, 6)] == [2, 3, 4, 5]
     assert "env_timeout=0.05" in outcomes[0].error
+    assert f"{Path(__file__).name}:" in outcomes[0].error
 
 
 def test_the_limit_counts_from_a_slots_own_start():
@@ -94,15 +96,17 @@ def test_the_limit_counts_from_a_slots_own_start():
         release.wait(0.04)  # ten of these in turn take longer than the limit
         return slot
 
-    outcomes = run_threads(work, range(10), workers=1, timeout=0.3)
+    outcomes = run_threads(work, range(10), workers=1, limit=CallLimit(0.3))
     assert all(outcome.failure is None for outcome in outcomes.values())
 
 
 def test_a_stuck_thread_does_not_keep_the_process_alive():
     code = (
         "import threading; from llmgym.executors import run_threads\n"
+        "from llmgym.limits import CallLimit\n"
         "stuck = threading.Event()\n"
-        "print(run_threads(lambda slot: stuck.wait(), [0], workers=1, timeout=0.05)[0].failure)\n"
+        "limit = CallLimit(0.05)\n"
+        "print(run_threads(lambda slot: stuck.wait(), [0], workers=1, limit=limit)[0].failure)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)
     assert b"timeout" in done.stdout.lower()

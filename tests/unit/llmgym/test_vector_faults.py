@@ -146,7 +146,7 @@ def test_calls_that_do_not_fit_are_refused():
     ("kwargs", "match"),
     [
         ({"executor": "processes"}, "executor"),
-        ({"env_timeout": 1.0}, "threads"),
+        ({"env_timeout": 0.0}, "env_timeout must be above 0"),
         ({"workers": 2}, "threads"),
         ({"executor": "threads", "workers": 0}, "workers"),
     ],
