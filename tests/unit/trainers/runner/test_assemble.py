@@ -20,7 +20,7 @@ WORDS = {"train": ["one", "two", "three"], "test": ["four", "five"]}
 class Say(llmgym.SingleTurnEnv):
     """Pays for whatever its reward pays for."""
 
-    def __init__(self, split="train", reward="exact"):
+    def __init__(self, split="train", reward="constant"):
         super().__init__(llmgym.from_list(WORDS[split]), reward=reward)
 
 
