@@ -23,7 +23,6 @@ from trainers.config_files import dump
 from trainers.distributed import World
 from trainers.environments import constructing, text_envs
 from trainers.errors import ConfigError
-from trainers.generation.probe import check_rows
 from trainers.models.loading import count_parameters
 from trainers.models.mlp import build_control
 from trainers.models.quiet import without_progress_bars
@@ -83,8 +82,6 @@ def _text(config: Config, ranks: int) -> tuple[Forecast, Pace, Lengths, dict[str
         spec(config.envs[0].id)
     is_gpu = config.backend.gpus is not None or torch.cuda.is_available()
     shapes = shapes_of(config)
-    if shapes.source == config.model.path:
-        check_rows(config.model.path)
     dtype = _dtype(config, shapes, is_gpu=is_gpu)
     zero = Zero.of(config, World(size=ranks), dtype, on_gpu=is_gpu)
     engines = {} if zero is None else engines_json(config, zero)

@@ -9,12 +9,13 @@ B rows, P prompt, T actions, V vocabulary.
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import groupby
 from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from trainers.distributed import global_max
 from trainers.errors import GenerationError
@@ -47,6 +48,41 @@ def caching(model: nn.Module) -> Iterator[None]:
             vars(layer)["gradient_checkpointing"] = True
 
 
+def next_logits(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    mask: Tensor,
+    positions: Tensor,
+    past: DynamicCache | None,
+) -> Tensor:
+    """Return logits [B, V] of what follows `tokens` [B, n].
+
+    Args:
+        model: that of a policy.
+        tokens: those that are not in the cache yet; without one, whole rows.
+        mask: [B, all tokens so far] 1 on real ones; not given where padding would be read, for
+            there is none.
+        positions: [B, n] of `tokens`.
+        past: keeps what the model has read; None: nothing does.
+    """
+    known = _parameters(type(model))
+    given: dict[str, object] = {}
+    if "position_ids" in known:  # ALiBi families count by the mask themselves
+        given["position_ids"] = positions
+    if hides_left_padding(model):
+        given["attention_mask"] = mask
+    if "logits_to_keep" in known:
+        given["logits_to_keep"] = 1
+    if past is not None:
+        given["cache_params" if "cache_params" in known else "past_key_values"] = past
+    return model(input_ids=tokens, use_cache=past is not None, **given).logits[:, -1]
+
+
+@cache
+def _parameters(kind: type[PreTrainedModel]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
 @final
 class _Batch:
     """The rows being written at one time: what their next forward needs.
@@ -69,12 +105,6 @@ class _Batch:
         cached: bool,
     ) -> None:
         self._model = model
-        known = inspect.signature(model.forward).parameters
-        # ALiBi families count by the mask themselves.
-        self._takes_positions = "position_ids" in known
-        self._cache_name = "cache_params" if "cache_params" in known else "past_key_values"
-        self._keeps_last = "logits_to_keep" in known
-        self._is_masked = hides_left_padding(model)
         device = next(model.parameters()).device
         width = max(len(one.token_ids) for one in requests)
         gaps = [width - len(one.token_ids) for one in requests]
@@ -94,19 +124,9 @@ class _Batch:
         self.logits = self._forward(tokens)
 
     def _forward(self, tokens: Tensor) -> Tensor:
-        given: dict[str, object] = {}
-        if self._takes_positions:
-            given["position_ids"] = self._position
-        if self._is_masked:
-            given["attention_mask"] = self._mask[:, : self._used]
-        if self._keeps_last:
-            given["logits_to_keep"] = 1
-        if self._cache is None:
-            self._written = tokens
-        else:
-            given[self._cache_name] = self._cache
-        output = self._model(input_ids=tokens, use_cache=self._cache is not None, **given)
-        return output.logits[:, -1]
+        self._written = tokens
+        mask = self._mask[:, : self._used]
+        return next_logits(self._model, tokens, mask, self._position, self._cache)
 
     def advance(self, tokens: Tensor) -> None:
         """Append one token [b] to every row; a row that has ended stays at its position."""

@@ -34,10 +34,10 @@ def position_ids(attention_mask: Tensor) -> Tensor:
 
 
 def body_of(model: PreTrainedModel) -> PreTrainedModel:
-    """Return what a causal model's head reads: its body without the head."""
+    """Return what the head of a causal model reads; a body alone is its own."""
     body = model.base_model
-    if body is model:  # Llama 4's has another prefix
-        body = model.get_submodule("model")
+    if body is model and model.get_output_embeddings() is not None:
+        body = model.get_submodule("model")  # Llama 4 names another prefix than it has
     return cast(PreTrainedModel, body)
 
 

@@ -79,7 +79,7 @@ def miniature(config: PretrainedConfig) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
             with torch.no_grad():
                 for parameter in model.parameters():
-                    parameter.add_(torch.randn_like(parameter) / 10)
+                    parameter.add_(torch.randn_like(parameter) / 20)
     except FAILURES as error:
         raise ConfigError(f"{config.model_type} has no small model: {error}") from error
     dropout_off(model)

@@ -6,7 +6,6 @@ goes between them. B rows, P prompt, T response tokens, L = P + T.
 """
 
 import gc
-import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from trainers.config import Config
 from trainers.generation.base import Sampling
 from trainers.generation.cache import ROOM, roomy_cache
 from trainers.generation.sampling import sample, token_logprobs
-from trainers.generation.transformers import caching
+from trainers.generation.transformers import caching, next_logits
 from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, position_ids
 from trainers.models.critic import read_values, value_width, zero_head
 from trainers.models.loading import enable_checkpointing
@@ -230,8 +229,14 @@ class Rehearsal:
         room = self._config.generation.max_new_tokens
         model = self._shapes.policy
         with self._shapes.mode, torch.no_grad(), self._casting(), caching(model):
+            width = self._config.generation.max_prompt_tokens
+            prompts = torch.zeros(rows, width, dtype=torch.long)
+            if not self._shapes.cached:  # each token reads its row again, at last the longest
+                rest = torch.zeros(rows, width + room - 1, dtype=torch.long)
+                begin = counted(lambda: self._decode(None, prompts), self._modules)
+                last = counted(lambda: self._decode(None, rest), self._modules)
+                return begin, last.times(room), 0
             cache = roomy_cache(model.config)
-            prompts = torch.zeros(rows, self._config.generation.max_prompt_tokens, dtype=torch.long)
             begin = counted(lambda: self._decode(cache, prompts), self._modules)
             cache = roomy_cache(model.config)
 
@@ -239,26 +244,16 @@ class Rehearsal:
                 self._decode(cache, prompts)
                 fill(cache, room - 1)
 
-            last = counted(lambda: self._decode(cache, prompts[:, :1]), self._modules, grow)
+            seen = width + room - 1
+            last = counted(lambda: self._decode(cache, prompts[:, :1], seen), self._modules, grow)
             held = cache_bytes(cache)
         return begin, last.times(room), held
 
-    def _decode(self, cache: DynamicCache, tokens: Tensor) -> None:
+    def _decode(self, cache: DynamicCache | None, tokens: Tensor, seen: int = 0) -> None:
         rows, width = tokens.shape
-        seen = cache.get_seq_length()
         mask = torch.ones(rows, seen + width, dtype=torch.long)
-        model = self._shapes.policy
-        given = {"position_ids": position_ids(mask)[:, seen:]}
-        if "position_ids" not in inspect.signature(model.forward).parameters:
-            given = {}  # ALiBi families count by the mask themselves
-        logits = model(
-            input_ids=tokens,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **given,
-        ).logits[:, -1]
+        positions = position_ids(mask)[:, seen:]
+        logits = next_logits(self._shapes.policy, tokens, mask, positions, cache)
         drawn = sample(logits, torch.zeros(rows, dtype=torch.float64), Sampling())
         token_logprobs(logits, drawn, 1.0)
 

@@ -18,6 +18,7 @@ from transformers import (
 
 from trainers.config import Config, ModelConfig
 from trainers.errors import ConfigError
+from trainers.generation.probe import check_rows
 from trainers.models.adapters import adapt
 from trainers.models.critic import Critic, value_width
 from trainers.models.critic_folders import critic_outline
@@ -48,12 +49,14 @@ class Shapes:
         policy: the causal language model.
         critic: the separate critic; None where the trunk is shared.
         source: where the sizes come from, in words.
+        cached: False where every token of a response reads its whole row again.
     """
 
     mode: FakeTensorMode
     policy: PreTrainedModel
     critic: Critic | None
     source: str
+    cached: bool = True
 
     @property
     def num_policy(self) -> int:
@@ -130,6 +133,7 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
     if config.ppo.num_iterations and "model.dimensions" not in source:
         limits = config.generation.max_prompt_tokens, config.generation.max_new_tokens
         check_context(described, *limits)
+    cached = source != config.model.path or check_rows(source) is not False
     # One that is not installed here, such as flash_attention_2, takes no more than sdpa does.
     kernel = "eager" if config.model.attention == "eager" else "sdpa"
     mode = FakeTensorMode()
@@ -148,7 +152,7 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
         if lora.rank and model is not None:
             adapt(model, lora, seed=0, empty=True)
             _fill(model, mode, weights)
-    return Shapes(mode=mode, policy=policy, critic=critic, source=source)
+    return Shapes(mode=mode, policy=policy, critic=critic, source=source, cached=cached)
 
 
 def _fill(model: nn.Module, mode: FakeTensorMode, weights: torch.dtype) -> None:

@@ -1,10 +1,10 @@
 """The generator's cache holds what transformers' own holds, whatever its rows and lengths do."""
 
 import torch
-from transformers import DynamicCache, LlamaConfig, MistralConfig
+from transformers import CONFIG_MAPPING, DynamicCache, LlamaConfig, MistralConfig
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from trainers.generation.cache import ROOM, RoomyLayer, roomy_cache
+from trainers.generation.cache import ROOM, RoomyLayer, keep_rows, roomy_cache
 
 
 def states(rows, tokens):
@@ -41,3 +41,21 @@ def test_under_autocast_it_keeps_what_attention_reads():
 def test_a_sliding_window_keeps_its_own_layer():
     cache = roomy_cache(MistralConfig(num_hidden_layers=2, sliding_window=8))
     assert [type(layer) for layer in cache.layers] == [DynamicSlidingWindowLayer] * 2
+
+
+def test_rows_leave_states_and_a_hybrids_keys_alike():
+    config = CONFIG_MAPPING["falcon_h1"](num_hidden_layers=1)
+    cache = roomy_cache(config)
+    keys, values = states(4, 3)
+    cache.update(keys, values, 0)
+    conv, recurrent = torch.randn(4, 6, 2), torch.randn(4, 3, 5)
+    cache.update_conv_state(conv, 0)
+    cache.update_recurrent_state(recurrent, 0)
+    kept = torch.tensor([3, 1])
+
+    keep_rows(cache, kept)
+
+    layer = cache.layers[0]
+    assert torch.equal(layer.keys, keys[kept])
+    assert torch.equal(layer.conv_states[0], conv[kept])
+    assert torch.equal(layer.recurrent_states[0], recurrent[kept])

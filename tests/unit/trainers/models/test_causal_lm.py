@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from tests.unit.trainers.models.families import (
     FAMILIES,
     HEADS,
     VOCAB,
+    WIDTH,
     family_model,
     ragged_inputs,
 )
@@ -16,9 +18,11 @@ from trainers.models.causal_lm import (
     ActionScorer,
     CausalPolicy,
     check_head,
+    hides_left_padding,
     position_ids,
 )
 from trainers.models.loading import enable_checkpointing
+from trainers.models.miniature import miniature
 
 
 def own_distribution(model, inputs, temperature):
@@ -157,6 +161,48 @@ def test_bfloat16_compute_stays_near_float32_and_is_reduced_in_it():
 @pytest.mark.parametrize("family", FAMILIES + HEADS)
 def test_the_check_at_load_accepts_every_family(family):
     check_head(CausalPolicy(family_model(family), temperature=0.7, chunk=512))
+
+
+ROPE = {
+    "phi3": {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.0, 4, 8, 16]},
+    "llama": {"rope_type": "dynamic", "factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("family", ROPE)
+def test_rows_are_checked_to_the_length_where_rope_turns_by_the_longest_and_no_further(family):
+    sizes = {
+        **WIDTH,
+        "attention_dropout": 0.0,
+        "max_position_embeddings": 128 if family == "phi3" else 32,
+    }
+    sizes |= {"original_max_position_embeddings": 32} if family == "phi3" else {}
+    rope = {"rope_theta": 1e4, **ROPE[family]}
+    config = AutoConfig.for_model(family, rope_parameters=rope, **sizes)
+    policy = CausalPolicy(AutoModelForCausalLM.from_config(config), temperature=1.0, chunk=512)
+
+    check_head(policy, longest=32)
+    with pytest.raises(ConfigError, match=r"beside a row of 33 tokens .*max_new_tokens"):
+        check_head(policy)
+
+
+@pytest.mark.parametrize("family", ["rwkv", "qwen3_next", "llama4_text"])
+def test_padding_before_a_row_does_not_reach_what_would_read_it(family):
+    model = miniature(CONFIG_MAPPING[family]())
+    policy = CausalPolicy(model, temperature=1.0, chunk=512)
+    inputs, mask = ragged_inputs()
+    filled = replace(inputs, tokens=inputs.tokens.where(inputs.attention_mask, 7))
+
+    logprobs = policy(inputs, mask).logprobs
+
+    assert not hides_left_padding(model)
+    assert torch.equal(policy(filled, mask).logprobs, logprobs)
+    for row, logp in enumerate(own_distribution(model, inputs, 1.0)):
+        count = int(mask[row].sum())
+        right = logp[torch.arange(count), inputs.actions[row, :count]].float()
+        torch.testing.assert_close(logprobs[row, :count], right, atol=1e-5, rtol=0)
+    logprobs.sum().backward()
+    assert all(one.grad is None or one.grad.isfinite().all() for one in policy.parameters())
 
 
 def test_a_head_that_is_not_known_is_refused_by_name():

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
 from llmgym.errors import RewardError
 from llmgym.rewards.base import resolve, score_samples
@@ -128,6 +133,16 @@ def test_a_text_over_the_context_is_an_error_and_the_others_are_not(tmp_path):
     np.testing.assert_allclose([scores[0].value, scores[2].value], expected, atol=1e-6)
     shorter = RewardModel(tmp_path / "rm", head="logit[good]", max_length=20)
     assert "takes 20" in score_samples(shorter, [SAMPLES[2]])[0].error
+
+
+def test_a_context_under_another_name_is_seen(tmp_path):
+    folder = bert(tmp_path / "rm")
+    size = max(AutoTokenizer.from_pretrained(folder).get_vocab().values()) + 1
+    sizes = {"vocab_size": size, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 48}
+    GPT2ForSequenceClassification(GPT2Config(num_labels=1, **sizes)).save_pretrained(folder)
+    scores = score_samples(RewardModel(folder), [SAMPLES[1], said("a" * 60)])
+    assert [score.status for score in scores] == ["ok", "error"]
+    assert "takes 48" in scores[1].error
 
 
 def test_running_statistics_stand_still_until_the_rollout_is_over(tmp_path):
