@@ -22,7 +22,7 @@ SECONDS = 5
 
 
 def check_model_files(source: str) -> None:
-    """Check that a folder holds a configuration and whole safetensors; or that a GGUF file is sound.
+    """Check that a folder holds a configuration and whole safetensors, or a GGUF file is sound.
 
     A hub id passes.
 

@@ -153,15 +153,16 @@ def test_an_unknown_architecture_is_refused_before_weights_load(tmp_path):
 @pytest.mark.parametrize("pre", ["", "default", "deepseek-llm"])
 def test_a_tokenizer_that_would_split_text_otherwise_is_refused(made, tmp_path, pre):
     source = saved(tmp_path, pre=pre)
-    with pytest.raises(ConfigError, match="Set --tokenizer.path to the model's own"):
+    with pytest.raises(ConfigError, match=r"Set --tokenizer\.path to the model's own"):
         load_tokenizer(config_of(source))
     made[2].save_pretrained(tmp_path / "own")
-    own = Config(model=ModelConfig(path=source), tokenizer=TokenizerConfig(path=str(tmp_path / "own")))
+    tokenizer = TokenizerConfig(path=str(tmp_path / "own"))
+    own = Config(model=ModelConfig(path=source), tokenizer=tokenizer)
     assert load_tokenizer(own)(TEXT).input_ids == made[2](TEXT).input_ids
 
 
 def test_positions_scaled_by_a_tensor_that_transformers_leaves_out_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="rope_freqs.weight, which transformers leaves out"):
+    with pytest.raises(ConfigError, match=r"rope_freqs\.weight, which transformers leaves out"):
         load_config(saved(tmp_path, extra=["rope_freqs.weight"]))
 
 
