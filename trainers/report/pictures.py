@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullLocator
 
 from trainers.report.panels import HELD_OUT, OVERVIEW, TOTAL, Panel
 from trainers.report.texts import printable
@@ -21,6 +21,7 @@ Curve = Mapping[int, float]
 
 MOST_POINTS = 1000  # of a curve; of more, neighbors are averaged
 SMOOTHED = 60  # from this many points on, a running mean is drawn over a pale curve
+STEADY = 1e-4  # of its size; smaller changes are noise, and no label has room for their digits
 WIDTH, HEIGHT = 360, 208  # of a chart in the page, in pixels
 
 
@@ -94,23 +95,50 @@ def plot(axes: Axes, panel: Panel, drawn: Mapping[str, Curve], palette: Palette)
             color = palette.series[place % len(palette.series)]
             line(axes, curve, color, is_log=is_log, is_noisy=panel.is_noisy)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.get_offset_text().set_color(palette.text)
     if is_log:
         _log_scale(axes, is_wide=max(values) > 200 * min(values))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(Ticks())
         _span(axes, panel, min(values), max(values))
+
+
+class Ticks(Formatter):
+    """Labels that each say their value whole: matplotlib would put 1e-6 outside of the picture."""
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        """Return the label of one tick."""
+        return tick_label(value)
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """Return labels with as many decimals as the finest of them needs."""
+        labels = [tick_label(value) for value in values]
+        if any("e" in one for one in labels):
+            return labels
+        decimals = max((len(one.partition(".")[2]) for one in labels), default=0)
+        return [f"{float(one):.{decimals}f}" for one in labels]
+
+
+def tick_label(value: float) -> str:
+    """Return a number as short as it can be: 0.25, 1200, 6e-6."""
+    mantissa, _, power = f"{value + 0.0:.5e}".partition("e")
+    if -4 <= int(power) < 6 or value == 0:
+        return f"{float(f'{value:.6g}') + 0.0:.10f}".rstrip("0").rstrip(".")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
 
 
 def _log_scale(axes: Axes, *, is_wide: bool) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 3.0)))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(Ticks())
 
 
 def _span(axes: Axes, panel: Panel, low: float, high: float) -> None:
-    """Show no less than the panel wants."""
+    """Show no less than the panel wants, and a steady value as a flat line."""
+    least = STEADY * max(abs(low), abs(high))
+    if panel.spans is None and high - low < least:
+        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
     if panel.spans is not None:
         least, most = panel.spans
         spare = 0.04 * (max(most, high) - least)
@@ -172,10 +200,12 @@ def _scatter(axes: Axes, drawn: Mapping[str, Curve], palette: Palette) -> None:
     steps = steps[:: -(-len(steps) // 300) or 1]
     colors = to_rgba_array([palette.series[0]] * len(steps), np.linspace(0.15, 1.0, len(steps)))
     axes.scatter([x[s] for s in steps], [y[s] for s in steps], s=14, color=colors, linewidths=0)
-    axes.set_xlabel(x_name, color=palette.text, fontsize=10, loc="right", labelpad=-26)
-    axes.set_ylabel(y_name, color=palette.text, fontsize=10, loc="top", labelpad=-16)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    style = {"color": palette.text, "fontsize": 10, "transform": axes.transAxes}
+    axes.text(0.99, 0.03, x_name, ha="right", va="bottom", **style)
+    axes.text(0.01, 0.99, y_name, ha="left", va="top", **style)
+    for axis, most in ((axes.xaxis, 5), (axes.yaxis, 4)):
+        axis.set_major_locator(MaxNLocator(most))
+        axis.set_major_formatter(Ticks())
 
 
 def _stack(axes: Axes, drawn: Mapping[str, Curve], palette: Palette) -> None:
@@ -219,7 +249,8 @@ def svg(
     chosen = PAGE if places is None else replace(PAGE, series=[PAGE.series[i % 8] for i in places])
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
-        axes = figure.add_axes((0.125, 0.1, 0.865, 0.87))  # alike, so that charts line up
+        # Alike, so that charts line up; with room for half of the last label of x.
+        axes = figure.add_axes((0.145, 0.1, 0.8, 0.87))
         plot(axes, panel, drawn, chosen)
         for found, color in zip(banded, chosen.series, strict=False):
             band(axes, found, color)

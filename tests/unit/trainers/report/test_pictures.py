@@ -5,9 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from trainers.report import pictures
 from trainers.report.panels import HELD_OUT, REWARD, SECTIONS, Panel
-from trainers.report.pictures import draw, running_mean, svg, thinned
+from trainers.report.pictures import draw, running_mean, svg, thinned, tick_label
 
 
 def write(folder, *records, tail=""):
@@ -97,3 +100,57 @@ def test_the_interval_of_the_held_out_score_is_a_band():
     banded = svg(HELD_OUT, {"mean": curves["eval/score"]}, banded=[curves | ends])
     assert banded.count("<path") == plain.count("<path") + 1
     assert svg(HELD_OUT, {"mean": curves["eval/score"]}, banded=[curves]) == plain
+
+
+EXPLAINED = Panel(title="Explained variance", metrics={})
+STEPS = (1, 500, 123_456)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(1e-6, 6e-6, 3e-6), (0.0, 2.4e-4, 1e-5), (-3e-9, 1e-9, 0.0), (0.99, 1.0, 0.97),
+     (5e7, 9e7, 1e6), (0.973512, 0.973513, 0.9735125), (12.0, 1500.0, 80.0), (-0.24, 0.0, 0.08)],
+)  # fmt: skip
+@pytest.mark.parametrize("is_log", [False, True])
+def test_each_label_of_an_axis_says_its_whole_value_inside_the_picture(monkeypatch, values, is_log):
+    figures = []
+    monkeypatch.setattr(
+        pictures, "Figure", lambda **size: figures.append(Figure(**size)) or figures[0]
+    )
+    panel = Panel(title="x", metrics={}, is_log=is_log)
+    svg(panel, {"one": dict(zip(STEPS, values, strict=True))})
+    (figure,) = figures
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    assert axes.yaxis.get_offset_text().get_text() == ""
+    shown = axes.get_ylim()
+    labels = [
+        one for axis in (axes.xaxis, axes.yaxis) for one in axis.get_ticklabels() if one.get_text()
+    ]
+    box = figure.bbox
+    for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True):
+        if shown[0] <= place <= shown[1]:
+            assert float(label.get_text()) == pytest.approx(place, rel=1e-5, abs=1e-15)
+    for label in labels:
+        extent = label.get_window_extent()
+        x, y = label.get_position()
+        inside = (axes.get_xlim()[0] <= x <= axes.get_xlim()[1]) or x == 0
+        if inside and shown[0] <= y <= shown[1]:
+            assert box.x0 <= extent.x0, label.get_text()
+            assert extent.x1 <= box.x1, label.get_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(6e-6, "6e-6"), (-1.25e-7, "-1.25e-7"), (0.0, "0"), (-0.0, "0"), (0.25, "0.25"),
+     (1200.0, "1200"), (2e6, "2e6"), (0.0001, "0.0001")],
+)  # fmt: skip
+def test_a_tick_says_its_number_as_short_as_it_can_be(value, label):
+    assert tick_label(value) == label
+
+
+def test_names_of_parts_bring_no_control_character_into_a_chart():
+    text = svg(EXPLAINED, {"a\x1b[31m\u202e": {1: 1.0, 2: 2.0}})
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "a\ufffd[31m\ufffd" in text
