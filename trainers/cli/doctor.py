@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
+from llmgym.plural import counted
 from trainers.backends.builds import stale_locks
 from trainers.cli.options import read
 from trainers.loggers.credentials import has_credentials
@@ -25,6 +29,8 @@ OWN_INSTALLATION = ("vllm",)
 OPTIONAL = ("deepspeed", "peft", "data", "math")
 MIN_DISK_GB = 5.0
 MIN_MEMORY_GB = 2.0
+HUB_SECONDS = 3.0
+"""How long the hub is waited for."""
 REQUIREMENT = re.compile(r"([\w.-]+)\s*([^;\[]*)(?:\[.*\])?(?:;.*extra\s*==\s*['\"]([\w-]+)['\"])?")
 BOUND = re.compile(r"(>=|<=|==|!=|<|>)\s*([\d.]+)")
 
@@ -213,20 +219,47 @@ def machine() -> Iterator[Finding]:
         yield Finding(name="runs", found=found, status="fail", remedy=remedy)
 
 
+def hub() -> Iterator[Finding]:
+    """Look at the cache of models, and whether the hub takes a connection; no request is sent."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    models = f"{counted(len(list(cache.glob('models--*'))), 'model')} in {cache}"
+    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        found = f"HF_HUB_OFFLINE is set: models come from folders and the cache, {models}"
+        yield Finding(name="hub", found=found)
+        return
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    if getproxies().keys() & {"https", "all"}:
+        yield Finding(name="hub", found=f"{endpoint} is behind a proxy, not tried; {models}")
+        return
+    problem = refused(endpoint)
+    if problem:
+        found = f"{endpoint} takes no connection ({problem}), {models}"
+        remedy = "use models of folders and the cache, at once with HF_HUB_OFFLINE=1"
+        yield Finding(name="hub", found=found, status="warn", remedy=remedy)
+    else:
+        yield Finding(name="hub", found=f"{endpoint} takes a connection, {models}")
+
+
+def refused(url: str) -> str:
+    """Return why the host of a URL takes no connection; empty where it does."""
+    place = urlparse(url)
+    port = place.port or (80 if place.scheme == "http" else 443)
+    try:
+        socket.create_connection((place.hostname or "", port), timeout=HUB_SECONDS).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def services() -> Iterator[Finding]:
-    """Look at W&B, the hub and the data folder; nothing is sent."""
+    """Look at W&B and the data folder; nothing is sent."""
     state = "logged in" if has_credentials() else "not logged in: runs are kept offline"
     set_mode = os.environ.get("WANDB_MODE")
     said = f"{state}{f', WANDB_MODE={set_mode}' if set_mode else ''}"
     lacks = set_mode == "online" and not has_credentials()
     remedy = "wandb login, or WANDB_MODE=offline" if lacks else ""
     yield Finding(name="W&B", found=said, status="fail" if lacks else "ok", remedy=remedy)
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    count = len(list(cache.glob("models--*")))
-    offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
-    reach = "HF_HUB_OFFLINE is set: models come from folders and the cache" if offline else "online"
-    yield Finding(name="hub", found=f"{reach}, {count} models in {cache}")
     folder = os.environ.get("LLMGYM_DATA")
     if folder is None:
         yield Finding(name="data", found="LLMGYM_DATA is not set, needed for tests of real data")
@@ -239,7 +272,7 @@ def services() -> Iterator[Finding]:
 
 
 PARTS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    python, packages, compute, compilers, machine, services,
+    python, packages, compute, compilers, machine, hub, services,
 )  # fmt: skip
 
 

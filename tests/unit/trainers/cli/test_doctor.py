@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -18,8 +19,9 @@ NAMES = ("Python", "packages", "training", "CPU", "GPU", "compiler", "disk", "me
 def place(tmp_path, monkeypatch):
     """An empty folder, and no variables that say more."""
     monkeypatch.chdir(tmp_path)
-    for name in ("RANK", "WANDB_MODE", "WANDB_API_KEY", "LLMGYM_DATA", "HF_HUB_OFFLINE", "HF_HOME"):
+    for name in ("RANK", "WANDB_MODE", "WANDB_API_KEY", "LLMGYM_DATA", "HF_HOME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "builds"))
     return tmp_path
@@ -92,12 +94,27 @@ def test_online_without_credentials_fails_with_both_ways_out(monkeypatch):
 def test_a_hub_that_is_off_and_a_data_folder_that_is_not_there_are_told(place, monkeypatch):
     (place / "hub" / "models--a--b").mkdir(parents=True)
     monkeypatch.setenv("HF_HOME", str(place))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("LLMGYM_DATA", str(place / "nope"))
-    found = findings(doctor.services)
-    assert "HF_HUB_OFFLINE is set" in found["hub"].found
-    assert "1 models in" in found["hub"].found
-    assert found["data"].status == "warn"
+    (hub,) = doctor.hub()
+    assert "HF_HUB_OFFLINE is set" in hub.found
+    assert "1 model in" in hub.found
+    assert findings(doctor.services)["data"].status == "warn"
+
+
+def test_a_hub_is_called_online_only_where_it_takes_a_connection(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(doctor, "getproxies", dict)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        (found,) = doctor.hub()
+        assert "takes a connection, 0 models in" in found.found
+    (found,) = doctor.hub()
+    assert found.status == "warn"
+    assert "takes no connection (Connection refused)" in found.found
+    assert "HF_HUB_OFFLINE=1" in found.remedy
+    monkeypatch.setattr(doctor, "getproxies", lambda: {"https": "http://127.0.0.1:9"})
+    (found,) = doctor.hub()
+    assert "not tried" in found.found
 
 
 def test_runs_that_cannot_be_written_fail(monkeypatch, capsys):
