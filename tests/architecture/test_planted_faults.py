@@ -158,6 +158,16 @@ FAULTS = [
         {"tests/unit/test_two.py": "from pytest import skip\n"},
         "tests/unit/test_two.py:1",
     ),
+    (
+        shape.texts_are_written_through_one_door,
+        {"trainers/ppo.py": 'A = F.open("a", encoding="utf-8")\n'},
+        "trainers/ppo.py:1: writes a file",
+    ),
+    (
+        shape.texts_are_written_through_one_door,
+        {"trainers/ppo.py": 'A = (F / "x").write_text("y")\n'},
+        "trainers/ppo.py:1: writes a file",
+    ),
     (shape.no_probing, {"trainers/ppo.py": 'A = hasattr(1, "b")\n'}, "trainers/ppo.py:1"),
     (
         shape.classes_are_abstract_or_final,
