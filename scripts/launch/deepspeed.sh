@@ -21,7 +21,8 @@ DS_ENV_FILE=$(mktemp)
 export DS_ENV_FILE
 trap 'rm -f "$DS_ENV_FILE"' EXIT
 {
-  env | grep -E '^(NCCL_|GLOO_|OMP_|DS_ACCELERATOR=|HF_HOME=|HF_HUB_|LLMGYM_|WANDB_MODE=)'
+  env | grep -E '^(NCCL_|GLOO_|OMP_|DS_ACCELERATOR=|HF_HOME=|HF_HUB_|LLMGYM_|WANDB_MODE=)' |
+    grep -v '^LLMGYM_SECRET_'
   grep -hs = "$HOME/$own" "$own"
 } > "$DS_ENV_FILE"
 # A host that is gone says nothing: without this pdsh would wait for it for ever.

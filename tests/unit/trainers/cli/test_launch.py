@@ -206,12 +206,25 @@ def test_what_ranks_need_of_the_environment_is_written_without_keys(cluster, cap
     monkeypatch.setenv("LLMGYM_DATA", "/data")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("LLMGYM_SECRET_REWARDS_0_KWARGS_API_KEY", "secret")
     script = printed(capsys, "deepspeed", "--nodes", "2", "--", "quickstart", "--name", "a")
     ran(cluster, script, ends=["0 failed", "0 finished"])
     lines = (cluster / "env_file").read_text().splitlines()
     assert {"LLMGYM_DATA=/data", "NCCL_DEBUG=WARN"} <= {*lines}
     assert not [line for line in lines if "secret" in line]
     assert not (cluster / ".deepspeed_env").exists()
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "torchrun", "slurm"])
+def test_a_script_holds_no_secret_and_says_which_variable_does(capsys, launcher):
+    key = "sk-4242 'abcd\" efgh"
+    words = ["--reward", "a.py:b", "--rewards.0.kwargs.api_key", key, "--rewards.0.kwargs.n", "3"]
+    script = printed(capsys, launcher, "--nodes", "2", "--", "quickstart", *words)
+    assert "4242" not in script
+    assert "efgh" not in script
+    assert "#   LLMGYM_SECRET_REWARDS_0_KWARGS_API_KEY\n" in script
+    assert "--rewards.0.kwargs.api_key" in script
+    assert "(hidden)" in script
 
 
 def test_the_environment_is_that_of_each_start_and_ones_own_file_wins(cluster, capsys):

@@ -2,17 +2,21 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import wandb
 
+from trainers.config import RewardConfig
 from trainers.errors import ConfigError
 from trainers.loggers import wandb as door
 from trainers.loggers.credentials import has_credentials
-from trainers.loggers.wandb import MOST_ROWS, WandbLogger, mode
+from trainers.loggers.wandb import MOST_ROWS, WandbLogger, _cell, mode, offline_parts
 
 CANARY = "canary0123456789canary0123456789canary01"
 ALWAYS = {
@@ -174,3 +178,72 @@ def test_without_credentials_a_run_is_offline_and_with_them_online(monkeypatch, 
     assert (has_credentials(), mode()) == (True, "online")
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert mode() == "disabled"
+
+
+def warned(caplog):
+    return [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+
+
+def test_a_folder_that_is_removed_meanwhile_is_said_once_and_the_run_goes_on(
+    config, tmp_path, caplog
+):
+    logger = WandbLogger()
+    logger.start(config, tmp_path)
+    logger.log({"objective/kl": float("nan")}, 1)
+    shutil.rmtree(tmp_path / "wandb")
+    for step in (2, 3):
+        logger.log({"objective/kl": 1.0}, step)
+        logger.samples([ROW], step)
+    logger.close("finished")
+    assert [one.partition(".")[0] for one in warned(caplog)] == [
+        "W&B: left out what is not finite: ['objective/kl']",
+        f"W&B: {tmp_path}/wandb was removed, so nothing more is written there",
+    ]
+    assert logger.state_dict()["step"] == 1, "what was lost counts as no step"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), wandb.errors.UsageError("x"), KeyError("x")])
+@pytest.mark.parametrize("place", ["log", "finish", "define_metric"])
+def test_whatever_the_library_raises_warns_once_and_ends_no_run(
+    config, tmp_path, caplog, monkeypatch, error, place
+):
+    run = mock.Mock(id="a", dir=str(tmp_path))
+    getattr(run, place).side_effect = error
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    (tmp_path / "wandb").mkdir()
+    logger = WandbLogger()
+    logger.start(config, tmp_path)
+    for step in (1, 2):
+        logger.log({"objective/kl": 1.0}, step)
+        logger.samples([ROW], step)
+    logger.close("finished")
+    (text,) = warned(caplog)
+    assert f"{type(error).__name__}: " in text
+    assert text.endswith("The run continues; metrics.jsonl has everything.")
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [("=1+1", "'=1+1"), ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"), ("@SUM(A1)", "'@SUM(A1)"),
+     ("-2+3", "'-2+3"), ("\t=1", "'\t=1"), ("\r\n=1", "'\r\n=1"), ("\uff1d1+1", "'\uff1d1+1"),
+     ("-5", "-5"), ("+1,234.5", "+1,234.5"), ("-12%", "-12%"), ("2 = 2", "2 = 2"), ("", "")],
+)  # fmt: skip
+def test_no_cell_begins_like_a_formula_and_a_number_stays_one(text, cell):
+    assert _cell(text) == cell
+
+
+def test_the_settings_of_a_run_go_up_without_secrets(config, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(wandb, "init", lambda **words: given.update(words) or mock.Mock(id="a"))
+    rewards = [RewardConfig(function="a.py:b", kwargs={"api_key": CANARY})]
+    WandbLogger().start(replace(config, rewards=rewards), tmp_path)
+    assert given["config"]["rewards"][0]["kwargs"] == {"api_key": "(hidden)"}
+    assert CANARY not in str(given)
+
+
+def test_every_part_of_a_run_that_is_offline_is_named_in_order(tmp_path):
+    names = ["offline-run-20260102_000000-b", "offline-run-20260101_235959-a", "run-20260103_1-c"]
+    for name in names:
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    (tmp_path / "wandb" / "latest-run").symlink_to(names[0])
+    assert [one.name for one in offline_parts(tmp_path)] == [names[1], names[0]]
