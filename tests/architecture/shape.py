@@ -24,6 +24,7 @@ EXCEPTION = re.compile(r"(Error|Exception|Warning|NotFound)$")
 WRITERS = {
     "trainers/text_files.py": "the door",
     "trainers/export.py": "model folders; a card is redacted as it is rendered",
+    "trainers/models/critic_folders.py": "model folders",
     "trainers/checkpoint/manifest.py": "its digest is of its text; settings come without secrets",
     "trainers/checkpoint/state_files.py": "states; the session hands them texts without secrets",
     "trainers/run_lock.py": "host and process",
