@@ -21,7 +21,8 @@ import gymnasium
 
 from llmgym.registry import file_of
 from llmgym.rewards.base import REWARDS
-from trainers.config import SCHEMA, Config
+from trainers.config import Config
+from trainers.config_secrets import without_secrets
 from trainers.errors import ConfigError
 from trainers.text_files import write
 
@@ -169,8 +170,11 @@ def _is_typed(address: str, typed: Collection[str]) -> bool:
 
 
 def _settings(config: Config) -> str:
-    """Return the digest of all settings that reach the code: arguments choose what it does."""
-    tree = SCHEMA.dump_python(config, mode="json")
+    """Return the digest of all settings that reach the code: arguments choose what it does.
+
+    A secret is left out: the run folder does not hold it, and keys are renewed.
+    """
+    tree = without_secrets(config)
     parts = [tree["envs"], tree["rewards"], tree["eval"]["kwargs"]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -27,7 +27,6 @@ WRITERS = {
     "trainers/models/critic_folders.py": "model folders",
     "trainers/checkpoint/manifest.py": "its digest is of its text; settings come without secrets",
     "trainers/checkpoint/state_files.py": "states; the session hands them texts without secrets",
-    "trainers/trust.py": "digests, in the state folder of the user",
     "trainers/run_lock.py": "host and process",
     "trainers/runner/watch.py": "places in code",
     "trainers/cli/scaffold.py": "templates, outside of a run",

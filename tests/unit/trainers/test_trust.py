@@ -174,3 +174,15 @@ def test_a_reward_is_found_whatever_its_folder_is_called(name, tmp_path):
     reward = resolve(reward_of(config, None))
     assert [one.value for one in score_samples(reward, [sample("5")])] == [1.0]
     reward.close()
+
+
+def test_a_run_with_a_key_is_trusted_with_the_settings_that_its_folder_holds(file, run, tmp_path):
+    key = {"rewards.0.kwargs.api_key": "sk-of-trust-4242", "rewards.0.kwargs.n": 2}
+    config = settings(file, **key)
+    note(run, config)
+    (run / "config.yaml").write_text(dump(config), encoding="utf-8")
+    kept = read([run / "config.yaml"])
+    assert kept.rewards[0].kwargs["api_key"] == "(hidden)"
+    assert addresses(kept, run=run) == []
+    assert addresses(settings(file, **key | {"rewards.0.kwargs.api_key": "renewed"}), run=run) == []
+    assert addresses(settings(file, **key | {"rewards.0.kwargs.n": 3}), run=run) != []
