@@ -19,7 +19,7 @@ SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,be
 .PHONY: install encoder smollm2 train test test-required test-shapes test-slow test-gpu bench-gpu format lint type architecture check findings clean help
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
 
 install: $(STAMP)  ## make .venv with the exact versions of constraints.txt
 

@@ -108,7 +108,7 @@ class ModelConfig:
     """The policy: a model that exists, or a fresh one."""
 
     path: str | None = None
-    """A Hugging Face folder or hub id; null builds a fresh `preset`."""
+    """A Hugging Face folder, a hub id or a .gguf file; null builds a fresh `preset`."""
     preset: Literal["tiny", "small", "base", "mlp"] = "tiny"
     """Fresh model: a Llama of about 1, 5 or 16 M parameters, or `mlp` for numeric observations."""
     hidden_sizes: list[Count] = Field(default_factory=lambda: [64, 64])

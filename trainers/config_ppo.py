@@ -116,6 +116,11 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         _check_kl(self)
+        if self.critic_init.lower().endswith(".gguf"):
+            raise ConfigError(
+                f"ppo.critic_init {self.critic_init} must be `policy` or a model folder. Write the "
+                f"GGUF file as one: llmgym export {self.critic_init} --out DIR"
+            )
         if self.critic == "shared" and self.critic_warmup_iterations:
             raise ConfigError(
                 "ppo.critic_warmup_iterations must be 0 when ppo.critic is shared: the warm-up "

@@ -36,7 +36,7 @@ OPTIONS = {
     "schema": schema.Options,
     "doctor": Doctor,
 }
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 OTHERS = {"source", "export", "git", "wandb", "pip", "apt-get"}
 EVERY = [(name(page), words) for page in PAGES for words in commands(page)]
 
