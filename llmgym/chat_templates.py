@@ -102,7 +102,8 @@ def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
 def _is_used(token: str, source: str) -> bool:
     if token in source:
         return True
-    parts = [token.partition(role) for role in ROLES if role in token]
+    found = (role for name in ROLES for role in (name, name.title(), name.upper()))
+    parts = [token.partition(role) for role in found if role in token]
     return any(before in source and after in source for before, _, after in parts)
 
 

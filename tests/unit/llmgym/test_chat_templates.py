@@ -38,6 +38,7 @@ def test_special_tokens_control_whether_they_are_named_or_not():
         ("{{ '<|User|>' }}", "<|User|>", True),
         ("<|User|>{{ m.content }}", "<|User|>", True),
         ("{{ '<|' + m.role + '|>' }}", "<|tool|>", True),
+        ("<|{{ m.role | title }}|>", "<|User|>", True),
         ("{{ m.role }}: {{ m.content }}", "<|User|>", False),
         ("a\n\nb", "\n\n", False),
     ],

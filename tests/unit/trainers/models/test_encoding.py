@@ -3,8 +3,11 @@
 import functools
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from tests.unit.trainers.models.grid import BACKENDS, CONTROL, PLAIN_ADDED, TEMPLATES, tokenizer
+from trainers.models.chat import ChatFormat
 from trainers.models.end_tokens import chat_that_ends
 
 GRID = [(backend, template) for backend in BACKENDS for template in TEMPLATES]
@@ -116,3 +119,14 @@ def test_a_token_does_not_reach_from_a_prompt_into_an_answer():
     prompt, answer = chat.prompt_ids([user("The su")]), chat.response_ids("m is 46.")
     assert chat.tokenizer.decode([*prompt, *answer]) == "The sum is 46.</s>"
     assert prompt == chat.tokenizer("The su").input_ids
+
+
+def test_a_control_token_that_merges_would_make_is_letters_as_well():
+    vocab = {"<s>": 0, "<": 1, "s": 2, ">": 3, "<s": 4, "</s>": 5, "a": 6}
+    backend = Tokenizer(models.BPE(vocab, [("<", "s"), ("<s", ">")]))
+    template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=template
+    )
+    chat = ChatFormat(fast, eos_token_ids=[5])
+    assert chat.prompt_ids([user("a<s>a")]) == [6, 4, 3, 6, 5]

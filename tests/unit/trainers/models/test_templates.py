@@ -59,6 +59,41 @@ def test_chatml_ends_a_turn_by_its_own_token():
     assert set(chat.tokenizer.convert_ids_to_tokens(chat.eos_token_ids)) == {"</s>", "<|im_end|>"}
 
 
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        # Phi-3's also closes a whole dialogue; GLM-4's turn ends where the next one begins.
+        (
+            "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}<|assistant|>{% else %}{{ eos_token }}{% endif %}",
+            "<|im_end|>",
+        ),
+        (
+            "{% for m in messages %}<|{{ m.role | title }}|>{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<|Assistant|>{% endif %}",
+            "<|User|>",
+        ),
+    ],
+)
+def test_a_turn_ends_where_a_dialogue_goes_on(template, end):
+    fast = tokenizer("byte-level", template)
+    ends = fast.convert_tokens_to_ids(["</s>", "<|User|>"])
+    chat = chat_that_ends(fast, named=ends, given=None, name="a model", day=None)
+    said = [{"role": "user", "content": "q"}]
+    answered = [*said, {"role": "assistant", "content": "a"}]
+    row = [*chat.prompt_ids(said), *chat.response_ids("a", said)]
+    row += chat.suffix_ids(answered, said)
+    assert chat.tokenizer.convert_ids_to_tokens(chat.end_token_id) == end
+    assert row == chat.prompt_ids([*answered, *said])
+
+
+def test_a_template_that_closes_no_turn_has_no_end_of_its_own():
+    fast = tokenizer("byte-level", "{% for m in messages %}<|User|>{{ m.content }}{% endfor %}")
+    chat = chat_of(fast)
+    assert chat.eos_token_ids == (fast.eos_token_id,)
+    assert chat.response_ids("a")[-1] == fast.eos_token_id
+
+
 def test_chatml_needs_its_tokens():
     lacking = SimpleNamespace(get_vocab=lambda: {"<|im_end|>": 3})
     with pytest.raises(
