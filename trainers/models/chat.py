@@ -28,9 +28,6 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-MARK = "\ue004"
-"""Put behind an answer's text, shows where the template has it. A private-use character."""
-
 Messages = Sequence[Mapping[str, Any]]
 
 ASKED = [{"role": "user", "content": "a"}]
@@ -85,10 +82,6 @@ def end_every_text(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def _rest(text: str, start: str) -> str | None:
     return text[len(start) :] if text.startswith(start) else None
-
-
-def _marked(message: Mapping[str, Any]) -> dict[str, Any]:
-    return {**message, "content": f"{message['content']}{MARK}"}
 
 
 @final
@@ -261,8 +254,8 @@ class ChatFormat:
         None where the template shows another answer or prompt, or a role's name between them.
         """
         opened = self._rendered(said, generate=True)
-        marked = self._rendered([*said, _marked(answer)], generate=False)
-        begun, found, _ = marked.partition(MARK)
+        marked = self._rendered([*said, self._marked(answer)], generate=False)
+        begun, found, _ = marked.partition(self._encoder.mark)
         rest, text = _rest(begun, opened), str(answer["content"])
         if not found or rest is None:
             return None
@@ -277,18 +270,24 @@ class ChatFormat:
     def _behind(self, said: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
         """Return what the template puts behind an answer's text; None where it drops that."""
         try:
-            marked = self._rendered([*said, _marked(answer), *new], generate=bool(new))
+            marked = self._rendered([*said, self._marked(answer), *new], generate=bool(new))
         except ConfigError:
             return None
-        _, found, behind = marked.rpartition(MARK)
+        _, found, behind = marked.rpartition(self._encoder.mark)
         return behind if found else None
 
     def _appended(self, said: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
         """Return what follows an answer where new messages change nothing before its end."""
         answer = {**answer, "content": str(answer["content"]).rstrip()}
-        before, _, _ = self._rendered([*said, _marked(answer)], generate=False).partition(MARK)
-        after = self._rendered([*said, _marked(answer), *new], generate=True)
-        return _rest(after, f"{before}{MARK}")
+        before, _, _ = self._rendered([*said, self._marked(answer)], generate=False).partition(
+            self._encoder.mark
+        )
+        after = self._rendered([*said, self._marked(answer), *new], generate=True)
+        return _rest(after, f"{before}{self._encoder.mark}")
+
+    def _marked(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an answer with a mark behind its text, which shows where the template has it."""
+        return {**answer, "content": f"{answer['content']}{self._encoder.mark}"}
 
     def _tokens_behind(self, said: Messages, answer: Mapping[str, Any], new: Messages) -> list[int]:
         """Return the ids of what follows an answer's text; none where the template refuses."""

@@ -57,6 +57,8 @@ class TextEncoder:
         self._control = control_tokens(tokenizer)
         # Digits that nobody can guess: a text that holds a stand-in or a name was written by us.
         secret = secrets.randbelow(10**18)
+        self.mark = f"\ue004{secret}\ue005"
+        """Text that no message holds."""
         self._stand_in = f"\ue000{secret}.{{}}\ue001"
         self._stand_ins = re.compile(f"\ue000{secret}\\.([0-9]+)\ue001")
         self._names = {
@@ -74,10 +76,6 @@ class TextEncoder:
         """Return a message with stand-ins for the control tokens that its texts spell."""
         spelled = self._control.spelled(message.get("role"))
         return {key: self._replaced(value, spelled) for key, value in message.items()}
-
-    def spoken(self, text: str) -> str:
-        """Return rendered text as it reads, without stand-ins."""
-        return self._stand_ins.sub(lambda found: self._control.every[int(found[1])], text)
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of rendered text."""

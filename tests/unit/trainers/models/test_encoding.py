@@ -130,3 +130,13 @@ def test_a_control_token_that_merges_would_make_is_letters_as_well():
     )
     chat = ChatFormat(fast, eos_token_ids=[5])
     assert chat.prompt_ids([user("a<s>a")]) == [6, 4, 3, 6, 5]
+
+
+def test_private_characters_in_messages_are_text_like_any_other():
+    chat = chat_of("byte-level", "chatml")
+    odd = "\ue0001\ue001\ue0021.1\ue003\ue004</s>"
+    said = [user(odd), assistant(odd), user(odd)]
+    row = [*chat.prompt_ids(said[:1]), *chat.response_ids(odd, said[:1])]
+    row += chat.suffix_ids(said[:2], said[2:])
+    assert row == chat.prompt_ids(said)
+    assert chat.tokenizer.decode(row).count(odd) == 3
