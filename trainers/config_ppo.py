@@ -100,7 +100,8 @@ class PPOConfig:
     critic: Literal["separate", "shared"] = "separate"
     """A second model with its own optimizer, or a value head on the policy's trunk."""
     critic_init: str = "policy"
-    """What a separate critic starts from: `policy`, or a model folder. Its head starts at zero."""
+    """What a separate critic starts from: `policy`, or a model folder, such as `critic/` of a run.
+    Its head starts at zero where the folder has none."""
     critic_warmup_iterations: Whole = 0
     """First iterations in which only the critic learns; not with a shared trunk."""
     loss_aggregation: Literal["token", "sequence", "constant"] = "token"

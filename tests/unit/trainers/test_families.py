@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tests.unit.trainers.models.families import CHANGES, FAMILIES, GPT2, WIDTH
+from tests.unit.trainers.models.families import CHANGES, FAMILIES, GPT2, UNCLASSIFIED, WIDTH
 from trainers.config_files import read
+from trainers.errors import CheckpointError
 from trainers.models.chat import train_tokenizer
 from trainers.models.critic import classifier_of
 from trainers.runner import run, supervised, text
@@ -160,3 +161,27 @@ def test_recomputed_activations_change_no_weight(trained, monkeypatch, critic):
     assert recomputing == [False, True]
     for part, value in one.items():
         torch.testing.assert_close(other[part], value, atol=1e-5, rtol=0)
+
+
+def test_a_run_that_failed_in_its_export_is_saved_by_a_resume(folders, tmp_path, monkeypatch):
+    place = folders / "opt"
+    config = AutoConfig.for_model("opt", **WIDTH | UNCLASSIFIED["opt"] | {"vocab_size": 280})
+    AutoModelForCausalLM.from_config(config).save_pretrained(place)
+    AutoTokenizer.from_pretrained(folders / "llama").save_pretrained(place)
+    given = {"ppo.critic": "shared", "model.path": str(place), "run.dir": str(tmp_path)}
+    settings = read([], {**SETTINGS, **given})
+    with monkeypatch.context() as before:
+        before.setattr(text, "export_critic", refused)
+        with pytest.raises(CheckpointError, match="no classifier"):
+            run(settings, reward=letters)
+    assert not (tmp_path / "a" / "critic").exists()
+
+    run(settings, reward=letters, resume=True)
+
+    head = load_file(tmp_path / "a" / "critic" / "value_head.safetensors")
+    assert head["weight"].shape == (1, 16)
+    assert head["weight"].abs().max() > 0
+
+
+def refused(*_args):
+    raise CheckpointError("no classifier")

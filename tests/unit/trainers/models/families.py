@@ -46,6 +46,18 @@ GPT2 = {
 FAMILIES = ("llama", "qwen3", "mistral", "gemma", "phi", "gpt2")
 HEADS = ("gemma2", "granite")  # a cap and a scale on the logits
 
+HALVES = ["sliding_attention", "full_attention"]
+UNCLASSIFIED = {
+    "olmo2": {},
+    "granite": {},
+    "cohere": {},
+    "gemma3_text": {"head_dim": 8, "layer_types": HALVES, "sliding_window": 4},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": True, "dropout": 0.0},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+}
+"""Families without a token classifier; of OPT the hidden states are narrower than hidden_size."""
+
 
 def family_config(name):
     if name == "gpt2":

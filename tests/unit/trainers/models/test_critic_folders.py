@@ -1,31 +1,20 @@
 """Critics of families with and without a token classifier, as folders."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from tests.unit.trainers.models.families import WIDTH, family_model, ragged_inputs
+from tests.unit.trainers.models.families import UNCLASSIFIED, WIDTH, family_model, ragged_inputs
 from trainers.errors import CheckpointError, ConfigError
-from trainers.export import export_critic
+from trainers.export import HOW_TO_READ, export_critic
 from trainers.models import critic_folders, saving
 from trainers.models.critic import Critic, SharedActorCritic, classifier_of, value_width
 from trainers.models.critic_folders import build_critic, check_critic, critic_outline
 from trainers.models.saving import check_savable, save_model
-
-HALVES = ["sliding_attention", "full_attention"]
-UNCLASSIFIED = {
-    "olmo2": {},
-    "granite": {},
-    "cohere": {},
-    "gemma3_text": {"head_dim": 8, "layer_types": HALVES, "sliding_window": 4},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": True, "dropout": 0.0},
-    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
-    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
-}
-"""Families without a token classifier; of OPT the hidden states are narrower than hidden_size."""
 
 
 def model_of(family):
@@ -89,6 +78,12 @@ def test_the_lines_of_python_in_a_critics_folder_read_its_values(family, tmp_pat
 
         assert torch.equal(values_of(again, inputs), values)
         assert again.state_dict().keys() == build_critic(model).state_dict().keys()
+
+
+def test_the_page_of_ppo_shows_the_same_lines():
+    page = (Path(__file__).parents[4] / "docs" / "ppo.md").read_text(encoding="utf-8")
+    for text in HOW_TO_READ.values():
+        assert f"```python{text.split('```python')[1]}" in page
 
 
 @pytest.mark.parametrize("family", ["olmo2", "opt", "gemma3_text"])
