@@ -25,7 +25,7 @@ KEPT = ROOT / "runs" / "evidence"
 SCORE = "eval/llmgym/Instructions-v0"
 ARMS = {
     "full": [],
-    "lora": ["-c", str(ROOT / "configs/models/lora.yaml"), "--ppo.learning-rate", "5e-4"],
+    "lora": ["-c", "models/lora", "--ppo.learning-rate", "5e-4"],
 }
 
 

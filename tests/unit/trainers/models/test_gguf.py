@@ -17,6 +17,7 @@ from trainers.cli import main
 from trainers.config import Config, ModelConfig, TokenizerConfig
 from trainers.errors import ConfigError
 from trainers.models import gguf as door
+from trainers.models.chat import train_tokenizer
 from trainers.models.loading import load_causal_lm, load_chat, load_config, load_tokenizer
 from trainers.runner import run
 
@@ -75,7 +76,9 @@ def test_what_lies_beside_a_gguf_file_is_not_read(made, tmp_path):
     (tmp_path / "chat_template.jinja").write_text("other")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    train_tokenizer(["a b c"], 300).backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert load_config(str(copy)).model_type == "llama"
+    assert load_tokenizer(config_of(copy))(TEXT).input_ids == tokenizer(TEXT).input_ids
     assert load_tokenizer(config_of(copy)).chat_template == tokenizer.chat_template
 
 
