@@ -4,19 +4,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from json import dumps
+from numbers import Number
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from llmgym.content import (
+    LastAssistant,
+    cell_of,
+    gold_of,
+    has_column,
+    no_column,
+    options,
+    prompt_of,
+)
 from llmgym.errors import TaskSourceError
-from llmgym.messages import Message, Role, Task
-from llmgym.tables import Row
+from llmgym.messages import Message, Task
+from llmgym.tables import Row, place_of
 
 MultiLabel = Literal["first", "drop", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Which column of a table is what.
+    """Which column of a table is what; a dotted name reaches into mappings (`cell_of`).
 
     Attributes:
         prompt: the column of prompts: text, or a list of messages.
@@ -28,6 +38,9 @@ class Columns:
             data file that is read with a `label`, where there is one.
         multi_label: what a row with several labels becomes: its "first", nothing ("drop"),
             or the tuple of "all".
+        last_assistant: what messages are that end with the assistant: an error ("raise"), a prompt
+            and its answer, which is `Task.answer` and `Task.solution` where no column is ("split"),
+            or a prompt whose response has begun ("prefill").
     """
 
     prompt: str = "prompt"
@@ -37,6 +50,14 @@ class Columns:
     label: str | None = None
     labels: str | None = None
     multi_label: MultiLabel = "first"
+    last_assistant: LastAssistant = "raise"
+
+    def __post_init__(self) -> None:
+        """Refuse a choice that is none."""
+        for name, kinds in (("multi_label", MultiLabel), ("last_assistant", LastAssistant)):
+            value, known = getattr(self, name), get_args(kinds)
+            if value not in known:
+                raise TaskSourceError(f"{name} is one of {', '.join(known)}; got {value!r}")
 
 
 def task_id(prompt: str | Sequence[Message]) -> str:
@@ -66,65 +87,45 @@ def tasks_of(table: Sequence[Row], columns: Columns, source: str) -> tuple[Task,
 def _check_column(name: str | None, table: Sequence[Row], columns: Columns, source: str) -> None:
     if name is None:
         return
-    missing = [number for number, row in table if name not in row]
+    missing = [(number, row) for number, row in table if not has_column(row, name)]
     if not missing:
         return
-    number = missing[0]
-    found = ", ".join(dict(table)[number])
-    where = source if len(missing) == len(table) else f"{source}, line {number},"
-    message = f'{where} has no column "{name}"; it has {found}.'
+    number, row = missing[0]
+    where = source if len(missing) == len(table) else f"{place_of(source, number)},"
+    message = no_column(where, name, row)
     if name == columns.prompt:
-        other = next(iter(dict(table)[number]), "NAME")
-        message += (
-            f"\nName yours: --data.prompt-column {other}, or for an environment "
-            f"--envs.0.kwargs.prompt_column {other}"
-        )
+        message += f"\nName yours: {options('prompt_column', next(iter(row), 'NAME'))}"
     raise TaskSourceError(message)
 
 
 def _task(
     number: int, row: Mapping[str, Any], columns: Columns, source: str, names: Sequence[str]
 ) -> Task | None:
-    meta = {name: value for name, value in row.items() if name != columns.prompt}
+    place, cells = place_of(source, number), dict(row)
     if columns.label is not None:
-        labels = labels_of(row[columns.label], names, f"{source}, line {number}")
+        labels = labels_of(cell_of(row, columns.label), names, place)
         if columns.multi_label == "drop" and len(labels) != 1:
             return None
-        meta[columns.label] = labels if columns.multi_label == "all" else labels[0]
-    prompt = prompt_of(row[columns.prompt], f'{source}, line {number}, column "{columns.prompt}"')
-    solution = None if columns.solution is None else row[columns.solution]
-    answer = None if columns.answer is None else meta[columns.answer]
+        cells[columns.label] = labels if columns.multi_label == "all" else labels[0]
+    where = f'{place}, column "{columns.prompt}"'
+    prompt, split = prompt_of(cell_of(row, columns.prompt), where, columns.last_assistant)
+    answer = split if columns.answer is None else _gold(cells, columns.answer, place)
+    solution = split
+    if columns.solution is not None and cell_of(cells, columns.solution) is not None:
+        solution = str(_gold(cells, columns.solution, place))
+    cells.pop(columns.prompt, None)
     return Task(
         id=task_id(prompt),
         prompt=prompt,
         answer=answer,
-        solution=None if solution is None else str(solution),
+        solution=solution,
         source=source,
-        meta=meta,
+        meta=cells,
     )
 
 
-def prompt_of(value: object, where: str) -> str | tuple[Message, ...]:
-    """Return the prompt that a cell is.
-
-    Raises:
-        TaskSourceError: it is neither text nor messages, or empty; names `where`.
-    """
-    if isinstance(value, str) and value.strip():
-        return value
-    items = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    if items and all(_is_message(one) for one in items):
-        return tuple(Message(role=one["role"], content=one["content"]) for one in items)
-    raise TaskSourceError(
-        f"{where}: a prompt is text that is not empty, or a list of messages with role "
-        f"({', '.join(get_args(Role))}) and content; got {value!r:.80}"
-    )
-
-
-def _is_message(one: object) -> bool:
-    if not isinstance(one, Mapping):
-        return False
-    return one.get("role") in get_args(Role) and isinstance(one.get("content"), str)
+def _gold(cells: Mapping[str, Any], column: str, place: str) -> str | Number:
+    return gold_of(cell_of(cells, column), column, place)
 
 
 def label_names(path: str | None) -> tuple[str, ...]:

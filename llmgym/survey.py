@@ -11,11 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from llmgym.content import (
+    LastAssistant,
+    Prompt,
+    cell_of,
+    gold_of,
+    has_column,
+    no_column,
+    prompt_of,
+)
 from llmgym.errors import TaskSourceError
-from llmgym.messages import Message
 from llmgym.plural import counted
-from llmgym.rows import prompt_of, task_id
-from llmgym.tables import READERS, Row, read_table
+from llmgym.rows import task_id
+from llmgym.tables import READERS, Row, place_of, read_table
 
 MANGLED = re.compile("\u00c3[\u0080-\u00bf]|\u00e2\u20ac|\ufffd")
 """Text that was decoded wrongly: UTF-8 read as Latin-1, or a replacement character."""
@@ -26,6 +34,8 @@ FEW = 20
 ANSWERS = ("answer", "response", "completion", "solution")
 """Columns that are taken for what the rows are answered with, in this order."""
 PERCENTILES = (0, 50, 95, 100)
+MOST_COLUMNS = 50
+"""Columns whose lengths are looked at, the first ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +45,9 @@ class Survey:
     Attributes:
         columns: names, in the order of the file.
         prompts: of every row that has one, by line.
-        answers: the text of the answer column, by line; empty without such a column.
-        answer_column: its name, or None.
+        answers: the text of the answer column, or what `last_assistant` split off, by line.
+        answer_column: the name of that column, or None.
+        is_text: whether all answers are text, which a model can learn to write.
         lengths: least, median, 95th percentile and most characters of each column.
         errors: what stops a run or makes its figures meaningless, one line each.
         warnings: what is odd.
@@ -47,7 +58,8 @@ class Survey:
     columns: tuple[str, ...]
     prompt_column: str
     answer_column: str | None
-    prompts: Mapping[int, str | tuple[Message, ...]]
+    is_text: bool
+    prompts: Mapping[int, Prompt]
     answers: Mapping[int, str]
     lengths: Mapping[str, tuple[int, ...]]
     errors: tuple[str, ...]
@@ -60,6 +72,7 @@ def surveyed(
     prompt_column: str = "prompt",
     answer_column: str | None = None,
     names: Sequence[str] | None = None,
+    last_assistant: LastAssistant = "raise",
 ) -> Survey:
     """Read a data file and look at every row.
 
@@ -68,34 +81,43 @@ def surveyed(
         prompt_column: the column of prompts.
         answer_column: the column of answers; None takes the first of `ANSWERS` that is there.
         names: the column names of a CSV or TSV file without a header line.
+        last_assistant: what messages are that end with the assistant; see `llmgym/content.py`.
 
     Raises:
         TaskSourceError: the file cannot be read as a table; names the line.
     """
     table = read_table(path, names)
     columns = tuple(dict.fromkeys(name for _, row in table for name in row))
-    found = next((one for one in ANSWERS if one in columns and one != prompt_column), None)
-    answer = answer_column or found
+    found = _Looked(path, names, prompt_column, last_assistant)
+    prompts, split, bad = found.prompts(table)
+    guessed = next((one for one in ANSWERS if one in columns and one != prompt_column), None)
+    answer = answer_column or (None if split else guessed)
+    golds, odd = _golds(table, path, answer)
+    if odd and answer_column is None:  # a column of that name may be for a function alone
+        answer, golds = None, {}
+    texts = split if answer is None else {number: _text(one) for number, one in golds.items()}
     wanted = [prompt_column] if answer is None else [prompt_column, answer]
-    prompts, bad = _prompts(table, path, prompt_column)
-    texts = {number: _text(row[answer]) for number, row in table if answer and answer in row}
     errors = [
         *_columns_missing(table, path, wanted),
         *bad,
+        *(odd if answer is not None else ()),
         *_empty(texts, path, answer),
-        *_overlap(path, prompts, prompt_column, names),
+        *found.overlap(prompts),
     ]
     warnings = [*few(len(table)), *_repeated(prompts, texts), *_mangled(table)]
     warnings += _headless(columns, path, names)
+    warnings += [f"{one} It is not taken for the answer." for one in odd if answer is None]
+    measured = dict.fromkeys((*columns[:MOST_COLUMNS], *wanted))
     return Survey(
         path=path,
         num_rows=len(table),
         columns=columns,
         prompt_column=prompt_column,
-        answer_column=answer if answer in columns else None,
+        answer_column=answer if golds else None,
+        is_text=bool(texts) and all(isinstance(one, str) for one in golds.values()),
         prompts=prompts,
         answers=texts,
-        lengths={name: _lengths(table, name) for name in columns},
+        lengths={name: made for name in measured if (made := _lengths(table, name))},
         errors=(*errors,),
         warnings=(*warnings,),
     )
@@ -111,7 +133,8 @@ def _text(value: object) -> str:
 
 
 def _lengths(table: Sequence[Row], name: str) -> tuple[int, ...]:
-    return percentiles([len(_text(row[name])) for _, row in table if name in row])
+    cells = [cell_of(row, name) for _, row in table if has_column(row, name)]
+    return percentiles([len(_text(one)) for one in cells]) if cells else ()
 
 
 def few(number: int) -> list[str]:
@@ -135,28 +158,86 @@ def _listed(numbers: Sequence[int]) -> str:
 
 def _columns_missing(table: Sequence[Row], path: Path, wanted: Sequence[str]) -> Iterator[str]:
     for name in wanted:
-        missing = [number for number, row in table if name not in row]
+        missing = [number for number, row in table if not has_column(row, name)]
         if len(missing) == len(table):
             option = "--prompt-column" if name == wanted[0] else "--answer-column"
-            has = ", ".join(table[0][1])
-            yield f'{path} has no column "{name}"; it has {has}. Name yours: {option} NAME'
+            yield f"{no_column(str(path), name, table[0][1])} Name yours: {option} NAME"
         elif missing:
             yield f'{_rows(missing)} lack "{name}". Give every row one.'
 
 
-def _prompts(
-    table: Sequence[Row], path: Path, column: str
-) -> tuple[dict[int, str | tuple[Message, ...]], list[str]]:
-    prompts, bad = {}, []
+def _golds(
+    table: Sequence[Row], path: Path, column: str | None
+) -> tuple[dict[int, object], list[str]]:
+    """Return the answers by line, empty ones as text, and the first that is no answer."""
+    golds: dict[int, object] = {}
+    bad: list[str] = []
     for number, row in table:
-        if column not in row:
+        if column is None or not has_column(row, column):
             continue
+        cell = cell_of(row, column)
         try:
-            prompts[number] = prompt_of(row[column], f'{path}, line {number}, column "{column}"')
+            golds[number] = "" if cell is None else gold_of(cell, column, place_of(path, number))
         except TaskSourceError as error:
             bad.append(str(error))
+    return golds, _first(bad)
+
+
+def _first(bad: Sequence[str]) -> list[str]:
     more = f" ({len(bad)} rows like this)" if len(bad) > 1 else ""
-    return prompts, [f"{bad[0]}{more}"] if bad else []
+    return [f"{bad[0]}{more}"] if bad else []
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A file whose prompts are looked at, and how they are read."""
+
+    path: Path
+    names: Sequence[str] | None
+    column: str
+    last_assistant: LastAssistant
+
+    def prompts(
+        self, table: Sequence[Row], path: Path | None = None
+    ) -> tuple[dict[int, Prompt], dict[int, str], list[str]]:
+        """Return prompts and answers split off them, by line, and the first that is none."""
+        prompts: dict[int, Prompt] = {}
+        split: dict[int, str] = {}
+        bad: list[str] = []
+        for number, row in table:
+            if not has_column(row, self.column):
+                continue
+            where = f'{place_of(path or self.path, number)}, column "{self.column}"'
+            try:
+                prompts[number], answer = prompt_of(
+                    cell_of(row, self.column), where, self.last_assistant
+                )
+            except TaskSourceError as error:
+                bad.append(str(error))
+                continue
+            if answer is not None:
+                split[number] = answer
+        return prompts, split, _first(bad)
+
+    def overlap(self, prompts: Mapping[int, Prompt]) -> Iterator[str]:
+        """Say which prompts are also in the other split beside the file."""
+        beside = sibling_of(self.path)
+        if beside is None:
+            return
+        try:
+            others, *_ = self.prompts(read_table(beside, self.names), beside)
+        except TaskSourceError as error:
+            yield f"the other split does not load: {error}"
+            return
+        seen = {task_id(one): number for number, one in others.items()}
+        common = [number for number, one in prompts.items() if task_id(one) in seen]
+        if common:
+            first = common[0]
+            yield (
+                f"{len(common)} of {len(prompts)} prompts are also in {beside} (first: line "
+                f"{first} here, line {seen[task_id(prompts[first])]} there). A held-out score "
+                "would mean nothing. Remove them from one of the files."
+            )
 
 
 def _empty(texts: Mapping[int, str], path: Path, column: str | None) -> Iterator[str]:
@@ -177,34 +258,7 @@ def sibling_of(path: Path) -> Path | None:
     return None
 
 
-def _overlap(
-    path: Path,
-    prompts: Mapping[int, str | tuple[Message, ...]],
-    column: str,
-    names: Sequence[str] | None,
-) -> Iterator[str]:
-    beside = sibling_of(path)
-    if beside is None:
-        return
-    try:
-        others, _ = _prompts(read_table(beside, names), beside, column)
-    except TaskSourceError as error:
-        yield f"the other split does not load: {error}"
-        return
-    seen = {task_id(one): number for number, one in others.items()}
-    common = [number for number, one in prompts.items() if task_id(one) in seen]
-    if common:
-        first = common[0]
-        yield (
-            f"{len(common)} of {len(prompts)} prompts are also in {beside} (first: line {first} "
-            f"here, line {seen[task_id(prompts[first])]} there). A held-out score would mean "
-            "nothing. Remove them from one of the files."
-        )
-
-
-def _repeated(
-    prompts: Mapping[int, str | tuple[Message, ...]], answers: Mapping[int, str]
-) -> Iterator[str]:
+def _repeated(prompts: Mapping[int, Prompt], answers: Mapping[int, str]) -> Iterator[str]:
     rows: dict[str, list[int]] = {}
     for number, one in prompts.items():
         rows.setdefault(task_id(one), []).append(number)

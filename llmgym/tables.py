@@ -2,11 +2,13 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from llmgym.content import names_of, whole_text
 from llmgym.errors import MissingExtraError, TaskSourceError
 
 Row = tuple[int, Mapping[str, Any]]
@@ -37,6 +39,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
     if not rows:
         raise TaskSourceError(f"{path} has no rows; give it at least one")
     return rows
+
+
+def place_of(source: str | Path, number: int) -> str:
+    """Return how a row of a source is named: "p.jsonl, line 3"; of other sources its row."""
+    is_text = Path(source).suffix.lower() in (".jsonl", ".csv", ".tsv")
+    return f"{source}, {'line' if is_text else 'row'} {number}"
 
 
 def _not_text(path: Path) -> str:
@@ -85,6 +93,10 @@ def _json_row(line: str, where: str) -> dict[str, Any]:
         raise TaskSourceError(f"{where} is not JSON: {error}. It reads {line!r:.60}") from error
     if not isinstance(row, dict):
         raise TaskSourceError(f"{where} must be a JSON object by column name, got {line!r:.60}")
+    if "\\ud" in line.lower():  # JSON may spell half a character; no other format can
+        for name, cell in row.items():
+            spelled = name + json.dumps(cell, ensure_ascii=False)
+            whole_text(spelled, f'{where}, column "{ascii(name)[1:-1]}"')
     return row
 
 
@@ -113,14 +125,17 @@ def _separated(path: Path, columns: Sequence[str] | None, dialect: dict[str, Any
                     raise TaskSourceError(_uneven(path, reader.line_num, cells, names))
                 rows.append((reader.line_num, dict(zip(names, cells, strict=True))))
         except csv.Error as error:
-            raise TaskSourceError(f"{path}, line {reader.line_num}: {error}") from error
+            hint = "" if "field larger" not in str(error) else (
+                ". Close its quotation mark; a cell that is that long goes into a .jsonl file"
+            )  # fmt: skip
+            raise TaskSourceError(f"{path}, line {reader.line_num}: {error}{hint}") from error
     return rows
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
-    twice = [name for name in cells if cells.count(name) > 1]
-    if twice:
-        raise TaskSourceError(f'{path} has two columns "{twice[0]}"; rename one of them')
+    name, count = Counter(cells).most_common(1)[0]
+    if count > 1:
+        raise TaskSourceError(f'{path} has two columns "{name}"; rename one of them')
     return cells
 
 
@@ -128,8 +143,8 @@ def _uneven(path: Path, line: int, cells: Sequence[str], names: Sequence[str]) -
     found = " | ".join(cell[:20] for cell in cells)
     return (
         f"{path}, line {line} has {len(cells)} cells for {len(names)} columns "
-        f"({', '.join(names)}): {found:.80}\nQuote the cells, or name the columns of a file "
-        "without a header line with --data.columns."
+        f"({names_of(dict.fromkeys(names))}): {found:.80}\nQuote the cells, or name the columns "
+        "of a file without a header line with --data.columns."
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from llmgym.errors import MissingExtraError, TaskSourceError
 from llmgym.messages import Task
 from llmgym.rows import Columns, labels_beside, tasks_of
-from llmgym.tables import read_table
+from llmgym.tables import Row, read_table
 
 PLAIN = Columns()
 """Prompts in the column `prompt`, and nothing else that is known."""
@@ -107,19 +107,12 @@ def _file_tasks(path: Path, columns: Columns, stamp: int) -> TaskList:
     return TaskList(tasks_of(read_table(path, columns.names), columns, str(path)))
 
 
-def from_hf(
-    name: str,
-    columns: Columns = PLAIN,
-    *,
-    split: str = "train",
-    config: str | None = None,
-) -> TaskList:
-    """Read tasks from a Hugging Face data set, by hub id or folder.
+def hub_rows(name: str, *, split: str = "train", config: str | None = None) -> list[Row]:
+    """Read the numbered rows of a Hugging Face data set, by hub id or folder.
 
     Raises:
         MissingExtraError: the library `datasets` is not installed.
-        TaskSourceError: there is no such data set, or it cannot be reached; or a column or prompt
-            is missing.
+        TaskSourceError: there is no such data set, or it cannot be reached.
     """
     try:
         import datasets
@@ -131,8 +124,24 @@ def from_hf(
     except (OSError, ValueError) as error:
         message = f"{name} is no file, and reading it as a data set of the hub failed: {error}"
         raise TaskSourceError(message) from error
-    table = [(number, dict(row)) for number, row in enumerate(rows, start=1)]
-    return TaskList(tasks_of(table, columns, f"{name}:{split}"))
+    return [(number, dict(row)) for number, row in enumerate(rows, start=1)]
+
+
+def from_hf(
+    name: str,
+    columns: Columns = PLAIN,
+    *,
+    split: str = "train",
+    config: str | None = None,
+) -> TaskList:
+    """Read tasks from a Hugging Face data set, by hub id or folder.
+
+    Raises:
+        MissingExtraError: as of `hub_rows`.
+        TaskSourceError: as of `hub_rows`; or a column or prompt is missing.
+    """
+    rows = hub_rows(name, split=split, config=config)
+    return TaskList(tasks_of(rows, columns, f"{name}:{split}"))
 
 
 @final

@@ -27,10 +27,14 @@ class TokenizerConfig:
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
 class DataConfig:
-    """Rows of the stages sft and reward_model. PPO's tasks come from `envs`."""
+    """Rows of the stages sft and reward_model, and of an environment that has no file of its own.
+
+    A column is named as in the file; a dotted name (`reward_model.ground_truth`) reaches into one.
+    """
 
     path: str | None = None
-    """A .jsonl, .parquet, .csv or .tsv file, or a hub id; null: the solutions of `envs`."""
+    """A .jsonl, .parquet, .csv or .tsv file, or a hub id; null: the solutions of `envs`. In a run
+    with PPO it is the file of an environment that takes a `path` and has none."""
     prompt_column: str = "prompt"
     """Column with the prompt: text, or a list of messages. Rows have none where this is empty, or
     is `prompt` and `columns` does not name it."""
@@ -40,6 +44,9 @@ class DataConfig:
     """Names of a CSV's or TSV's columns, where it has no header line."""
     num_examples: Count | None = None
     """How many rows to use, the first ones; null: all (1024 of a procedural environment)."""
+    last_assistant: Literal["raise", "split", "prefill"] = "raise"
+    """What messages are that end with the assistant: an error; a prompt and its answer, the
+    response (split); or a prompt whose response has begun (prefill)."""
     too_long: Literal["raise", "drop"] = "raise"
     """A row or a prompt over the length limit stops the run, or is dropped and counted."""
     split: str = "train"

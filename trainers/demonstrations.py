@@ -8,15 +8,19 @@ from typing import Any, Protocol
 
 import gymnasium
 
+from llmgym.content import cell_of, has_column, no_column, prompt_of, text_of
 from llmgym.env import LLMEnv, inner_env
 from llmgym.errors import TaskSourceError
-from llmgym.messages import Message, Task
-from llmgym.tables import READERS, read_table
-from llmgym.tasks import Columns, from_hf, num_tasks
+from llmgym.messages import Message
+from llmgym.tables import READERS, place_of, read_table
+from llmgym.tasks import hub_rows, num_tasks
 from trainers.config import Config, DataConfig
 from trainers.errors import ConfigError
 
-COLUMNS = "--data.prompt-column and --data.response-column"
+COLUMNS = (
+    "--data.prompt-column and --data.response-column; a list of messages that ends with its answer "
+    "with --data.prompt-column messages --data.last-assistant split"
+)
 ENDLESS = 1024  # demonstrations taken of an environment whose tasks have no end
 
 
@@ -61,7 +65,7 @@ def demonstrations(config: Config, envs: Sequence[gymnasium.Env]) -> list[Demons
     """
     data = config.data
     if data.path is not None:
-        return from_rows(read_rows(data, data.path, data.response_column), data)
+        return from_rows(read_rows(data, data.path), data)
     found: list[Demonstration] = []
     for env in envs:
         core = env.unwrapped
@@ -83,17 +87,20 @@ def from_rows(rows: Mapping[str, Mapping[str, Any]], config: DataConfig) -> list
     Raises:
         TaskSourceError: a row lacks a column, or its prompt or response is no text; names it.
     """
-    found = []
-    for place, row in islice(rows.items(), config.num_examples):
-        prompt = cell(row, config.prompt_column, place, COLUMNS) if config.has_prompts else ()
-        response = cell(row, config.response_column, place, COLUMNS)
-        if not isinstance(response, str) or not response:
-            raise TaskSourceError(
-                f"{place}: a response is text that is not empty, got {response!r:.80}"
-            )
-        messages = dialogue(prompt, place)
-        found.append(Demonstration(messages=messages, response=response, place=place))
-    return found
+    return [
+        Demonstration(messages=messages, response=response, place=place)
+        for place, row in islice(rows.items(), config.num_examples)
+        for messages, response in [_pair(row, config, place)]
+    ]
+
+
+def _pair(
+    row: Mapping[str, Any], config: DataConfig, place: str
+) -> tuple[tuple[Mapping[str, Any], ...], str]:
+    messages, answer = dialogue(row, config, place, COLUMNS)
+    if answer is None:
+        answer = response_of(row, config.response_column, place, COLUMNS)
+    return messages, answer
 
 
 def from_env(env: gymnasium.Env, indices: Sequence[int]) -> list[Demonstration]:
@@ -160,33 +167,20 @@ def tokenize(
     return kept, len(demonstrations) - len(kept)
 
 
-def read_rows(data: DataConfig, source: str, text: str) -> dict[str, Mapping[str, Any]]:
+def read_rows(data: DataConfig, source: str) -> dict[str, Mapping[str, Any]]:
     """Return the rows of a file or hub data set by their place: "p.jsonl, line 3".
 
     Args:
         data: names the columns and the split.
         source: file, or hub id.
-        text: the column that every row has besides its prompt.
 
     Raises:
         TaskSourceError: it cannot be read.
     """
     path = Path(source)
     if path.suffix.lower() in READERS or path.exists():
-        unit = "row" if path.suffix.lower() == ".parquet" else "line"
-        return {f"{path}, {unit} {n}": row for n, row in read_table(path, data.columns)}
-    first = data.prompt_column if data.has_prompts else text
-    tasks = from_hf(source, Columns(prompt=first), split=data.split)
-    return {
-        f"{source}, row {n}": {first: _said(task), **task.meta}
-        for n, task in enumerate(tasks.tasks, start=1)
-    }
-
-
-def _said(task: Task) -> str | list[dict[str, Any]]:
-    if isinstance(task.prompt, str):
-        return task.prompt
-    return [message.as_dict() for message in task.prompt]
+        return {place_of(path, n): row for n, row in read_table(path, data.columns)}
+    return {f"{source}, row {n}": row for n, row in hub_rows(source, split=data.split)}
 
 
 def cell(row: Mapping[str, Any], column: str, place: str, options: str) -> Any:  # noqa: ANN401 - user data
@@ -195,26 +189,41 @@ def cell(row: Mapping[str, Any], column: str, place: str, options: str) -> Any: 
     Raises:
         TaskSourceError: there is no such column; names those there are, and `options` to set.
     """
-    if column not in row:
-        raise TaskSourceError(
-            f'{place} has no column "{column}"; it has {", ".join(row)}.\nName yours with '
-            f"{options}. A CSV or TSV without a header line takes --data.columns NAME,NAME."
-        )
-    return row[column]
+    if has_column(row, column):
+        return cell_of(row, column)
+    raise TaskSourceError(
+        f"{no_column(place, column, row)}\nName yours with {options}. A CSV or TSV without a "
+        "header line takes --data.columns NAME,NAME."
+    )
 
 
-def dialogue(prompt: object, place: str) -> tuple[Mapping[str, Any], ...]:
-    """Return a prompt, text or a list of messages, as messages.
+def dialogue(
+    row: Mapping[str, Any], config: DataConfig, place: str, options: str
+) -> tuple[tuple[Mapping[str, Any], ...], str | None]:
+    """Return a row's prompt as messages, none where rows have no prompts, and an answer at its end.
+
+    The answer is None unless `data.last_assistant` is split.
 
     Raises:
-        TaskSourceError: it is neither; names its place.
+        TaskSourceError: the prompt is neither text nor messages; names its place.
     """
-    if isinstance(prompt, str) and prompt:
-        return (Message("user", prompt).as_dict(),)
-    items = prompt if isinstance(prompt, Sequence) and not isinstance(prompt, str) else (None,)
-    if all(isinstance(one, Mapping) and {"role", "content"} <= one.keys() for one in items):
-        return tuple(items)
-    raise TaskSourceError(
-        f"{place}: a prompt is text that is not empty, or a list of messages with role and "
-        f"content; got {prompt!r:.80}"
-    )
+    if not config.has_prompts:
+        return (), None
+    column = config.prompt_column
+    where = f'{place}, column "{column}"'
+    found, answer = prompt_of(cell(row, column, place, options), where, config.last_assistant)
+    messages = (Message("user", found),) if isinstance(found, str) else found
+    return tuple(one.as_dict() for one in messages), answer
+
+
+def response_of(row: Mapping[str, Any], column: str, place: str, options: str) -> str:
+    """Return a response that a row has in a column.
+
+    Raises:
+        TaskSourceError: it is no text, or empty; names its place.
+    """
+    value, where = cell(row, column, place, options), f'{place}, column "{column}"'
+    text = text_of(value, where, "a response") if value else ""
+    if not text.strip():
+        raise TaskSourceError(f"{where}: a response is text that is not empty, got {value!r:.80}")
+    return text

@@ -20,9 +20,10 @@ from llmgym.errors import TaskSourceError
 from llmgym.rewards.rendering import Tokenizer, judged_ids
 from llmgym.rows import label_names, labels_beside, labels_of
 from trainers.config import Config, RewardModelConfig
-from trainers.demonstrations import cell, dialogue, read_rows
+from trainers.demonstrations import cell, dialogue, read_rows, response_of
 from trainers.errors import ConfigError
 
+NO_PROMPT = """--data.prompt-column NAME, or --data.prompt-column '' where rows have no prompts"""
 SHOWN_LABELS = 8
 MANY_LABELS = 20
 
@@ -82,7 +83,13 @@ def preferences(config: Config, path: str, *, limit: int | None = None) -> list[
     """
     stage, data = config.reward_model, config.data
     found = []
-    rows = read_rows(data, path, stage.chosen_column)
+    if data.last_assistant == "split":
+        raise ConfigError(
+            "data.last_assistant split takes the last turn of a prompt for its answer, and a pair "
+            f"has its answers in {stage.chosen_column} and {stage.rejected_column}. Leave it out, "
+            "or sort single answers into classes with --reward-model.label-column."
+        )
+    rows = read_rows(data, path)
     for place, row in islice(rows.items(), limit):
         chosen = _text(row, stage.chosen_column, place)
         rejected = _text(row, stage.rejected_column, place)
@@ -93,7 +100,7 @@ def preferences(config: Config, path: str, *, limit: int | None = None) -> list[
             )
         found.append(
             Judgement(
-                messages=_messages(row, config, place),
+                messages=dialogue(row, data, place, NO_PROMPT)[0],
                 responses=(chosen, rejected),
                 margin=_margin(row, stage.margin_column, place),
                 place=place,
@@ -124,15 +131,15 @@ def labelled(
     stage, data = config.reward_model, config.data
     column = stage.label_column or ""
     names = label_names(stage.labels or labels_beside(Path(path)))
-    table = dict(islice(read_rows(data, path, data.response_column).items(), limit))
+    table = dict(islice(read_rows(data, path).items(), limit))
     given = [_labels(row, column, names, place) for place, row in table.items()]
     is_first = classes is None
     classes = classes or _classes(stage, names, given)
     found = []
     for (place, row), labels in zip(table.items(), given, strict=True):
         number = classes.of(labels)
-        text = _text(row, data.response_column, place)
-        messages = _messages(row, config, place)
+        messages, answer = dialogue(row, data, place, NO_PROMPT)
+        text = _text(row, data.response_column, place) if answer is None else answer
         if number is not None:
             found.append(Judgement(messages=messages, responses=(text,), label=number, place=place))
     if is_first:
@@ -268,19 +275,7 @@ def _labels(
 def _text(row: Mapping[str, Any], column: str, place: str) -> str:
     options = "--reward-model.chosen-column and --reward-model.rejected-column, or --reward-model."
     option = f"{options}label-column with --data.response-column"
-    value = cell(row, column, place, option)
-    if not isinstance(value, str) or not value.strip():
-        raise TaskSourceError(
-            f'{place}, column "{column}": a response is text that is not empty, got {value!r:.80}'
-        )
-    return value
-
-
-def _messages(row: Mapping[str, Any], config: Config, place: str) -> tuple[Mapping[str, Any], ...]:
-    data = config.data
-    if not data.has_prompts:
-        return ()
-    return dialogue(cell(row, data.prompt_column, place, "--data.prompt-column"), place)
+    return response_of(row, column, place, option)
 
 
 def _margin(row: Mapping[str, Any], column: str | None, place: str) -> float:

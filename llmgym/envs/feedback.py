@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, final
 
+from llmgym.content import LastAssistant
 from llmgym.env import RewardSpec, SingleTurnEnv
 from llmgym.envs.feedback_samples import BEGINNINGS, COMPARED, ENDINGS, WORDS
 from llmgym.errors import RewardError, TaskSourceError
@@ -78,6 +79,7 @@ def make_preference(
     reward: RewardSpec = None,
     prompt_column: str = "prompt",
     chosen_column: str | None = None,
+    last_assistant: LastAssistant = "raise",
     **kwargs: Any,
 ) -> SingleTurnEnv:
     """Build the environment of prompts whose responses a reward model judges.
@@ -88,6 +90,8 @@ def make_preference(
         reward: judges the responses: a reward model, or any other; with a `path` it is needed.
         prompt_column: the column of prompts, text or lists of messages.
         chosen_column: the column of preferred responses, which `llmgym sft` then learns from.
+        last_assistant: what messages are that end with the assistant: an error ("raise"), a prompt
+            and its answer ("split"), or a prompt whose response has begun ("prefill").
         **kwargs: for `SingleTurnEnv`.
 
     Raises:
@@ -101,7 +105,7 @@ def make_preference(
             f"nothing says which responses to the prompts of {path} are preferred.\n"
             "Name a reward model, --rewards.0.model FOLDER; llmgym reward-model makes one"
         )
-    columns = Columns(prompt=prompt_column, solution=chosen_column)
+    columns = Columns(prompt=prompt_column, solution=chosen_column, last_assistant=last_assistant)
     return SingleTurnEnv(read_split(path, split, columns), reward, **kwargs)
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import fsum
 from typing import Any, final
 
+from llmgym.content import LastAssistant
 from llmgym.env import SingleTurnEnv
 from llmgym.envs.problems import TEST, TRAIN
 from llmgym.errors import RewardError, TaskSourceError
@@ -93,6 +94,7 @@ def make(
     prompt_column: str = "question",
     solution_column: str = "answer",
     weights: Mapping[str, float] | None = None,
+    last_assistant: LastAssistant = "raise",
     **kwargs: Any,
 ) -> SingleTurnEnv:
     """Build the environment; a reference solution earns the sum of the weights, junk 0.0.
@@ -104,6 +106,9 @@ def make(
         solution_column: the column of worked solutions.
         weights: of the parts `answer`, `consistency`, `grounded` and `format`, 0 or more; a part
             that is left out weighs 0. None for 0.5, 0.2, 0.2 and 0.1.
+        last_assistant: what questions are that are messages and end with the assistant: an error
+            ("raise"), a question and its answer ("split"), or one whose response has begun
+            ("prefill").
         **kwargs: for `SingleTurnEnv`; a `reward` replaces the one above.
 
     Raises:
@@ -113,7 +118,9 @@ def make(
     if path is None:
         tasks = embedded(split)
     else:
-        columns = Columns(prompt=prompt_column, solution=solution_column)
+        columns = Columns(
+            prompt=prompt_column, solution=solution_column, last_assistant=last_assistant
+        )
         tasks = with_answers(read_split(path, split, columns))
     weights = _checked(WEIGHTS if weights is None else weights)
     reward = kwargs.pop("reward", None) or WorkedSolution(weights=weights)

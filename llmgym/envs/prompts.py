@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, final
 
+from llmgym.content import LastAssistant
 from llmgym.env import RewardSpec, SingleTurnEnv
 from llmgym.errors import RewardError
 from llmgym.messages import Sample
@@ -66,6 +67,7 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
     label_column: str | None = None,
     labels: str | None = None,
     multi_label: MultiLabel = "first",
+    last_assistant: LastAssistant = "raise",
     **kwargs: Any,
 ) -> SingleTurnEnv:
     """Build the environment.
@@ -75,13 +77,17 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
         split: "train", "test" or "all"; `llmgym/splits.py` says which rows that is.
         reward: judges the responses; with a `path` and None, they are compared with the column
             of answers, or else of solutions.
-        prompt_column: the column of prompts, text or lists of messages.
-        answer_column: the column that rewards such as `exact` compare with.
+        prompt_column: the column of prompts, text or lists of messages. A dotted name, here and
+            below, reaches into mappings: `reward_model.ground_truth`.
+        answer_column: the column that rewards such as `exact` compare with, and that a function
+            gets as `answer`; None for the column `answer`, where there is one.
         solution_column: the column of perfect responses.
         columns: the column names of a CSV or TSV file without a header line.
         label_column: a column of label ids, which `labels` turns into names.
         labels: a file of label names, one a line; None: `labels.txt` beside the data file.
         multi_label: what a row with several labels becomes: "first", "drop" or "all".
+        last_assistant: what messages are that end with the assistant: an error ("raise"), a prompt
+            and its answer ("split"), or a prompt whose response has begun ("prefill").
         **kwargs: for `SingleTurnEnv`.
 
     Raises:
@@ -98,6 +104,7 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
         label=label_column,
         labels=labels,
         multi_label=multi_label,
+        last_assistant=last_assistant,
     )
     tasks = read_split(path, split, names)
     return SingleTurnEnv(tasks, reward or default_reward(path, names), **kwargs)
@@ -110,6 +117,8 @@ def default_reward(path: str, columns: Columns) -> Reward:
         RewardError: the file's columns have neither answers nor solutions.
     """
     wanted = columns.answer or columns.solution
+    if wanted is None and columns.last_assistant == "split":
+        return Exact()
     if wanted is None:
         raise RewardError(
             f"nothing says what a response to the prompts of {path} is worth.\n"

@@ -8,6 +8,7 @@ from typing import Any, final
 from llmgym.errors import RewardError
 from llmgym.messages import Sample
 from llmgym.rewards.base import Reward, name_of
+from llmgym.rewards.rules import expected_answer
 from llmgym.rewards.verdict import Verdict, called
 
 
@@ -28,8 +29,9 @@ class FunctionReward(Reward):
         task = sample.task
         prompt = task.prompt
         known = {
+            **({} if task.solution is None else {"solution": task.solution}),
             **task.meta,
-            "answer": task.meta.get("answer", task.answer),
+            "answer": expected_answer(task),
             "prompt": prompt if isinstance(prompt, str) else [one.as_dict() for one in prompt],
             "response": str(sample.text),
             **self.kwargs,
@@ -58,9 +60,10 @@ def from_function(
     """Make a reward of a plain function `score(prompt, response, **columns)`.
 
     The function is called by keyword with what its signature names: `prompt` (text, or a list of
-    message dicts), `response` (text), `answer`, any other column of the task's row, and `kwargs`.
-    With `**columns` it gets all of them. It returns a number, or a dict of named parts, which is
-    worth the sum of its parts. This is the only place that looks at the names of parameters.
+    message dicts), `response` (text), `answer` (the same that `exact` compares with: see
+    `rules.expected_answer`), any other column of the task's row, and `kwargs`. With `**columns` it
+    gets all of them. It returns a number, or a dict of named parts, which is worth the sum of its
+    parts. This is the only place that looks at the names of parameters.
 
     Raises:
         RewardError: the function is async, takes no `response` or not what `kwargs` set (here), or

@@ -22,6 +22,7 @@ from jinja2 import TemplateError
 
 from llmgym import chat_templates
 from llmgym.chat_templates import ControlTokens, bounded, control_tokens, dated
+from llmgym.content import content_of
 
 
 class Tokenizer(chat_templates.Tokenizer, Protocol):
@@ -61,11 +62,15 @@ def judged_ids(
         response: what is judged.
         control: the tokenizer's, where many texts are read; None: found here.
         day: what a template prints that prints the day; None: today.
+
+    Raises:
+        TaskSourceError: a content is no text; see `llmgym/content.py`.
     """
     found = control or control_tokens(tokenizer)
+    contents = [content_of(one, f"message {i}") for i, one in enumerate(messages, start=1)]
     said = [
-        {**one, "content": _plain(str(one["content"]), found.spelled(one["role"]))}
-        for one in messages
+        {**one, "content": _plain(text, found.spelled(one["role"]))}
+        for one, text in zip(messages, contents, strict=True)
     ]
     answer = _plain(response, found.spelled("assistant"))
     if said and tokenizer.chat_template:

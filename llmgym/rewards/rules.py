@@ -7,13 +7,14 @@ reference compares with `Task.answer`, or with the column named by `column`.
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, final
 
-from llmgym.errors import RewardError
+from llmgym.content import cell_of, gold_of, has_column
+from llmgym.errors import RewardError, TaskSourceError
 from llmgym.messages import Sample, Task
 from llmgym.rewards.base import Reward, UnitReward
 from llmgym.rewards.verdict import row_of, shown
@@ -31,16 +32,33 @@ MAX_DIGITS = 400
 
 
 def reference(task: Task, column: str | None) -> Any:  # noqa: ANN401 - any column's value
-    """Return what a response is compared with.
+    """Return what a response is compared with: a column, dotted or not, or else the answer.
 
     Raises:
-        RewardError: the task has none.
+        RewardError: the task has none, or one that is neither text nor a number.
     """
-    value = task.answer if column is None else task.meta.get(column)
+    if column is None:
+        value = expected_answer(task)
+    else:
+        value = cell_of(task.meta, column) if has_column(task.meta, column) else None
     if value is None:
         name = "answer" if column is None else f'column "{column}"'
         raise RewardError(f"{row_of(task)} has no {name} to compare")
+    if isinstance(value, Mapping | list):
+        try:
+            gold_of(value, column or "answer", row_of(task))
+        except TaskSourceError as error:
+            raise RewardError(str(error)) from error
     return value
+
+
+def expected_answer(task: Task) -> Any:  # noqa: ANN401 - any column's value
+    """Return what a response is compared with, for every reward alike.
+
+    It is the column that the environment's setting `answer_column` names, or what the environment
+    made of it (GSM8K's number behind `####`); else the column `answer`; None where there is none.
+    """
+    return task.meta.get("answer") if task.answer is None else task.answer
 
 
 def number(text: str) -> Fraction | None:

@@ -50,7 +50,8 @@ def test_a_row_without_the_prompt_is_named_by_file_and_line(refused):
 def test_a_prompt_that_is_no_text_is_named_by_file_and_line(refused):
     write_rows("rows.jsonl", [{"prompt": "a", "response": "b"}, {"prompt": "", "response": "b"}])
     assert 'rows.jsonl, line 2, column "prompt": a prompt is' in refused({PROMPTS: "rows.jsonl"})
-    assert "rows.jsonl, line 2: a prompt is text" in sft(refused, path="rows.jsonl")
+    said = sft(refused, path="rows.jsonl")
+    assert 'rows.jsonl, line 2, column "prompt": a prompt is text' in said
 
 
 def test_a_line_that_is_no_json_is_named(refused):

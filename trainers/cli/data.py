@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from llmgym.content import LastAssistant
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Message
 from llmgym.plural import counted
-from llmgym.survey import Survey, percentiles, shown, sibling_of, surveyed
+from llmgym.survey import MOST_COLUMNS, Survey, percentiles, shown, sibling_of, surveyed
 from trainers.cli.options import read
 from trainers.config import Config, GenerationConfig, ModelConfig, TokenizerConfig
 from trainers.errors import ConfigError
@@ -35,9 +36,12 @@ class Options:
     file: tyro.conf.Positional[Path]
     """A .jsonl, .parquet, .csv or .tsv file."""
     prompt_column: str = "prompt"
-    """The column of prompts."""
+    """The column of prompts; a dotted name reaches into mappings."""
     answer_column: str | None = None
     """The column of answers or responses; answer, response, completion or solution by itself."""
+    last_assistant: LastAssistant = "raise"
+    """What messages are that end with the assistant: an error, a prompt and its answer (split), or
+    a prompt whose response has begun (prefill)."""
     columns: str | None = None
     """The column names of a CSV or TSV file without a header line: text,labels,id."""
     model: Annotated[str | None, tyro.conf.arg(name="model.path")] = None
@@ -141,8 +145,9 @@ def _rounded(length: int) -> int:
     return -(-length // STEP) * STEP
 
 
-def settings(survey: Survey, tokens: Tokens | None, model: str | None) -> list[str]:
+def settings(survey: Survey, tokens: Tokens | None, options: Options) -> list[str]:
     """Return the commands that train on this file."""
+    model, is_split = options.model, options.last_assistant == "split"
     path, prompt, answer = str(survey.path), survey.prompt_column, survey.answer_column
     ppo = ["llmgym", "train", "prompts", "--model.path", model or "MODEL"]
     ppo += ["--envs.0.kwargs.path", path]
@@ -150,16 +155,21 @@ def settings(survey: Survey, tokens: Tokens | None, model: str | None) -> list[s
     if prompt != "prompt":
         ppo += ["--envs.0.kwargs.prompt_column", prompt]
         sft += ["--data.prompt-column", prompt]
-    ppo += ["--reward", "my_reward.py:score"] if answer is None else []
-    ppo += [] if answer is None else ["--envs.0.kwargs.answer_column", answer]
+    if options.last_assistant != "raise":
+        ppo += ["--envs.0.kwargs.last_assistant", options.last_assistant]
+        sft += ["--data.last-assistant", options.last_assistant]
+    if answer is not None:
+        ppo += ["--envs.0.kwargs.answer_column", answer]
+    elif not is_split:
+        ppo += ["--reward", "my_reward.py:score"]
     limits = GenerationConfig()
     if tokens is not None and tokens.prompts and tokens.prompts[-1] > limits.max_prompt_tokens:
         ppo += ["--generation.max-prompt-tokens", str(_rounded(tokens.prompts[-1]))]
     if tokens is not None and tokens.answers and tokens.answers[-2] > limits.max_new_tokens:
         ppo += ["--generation.max-new-tokens", str(_rounded(tokens.answers[-2]))]
-    if answer is None:
+    if not survey.is_text:
         return [shlex.join(ppo)]
-    sft += [] if answer == "response" else ["--data.response-column", answer]
+    sft += [] if is_split or answer == "response" else ["--data.response-column", str(answer)]
     return [shlex.join(sft), shlex.join(ppo)]
 
 
@@ -174,6 +184,8 @@ def report(survey: Survey, tokens: Tokens | None) -> list[str]:
     for name, found in survey.lengths.items():
         least, *rest = found
         lines.append(f"{shown(name, 19):<20}{least:>18}" + "".join(f"{one:>9}" for one in rest))
+    if len(survey.columns) > MOST_COLUMNS:
+        lines.append(f"... and {len(survey.columns) - MOST_COLUMNS} more columns")
     if tokens is not None and tokens.prompts:
         for name, found in (("prompt", tokens.prompts), ("answer", tokens.answers)):
             if found:
@@ -212,6 +224,7 @@ def main(argv: Sequence[str]) -> int:
             prompt_column=options.prompt_column,
             answer_column=options.answer_column,
             names=options.columns.split(",") if options.columns else None,
+            last_assistant=options.last_assistant,
         )
     except TaskSourceError as error:
         print(json.dumps({"errors": [str(error)]}) if options.json else f"error: {error}")
@@ -236,7 +249,7 @@ def main(argv: Sequence[str]) -> int:
     if errors:
         print(again(argv))
     else:
-        for line in settings(survey, tokens, options.model):
+        for line in settings(survey, tokens, options):
             takes = bool(options.template) and "--model.path" in line
             end = (
                 f" --tokenizer.chat-template {shlex.quote(str(options.template))}" if takes else ""

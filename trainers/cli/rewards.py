@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
+from llmgym.content import LastAssistant
 from llmgym.errors import RewardError
 from llmgym.registry import load_plugins
 from llmgym.rewards.answers import check_answers
@@ -45,6 +46,9 @@ class Options:
     """The column to compare with; `answer` where there is one."""
     solution_column: str | None = None
     """The column of perfect responses; the answer without one."""
+    last_assistant: LastAssistant = "raise"
+    """What messages are that end with the assistant: an error, a prompt and its answer (split), or
+    a prompt whose response has begun (prefill)."""
     columns: str | None = None
     """The column names of a CSV or TSV file without a header line: text,labels,id."""
     n: int = 20
@@ -89,6 +93,7 @@ def rows(options: Options) -> TaskList:
         answer=options.answer_column or ("answer" if "answer" in names else None),
         solution=options.solution_column or ("solution" if "solution" in names else None),
         names=given,
+        last_assistant=options.last_assistant,
     )
     return from_file(options.data, columns)
 
@@ -147,6 +152,8 @@ def following(options: Options) -> str:
     words = ["llmgym", "train", "prompts", "--model.path", "MODEL", "--envs.0.kwargs.path", path]
     if options.prompt_column != "prompt":
         words += ["--envs.0.kwargs.prompt_column", options.prompt_column]
+    if options.last_assistant != "raise":
+        words += ["--envs.0.kwargs.last_assistant", options.last_assistant]
     if ":" in options.reward:
         words += ["--reward", options.reward]
     elif Path(options.reward).is_dir():

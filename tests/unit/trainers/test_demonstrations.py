@@ -65,11 +65,11 @@ def test_a_template_that_says_nothing_before_a_first_response_is_refused():
     [
         ({"prompt": "a"}, r'row 2 has no column "response"; it has prompt.*response-column'),
         ({"response": "a"}, r'row 2 has no column "prompt"'),
-        ({"prompt": "a", "response": 4}, "row 2: a response is text that is not empty, got 4"),
-        ({"prompt": "a", "response": ""}, "row 2: a response is text"),
-        ({"prompt": "", "response": "a"}, "row 2: a prompt is text"),
-        ({"prompt": [{"role": "user"}], "response": "a"}, "row 2: a prompt is text"),
-        ({"prompt": 3, "response": "a"}, "row 2: a prompt is text"),
+        ({"prompt": "a", "response": 4}, 'row 2, column "response": a response is text, got 4'),
+        ({"prompt": "a", "response": ""}, 'row 2, column "response": a response is text'),
+        ({"prompt": "", "response": "a"}, 'row 2, column "prompt": a prompt is text'),
+        ({"prompt": [{"role": "user"}], "response": "a"}, "message 1: the content of a message is"),
+        ({"prompt": 3, "response": "a"}, 'row 2, column "prompt": a prompt is text'),
     ],
 )
 def test_a_bad_row_is_named(row, said):

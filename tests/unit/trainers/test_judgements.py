@@ -126,7 +126,7 @@ def test_pairs_are_read_from_every_kind_of_file(tmp_path, suffix):
         ),
         ({"prompt": "a", "chosen": "b"}, r'line 2 has no column "rejected"; it has prompt, chosen'),
         ({"prompt": "a", "chosen": "b", "rejected": " "}, r'line 2, column "rejected": a response'),
-        ({"prompt": "", "chosen": "b", "rejected": "c"}, r"line 2: a prompt is text"),
+        ({"prompt": "", "chosen": "b", "rejected": "c"}, r'column "prompt": a prompt is text'),
         (
             {**PAIRS[1], "by": -1},
             r'line 2, column "by": a margin is a number of at least 0, got -1',

@@ -210,3 +210,32 @@ def test_json_says_the_same(check, model):
 def test_percentiles_are_lengths_that_occur():
     assert percentiles([5]) == (5, 5, 5, 5)
     assert percentiles([*range(1, 101)]) == (1, 51, 96, 100)
+
+
+def test_rows_that_end_with_their_answer_are_an_error_until_it_is_said_what_they_are(check):
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Say {n}."},
+                {"role": "assistant", "content": f"{n}"},
+            ]
+        }
+        for n in range(20)
+    ]
+    code, said = check(rows, "--prompt-column", "messages")
+    assert code == 1
+    assert 'my.jsonl, line 1, column "messages" ends with the assistant\'s answer' in said
+    assert "(20 rows like this)" in said
+    code, said = check(rows, "--prompt-column", "messages", "--last-assistant", "split")
+    assert code == 0
+    assert "line 1  Say 0.  ->  0" in said
+    sft, ppo = [line for line in said.splitlines() if line.startswith("Next")]
+    assert sft.endswith("--data.prompt-column messages --data.last-assistant split")
+    assert ppo.endswith("prompt_column messages --envs.0.kwargs.last_assistant split")
+
+
+def test_numbers_are_answers_to_compare_with_and_not_to_learn(check):
+    code, said = check([{"prompt": f"{n}", "answer": n} for n in range(20)])
+    assert code == 0
+    assert "llmgym sft" not in said
+    assert "--envs.0.kwargs.answer_column answer" in said
