@@ -11,11 +11,11 @@ from gymnasium.envs.registration import EnvSpec
 
 from llmgym.env import core_env
 from llmgym.errors import EnvContractError, RewardError
-from llmgym.registry import create_vector, settings_of, spec
+from llmgym.registry import create_vector, load, settings_of, spec
 from llmgym.rewards.answers import check_answers
 from llmgym.rewards.base import resolve
 from llmgym.vector import LLMVectorEnv
-from trainers.config import Config
+from trainers.config import Config, DataConfig
 from trainers.config_secrets import with_secrets
 from trainers.config_text import RewardConfig
 from trainers.errors import ConfigError
@@ -83,7 +83,7 @@ def text_envs(
             the reward, or the reward cannot compare with an answer; names the row.
     """
     config = with_secrets(config)
-    kwargs: dict[str, Any] = dict(config.envs[0].kwargs)
+    kwargs = dict(config.envs[0].kwargs) if callable(env) else env_kwargs(config)
     if held_out:
         kwargs |= config.eval.kwargs
     if reward is not None:
@@ -115,6 +115,61 @@ def _checked(envs: LLMVectorEnv) -> LLMVectorEnv:
     core = core_env(envs.envs[0])
     check_answers(core.reward, core.tasks)
     return envs
+
+
+def env_kwargs(config: Config) -> dict[str, Any]:
+    """Return the arguments of the run's environment, with the file that `data` means for it.
+
+    In a run with PPO `data.path` is the file of an environment of `llmgym/` that takes a `path` and
+    has none; `data.prompt_column`, `columns` and `last_assistant` then say how it is read.
+    """
+    env, data = config.envs[0], config.data
+    if data.path is None or env.kwargs.get("path") is not None or not _takes_path(config):
+        return dict(env.kwargs)
+    given: dict[str, Any] = {"path": data.path}
+    for name in ("prompt_column", "columns", "last_assistant"):
+        if getattr(data, name) != getattr(DataConfig(), name):
+            given[name] = getattr(data, name)
+    return {**given, **env.kwargs}
+
+
+def _takes_path(config: Config) -> bool:
+    """Tell whether the run asks an environment of ours that reads a file."""
+    name = config.envs[0].id
+    if config.is_control or not config.ppo.num_iterations or not name.startswith("llmgym/"):
+        return False
+    target = spec(name).kwargs.get("target")
+    return isinstance(target, str) and "path" in inspect.signature(load(target)).parameters
+
+
+def check_data(config: Config, *, has_env: bool = False) -> None:
+    """Refuse `data.path` where nothing reads it, or something else is read instead.
+
+    Args:
+        config: settings.
+        has_env: whether the environment comes from Python, which reads what it likes.
+
+    Raises:
+        ConfigError: says what to set.
+        gymnasium.error.NameNotFound: no such environment.
+    """
+    path, env = config.data.path, config.envs[0]
+    learns = config.sft.num_epochs and not config.is_control
+    if path is None or learns or config.reward_model.num_epochs:
+        return
+    if has_env or not _takes_path(config):
+        name = "the environment given from Python" if has_env else env.id
+        raise ConfigError(
+            f"nothing would read data.path {path}: no supervised stage runs, and {name} takes no "
+            "file of rows. Learn from it first, --sft.num-epochs 1, or ask its prompts: llmgym "
+            f"train prompts --data {path}"
+        )
+    other = env.kwargs.get("path")
+    if other not in (None, path):
+        raise ConfigError(
+            f"data.path is {path}, and envs.0.kwargs.path is {other}: {env.id} reads one file, and "
+            "no supervised stage runs. Drop one of the two."
+        )
 
 
 def accepted(make: EnvFactory, given: Mapping[str, Any]) -> dict[str, Any]:

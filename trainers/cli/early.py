@@ -6,7 +6,7 @@ from pathlib import Path
 from llmgym.registry import spec
 from llmgym.tables import READERS, check_file
 from trainers.config import Config
-from trainers.environments import reward_of, text_envs
+from trainers.environments import check_data, reward_of, text_envs
 from trainers.run_record import refuse_work
 
 OURS = "llmgym/"
@@ -17,8 +17,10 @@ def check_plan(config: Config) -> None:
     """Refuse an environment that is not registered; data may lie on another machine.
 
     Raises:
+        ConfigError: nothing would read `data.path`.
         gymnasium.error.NameNotFound: no such environment.
     """
+    check_data(config)
     if config.ppo.num_iterations or config.data.path is None:
         spec(config.envs[0].id)
 
@@ -41,6 +43,7 @@ def check_start(config: Config, *, is_new: bool) -> None:
     folder = Path(config.run.dir) / config.run.name
     if is_new and not (folder / "run.lock").exists():  # whose it is, is found out when it is taken
         refuse_work(folder)
+    check_data(config)
     data = config.data.path
     if data is not None and Path(data).suffix.lower() in READERS:
         check_file(Path(data))

@@ -20,6 +20,7 @@ from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.config import Config
 from trainers.config_secrets import secret_variables
+from trainers.environments import env_kwargs
 from trainers.launcher import continuing
 from trainers.loggers.alarms import Alarms
 from trainers.loggers.base import Evaluations, Logger, Stage, Status
@@ -304,7 +305,7 @@ class ConsoleLogger(Logger):
             or "RewardError" not in read_status(self._run_dir).get("reason", "")
         ):
             return None
-        path = self._config.envs[0].kwargs.get("path")
+        path = env_kwargs(self._config).get("path")
         rows = [] if path is None else ["--data", str(path)]
         return shlex.join(["llmgym", "rewards", "check", named[0], *rows])
 

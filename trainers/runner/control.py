@@ -11,7 +11,7 @@ from llmgym.registry import spec
 from trainers.batch import Evaluation
 from trainers.collect.control import ControlCollector, make_envs
 from trainers.config import Config
-from trainers.environments import EnvFactory, accepted, constructing, is_text
+from trainers.environments import EnvFactory, accepted, check_data, constructing, is_text
 from trainers.errors import ConfigError
 from trainers.evaluate import evaluate_control
 from trainers.export import export_mlp
@@ -32,6 +32,7 @@ def train_control(
         ConfigError: a setting is for text.
     """
     config = session.config
+    check_data(config, has_env=callable(env))
     if reward is not None or any(one.source for one in config.rewards):
         raise ConfigError(
             "a numeric environment pays its own rewards: drop --reward, or wrap the environment."

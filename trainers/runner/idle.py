@@ -7,6 +7,7 @@ import torch
 from trainers.config import SCHEMA, BackendConfig, Config
 from trainers.config_files import parse
 from trainers.config_schema import value_at
+from trainers.environments import env_kwargs
 from trainers.errors import ConfigError
 
 
@@ -64,6 +65,18 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         lambda config: not config.is_control,
         "the run is of text",
         "set generation.max_new_tokens",
+    ),
+    *(
+        (
+            f"data.{name}",
+            lambda config: not (config.sft.num_epochs or config.reward_model.num_epochs),
+            "no supervised stage reads rows",
+            remedy,
+        )
+        for name, remedy in (
+            ("response_column", "set envs.0.kwargs.solution_column"),
+            ("num_examples", "set sft.num_epochs, or give a shorter file"),
+        )
     ),
     *(
         (
@@ -129,12 +142,12 @@ def for_practice(config: Config) -> list[str]:
     """Return a sentence where PPO trains a model that knows nothing, or on nobody's prompts."""
     if config.is_control or not config.ppo.num_iterations:
         return []
-    given, missing = {**config.envs[0].kwargs, **config.eval.kwargs}, {}
+    given, missing = {**env_kwargs(config), **config.eval.kwargs}, {}
     if config.model.path is None and not config.sft.num_epochs:
         missing["PPO starts from a fresh model, which has learned nothing"] = "--model.path MODEL"
     if config.envs[0].id == PROMPTS and given.get("path") is None:
         rows = f"the prompts are the few written in {PROMPTS}"
-        missing[rows] = "--envs.0.kwargs.path my.jsonl --reward my_reward.py:score"
+        missing[rows] = "--data my.jsonl --reward my_reward.py:score"
     if not missing:
         return []
     said, options = ", and ".join(missing), " ".join(missing.values())

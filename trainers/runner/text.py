@@ -11,7 +11,7 @@ from trainers.batch import Evaluation
 from trainers.collect.text import TextCollector, TextParts
 from trainers.config import Config
 from trainers.distributed import from_main
-from trainers.environments import EnvFactory, accepted, reward_of, text_envs
+from trainers.environments import EnvFactory, accepted, check_data, reward_of, text_envs
 from trainers.evaluate import check_disjoint, evaluate_text
 from trainers.export import copy_export, export_critic, export_policy
 from trainers.generation.probe import NO_CACHE, check_rows, keeps_cache
@@ -51,6 +51,7 @@ def train_text(
         The last iteration's figures by name; none if PPO was left out or never began.
     """
     config = session.config
+    check_data(config, has_env=env is not None)
     check_lora(config)
     cached = check_rows(config.model.path)
     check_folders(config, session.folder.path)

@@ -19,6 +19,8 @@ IN_VAIN = [
     ("ppo.truncation_penalty", -1.0, {}, "ppo.on_truncation penalty"),
     ("ppo.samples_per_prompt", 2, MLP, "ppo.num_prompts"),
     ("ppo.num_steps", 7, {}, "generation.max_new_tokens"),
+    ("data.response_column", "a", {}, "envs.0.kwargs.solution_column"),
+    ("data.num_examples", 8, {}, "sft.num_epochs"),
     ("model.lora.alpha", 8.0, {}, "model.lora.rank"),
     ("model.lora.targets", ["q_proj"], {}, "model.lora.rank"),
     ("model.lora.critic", "whole", {"ppo.critic": "shared", "model.lora.rank": 2}, "separate"),
@@ -58,6 +60,7 @@ def test_a_setting_in_vain_is_named_with_its_value_and_what_has_an_effect(
         {"ppo.on_truncation": "penalty", "ppo.truncation_penalty": -1.0},
         {**MLP, "ppo.samples_per_prompt": 1, "ppo.num_steps": 7, "model.hidden_sizes": [8]},
         {"eval.patience": 2, "eval.min_delta": 0.1},
+        {"sft.num_epochs": 1, "data.num_examples": 8, "data.response_column": "a"},
         {"model.lora.rank": 2, "model.lora.alpha": 8.0, "model.lora.critic": "whole"},
     ],
 )
@@ -94,12 +97,12 @@ OWN_ROWS = {"envs.0.id": "llmgym/Prompts-v0", "envs.0.kwargs.path": "my.jsonl"}
         (
             {"envs.0.id": "llmgym/Prompts-v0"},
             ["a fresh model", "the few written in llmgym/Prompts-v0"],
-            ["--model.path MODEL", "--envs.0.kwargs.path my.jsonl --reward my_reward.py:score"],
+            ["--model.path MODEL", "--data my.jsonl --reward my_reward.py:score"],
         ),
         (
             {"envs.0.id": "llmgym/Prompts-v0", "model.path": "a/b"},
             ["the few written in llmgym/Prompts-v0"],
-            ["--envs.0.kwargs.path my.jsonl --reward my_reward.py:score"],
+            ["--data my.jsonl --reward my_reward.py:score"],
         ),
     ],
 )
