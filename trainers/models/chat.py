@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from llmgym.chat_templates import dated
 from trainers.errors import ConfigError
 from trainers.functional.logprobs import Absent
+from trainers.models.corpus import with_short_words
 from trainers.models.encoding import TextEncoder
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -58,7 +59,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
+    backend.train_from_iterator(with_short_words(texts, backend.pre_tokenizer), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=PAD,
