@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import shutil
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,19 @@ import torch
 
 from llmgym.errors import LLMGymError
 from llmgym.registry import spec
+from llmgym.vector import LLMVectorEnv
 from trainers.cli.arguments import Launch
 from trainers.cli.doctor import available_memory
+from trainers.cli.early import OURS
 from trainers.collect.control import make_envs
 from trainers.config import Config
 from trainers.config_files import dump
+from trainers.demonstrations import demonstrations
 from trainers.distributed import World
-from trainers.environments import constructing, text_envs
+from trainers.environments import constructing, env_kwargs, text_envs
 from trainers.errors import ConfigError
-from trainers.models.loading import count_parameters
+from trainers.judgements import labelled, preferences
+from trainers.models.loading import count_parameters, load_chat, load_tokenizer
 from trainers.models.mlp import build_control
 from trainers.models.quiet import without_progress_bars
 from trainers.plan.batch import Batch
@@ -33,7 +38,7 @@ from trainers.plan.pace import ASSUMED, BETWEEN, WITHIN, Pace, on_threads, one_t
 from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
 from trainers.plan.state import Holding
-from trainers.runner.assemble import check_shares, compute_dtype, engines_json
+from trainers.runner.assemble import check_prompts, check_shares, compute_dtype, engines_json
 from trainers.runner.idle import remarks
 from trainers.runner.zero import Zero
 
@@ -96,13 +101,57 @@ def _text(config: Config, ranks: int) -> tuple[Forecast, Pace, Lengths, dict[str
 
 
 def _lengths(config: Config) -> Lengths:
-    """Return how long texts are, by the run's environment where its tasks are there."""
+    """Return how long texts are, by the run's environment where its tasks are there.
+
+    Raises:
+        ConfigError: a run would refuse its prompts.
+        TaskSourceError: a run would refuse its rows.
+    """
+    _read_rows(config)
+    has_reward = any(one.source for one in config.rewards)
+    reward = {"name": "constant"} if has_reward else None  # nothing is scored
+    with ExitStack() as stack:
+        made = []
+        for held_out in (False, True) if config.eval.num_tasks else (False,):
+            try:
+                envs = text_envs(config, 1, env=None, reward=reward, held_out=held_out)
+            except (ConfigError, LLMGymError, OSError) as error:
+                if _reads_here(config):
+                    raise
+                _log.warning("no task was looked at, so lengths are assumed: %s", error)
+                return at_limits(config)
+            made.append(stack.enter_context(closing(envs)))
+        _check_prompts(config, made)
+        return sampled(config, made[0].envs[0])
+
+
+def _read_rows(config: Config) -> None:
+    """Read the rows of a supervised stage as it does, where they are on this machine."""
+    path, limit = config.data.path, config.data.num_examples
+    if path is None or not Path(path).exists():
+        return
+    if config.sft.num_epochs:
+        demonstrations(config, [])
+    if config.reward_model.num_epochs:
+        read = preferences if config.reward_model.label_column is None else labelled
+        read(config, path, limit=limit)
+
+
+def _reads_here(config: Config) -> bool:
+    """Tell whether the run asks an environment of ours, and what it reads is on this machine."""
+    files = [env_kwargs(config).get("path"), config.eval.kwargs.get("path")]
+    is_ours = config.envs[0].id.startswith(OURS) and config.ppo.num_iterations > 0
+    return is_ours and all(one is None or Path(one).exists() for one in files)
+
+
+def _check_prompts(config: Config, made: Sequence[LLMVectorEnv]) -> None:
+    if config.model.path is None:
+        return  # its tokenizer is not trained yet
     try:
-        envs = text_envs(config, 1, env=None, reward=None)
-    except (ConfigError, LLMGymError, OSError):
-        return at_limits(config)
-    with closing(envs):
-        return sampled(config, envs.envs[0])
+        chat = load_chat(config, load_tokenizer(config), env=config.envs[0].id)
+    except ConfigError:
+        return  # lengths are guessed: the tokenizer is not on this machine
+    check_prompts(config, chat, *made)
 
 
 def _dtype(config: Config, shapes: Shapes, *, is_gpu: bool) -> torch.dtype:
