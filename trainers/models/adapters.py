@@ -122,7 +122,7 @@ def adapt(
 ) -> None:
     """Freeze a model's body, and its head over the vocabulary, and put adapters beside its layers.
 
-    A critic's head learns.
+    The head of a critic and of a classifier learns.
 
     The model computes what it did before, to the last bit. A and B are drawn by `seed`; the global
     generator is untouched. Where they are to be `empty`, they are on the device meta.
@@ -133,7 +133,7 @@ def adapt(
     peft, body = library(), model.trunk if isinstance(model, Critic) else model.base_model
     assert isinstance(body, PreTrainedModel)
     wanted = _targets(body, lora)
-    if isinstance(model, PreTrainedModel):
+    if isinstance(model, PreTrainedModel) and model.get_output_embeddings() is not None:
         model.requires_grad_(False)
     turned = any(isinstance(one, Conv1D) for one in body.modules())
     settings = peft.LoraConfig(
