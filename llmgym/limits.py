@@ -82,6 +82,7 @@ class _MainThread:
         self._lock = threading.Lock()
         self._watcher: threading.Thread | None = None
         self._is_ready = False
+        self._pause = threading.Event()
 
     def run(self, limit: CallLimit, function: Callable[[], Any]) -> Any:  # noqa: ANN401
         """Call a function.
@@ -114,7 +115,7 @@ class _MainThread:
 
     def _watch(self) -> None:
         while True:
-            time.sleep(POLL_SECONDS)
+            self._pause.wait(POLL_SECONDS)  # time.sleep may be replaced, in tests of environments
             call, now = self._call, time.monotonic()
             if call is not None and now >= call.limit.deadline(call.began):
                 self._stop(call, now)
