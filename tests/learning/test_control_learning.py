@@ -54,4 +54,4 @@ def test_cartpole_without_reward_is_not_learned(tmp_path, seed):
     )
     # The preset ends at 500; an untrained policy lasts up to 130 steps without sampling.
     assert learned.mean < 200
-    assert result.metrics["env/CartPole-v1/length"] < 50
+    assert result.metrics["env/python:unpaid/length"] < 50

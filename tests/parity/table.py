@@ -19,6 +19,7 @@ import torch
 
 from tests import tiny
 from tests.distributed.ranks import run_ranks
+from trainers.generation.probe import check_rows
 from trainers.generation.sampling import uniforms
 from trainers.generation.transformers import TransformersGenerator
 from trainers.loggers.jsonl import JsonlLogger
@@ -98,6 +99,7 @@ def replayed(changes, recorded=None, resume=False):
         return [replace(recorded[key][0], policy_version=self.policy_version) for key in keys]
 
     config = tiny.run_settings(changes["model.path"], changes["run.dir"], **changes)
+    check_rows(config.model.path)  # tries the model once a process, by the generator as it is
     with mock.patch.object(TransformersGenerator, "generate", generated):
         run(config, reward=tiny.letters, resume=resume, loggers=[JsonlLogger()])
     return kept if recorded is None else seen

@@ -3,9 +3,12 @@
 Every stage of ZeRO takes the gradient that is checked here (`tests/distributed/test_zero.py`).
 """
 
+import copy
+
 import pytest
 import torch
 from torch.func import functional_call
+from transformers import AutoModelForTokenClassification
 
 from tests import tiny
 
@@ -41,6 +44,13 @@ def bare(model):
     return type(model)(model.config).double()
 
 
+def bare_critic(trunk):
+    """The token classifier of transformers on a trunk of this kind, for its code alone."""
+    config = copy.deepcopy(trunk.config)
+    config.num_labels, config.classifier_dropout = 1, 0.0
+    return AutoModelForTokenClassification.from_config(config).double()
+
+
 def expected_gradients(learner, made, config):
     """The gradient of the objective of PPO, written from its equations."""
     ppo = config.ppo
@@ -48,7 +58,7 @@ def expected_gradients(learner, made, config):
     mine = leaves_of(policy)
     model, weights = bare(policy.model), plain(mine)
     theirs = {} if critic is None else leaves_of(critic)
-    judge = None if critic is None else bare(critic.model)
+    judge = None if critic is None else bare_critic(critic.trunk)
     surrogate, entropy, squared = (torch.zeros((), dtype=torch.float64) for _ in range(3))
     for row, (prompt, response) in enumerate(zip(tiny.PROMPTS, tiny.RESPONSES, strict=True)):
         ids = made.inputs.tokens[row][made.inputs.attention_mask[row]][None]

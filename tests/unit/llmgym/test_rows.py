@@ -1,11 +1,10 @@
 """Rows of other programs: dotted columns, gold answers, half characters, dialogues with answers."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import gymnasium
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 import llmgym
@@ -33,7 +32,8 @@ def verl(n):
 @pytest.fixture
 def parquet(tmp_path):
     path = tmp_path / "verl.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([verl(n) for n in range(30)]), path)
+    table = import_module("pyarrow").Table.from_pylist([verl(n) for n in range(30)])
+    import_module("pyarrow.parquet").write_table(table, path)
     return str(path)
 
 
@@ -42,6 +42,7 @@ def earned(env, response, **options):
     return env.step(response)[1]
 
 
+@pytest.mark.parquet
 def test_the_right_answer_to_a_row_of_verl_earns_its_reward(parquet):
     for name in ("exact", "numeric"):
         env = gymnasium.make("llmgym/Prompts-v0", path=parquet, split="all", reward=name,
@@ -53,6 +54,7 @@ def test_the_right_answer_to_a_row_of_verl_earns_its_reward(parquet):
     assert earned(env, "14", index=7) == 1.0
 
 
+@pytest.mark.parquet
 def test_a_mapping_as_gold_answer_is_an_error_that_names_the_dotted_column(parquet):
     with pytest.raises(TaskSourceError) as caught:
         gymnasium.make("llmgym/Prompts-v0", path=parquet, answer_column="reward_model")
@@ -64,6 +66,7 @@ def test_a_mapping_as_gold_answer_is_an_error_that_names_the_dotted_column(parqu
         earned(env, "14", index=7)
 
 
+@pytest.mark.parquet
 def test_solutions_and_problems_are_dotted_columns_as_well(parquet):
     env = gymnasium.make("llmgym/GSM8K-v0", path=parquet, split="all", prompt_column="prompt",
                          solution_column="extra_info.answer")  # fmt: skip
@@ -75,6 +78,7 @@ def test_solutions_and_problems_are_dotted_columns_as_well(parquet):
         from_file(parquet, Columns(answer="ground_truth"))
 
 
+@pytest.mark.parquet
 def test_a_file_is_checked_for_the_same(parquet):
     (error,) = surveyed(Path(parquet), answer_column="reward_model").errors
     assert "row 1" in error

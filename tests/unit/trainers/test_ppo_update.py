@@ -23,7 +23,7 @@ def naive(learner, made):
     """Log-probabilities, entropies [B, T] and values by transformers' own logits, row by row."""
     shape = made.response_mask.shape
     figures = [torch.zeros(shape, dtype=torch.float64) for _ in range(3)]
-    policy, critic = learner.policy_module.model, learner.critic_module.model
+    policy, critic = learner.policy_module.model, learner.critic_module
     temperature = learner.policy_module.scorer.temperature
     for row, real in enumerate(made.inputs.attention_mask):
         tokens = made.inputs.tokens[row, real].unsqueeze(0)
@@ -35,7 +35,7 @@ def naive(learner, made):
         parts = (
             logp[torch.arange(count), chosen],
             -(logp.exp() * logp).sum(-1),
-            critic(input_ids=tokens).logits[0, before, 0].double(),
+            critic.head(critic.trunk(input_ids=tokens)[0])[0, before, 0].double(),
         )
         for whole, part in zip(figures, parts, strict=True):
             whole[row, :count] = part

@@ -54,18 +54,21 @@ def test_the_verbs_are_these():
 
 def test_the_options_of_each_verb_are_these():
     assert options(eval.Options) == [
-        "target", "env", "against", "n", "temperature", "top_p", "top_k", "json", "plugins",
+        "target", "env", "against", "n", "temperature", "top_p", "top_k", "json", "trust",
+        "plugins",
     ]  # fmt: skip
-    assert options(play.Options) == ["target", "env", "base", "plugins"]
+    assert options(play.Options) == ["target", "env", "base", "trust", "plugins"]
     assert options(export.Options) == ["target", "out", "to", "best"]
     assert options(schema.Options) == ["field"]
     assert options(doctor.Options) == ["json"]
     assert options(rewards.Options) == [
-        "action", "reward", "data", "prompt_column", "answer_column", "solution_column", "columns",
-        "n", "kwargs", "isolated", "timeout_seconds", "json", "plugins",
+        "action", "reward", "data", "prompt_column", "answer_column", "solution_column",
+        "last_assistant", "columns", "n", "kwargs", "isolated", "timeout_seconds", "json",
+        "plugins",
     ]  # fmt: skip
     assert options(data.Options) == [
-        "action", "file", "prompt_column", "answer_column", "columns", "model", "json",
+        "action", "file", "prompt_column", "answer_column", "last_assistant", "columns", "model",
+        "template", "json",
     ]  # fmt: skip
     assert options(report.Options) == ["runs", "out"]
     assert options(runs.List) == ["folder", "sort", "json"]

@@ -21,10 +21,11 @@ OF_OTHERS = {"nproc_per_node", "local_rank", "nnodes", "node_rank", "master_addr
 OF_OTHERS |= {"standalone", "num_accelerators", "force_multi", "signal", "time", "kill_on_bad_exit"}
 """Options of launchers."""
 FILES = {"tokenizer.json", "run.lock", "tokenizer.pad_token", "tokenizer.eos_token"}
-"""Names of files, and of attributes in a line of Python."""
+FILES |= {"tokenizer.ggml"}
+"""Names of files, of keys in them, and of attributes in a line of Python."""
 SECTIONS = ["run", "tokenizer", "sft", "ppo", "generation", "backend", "eval", "checkpoint"]
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*[\w])")
-SETTING = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})\.[a-z][a-z_]*)(?![\w(])")
+SETTING = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})\.[a-z][a-z_-]*)(?![\w(])")
 VERB = re.compile(r"\bllmgym ([a-z]+)(?= (?:--|[A-Z]|runs/))|`llmgym ([a-z]+)")
 
 
@@ -65,7 +66,8 @@ def test_every_option_setting_and_verb_in_a_text_exists(path):
             plain = option.replace("-", "_")
             if plain not in options and not is_setting(plain):
                 unknown.append((line, f"--{option}"))
-        unknown += [(line, one) for one in {*SETTING.findall(text)} - FILES if not is_setting(one)]
+        settings = {one.replace("-", "_") for one in SETTING.findall(text)} - FILES
+        unknown += [(line, one) for one in settings if not is_setting(one)]
         verbs = [one or other for one, other in VERB.findall(text)]
         unknown += [(line, f"llmgym {one}") for one in verbs if one not in VERBS]
     assert not unknown

@@ -80,7 +80,7 @@ def test_a_checkpoint_holds_what_learns_alone(done, model):
 
 def test_the_exported_run_is_checked_and_keeps_its_adapters(done, tmp_path, capsys):
     assert cli.main(["export", str(done[1]), "--out", str(tmp_path / "out")]) == 0
-    assert "log-probabilities equal" in capsys.readouterr().out
+    assert "log-probabilities are equal to the last bit" in capsys.readouterr().out
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
 
 
