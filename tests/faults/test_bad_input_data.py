@@ -116,3 +116,41 @@ def test_a_demonstration_over_the_context_is_named_by_file_and_line(refused):
     assert "rows.jsonl, line 2 has" in said
     assert "the model takes 64 in all" in said
     assert "--data.too-long drop" in said
+
+
+def test_the_file_of_data_is_trained_on_where_the_environment_has_none(typed):
+    answer = typed({PROMPTS: None, "--data": "prompts.jsonl"})
+    assert answer.code == 0
+    assert "llmgym/Prompts-v0: 11 train" in answer.shown + answer.said
+
+
+@pytest.mark.parametrize("verb", [("train",), ("plan",)])
+def test_a_file_that_nothing_would_read_is_refused(refused, verb):
+    said = refused({"--data": "prompts.jsonl"}, verb=verb)
+    assert "nothing would read data.path prompts.jsonl" in said
+
+
+ANSWERED = [{"role": "user", "content": "Say 3."}, {"role": "assistant", "content": "3"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": ANSWERED}, "ends with the assistant's answer"),
+        pytest.param(
+            {"prompt": [{"role": "user", "content": None}]},
+            "content of a message is text, got null",
+            marks=pytest.mark.slow,
+        ),
+        ({"prompt": "a" * 200}, "are longer than generation.max_prompt_tokens 60"),
+        pytest.param({"word": "a"}, 'no column "prompt"', marks=pytest.mark.slow),
+    ],
+)
+def test_a_plan_refuses_the_rows_that_a_run_refuses(refused, typed, row, words):
+    rows = [{"prompt": f"Name {n}"} for n in range(4)]
+    write_rows("rows.jsonl", [*rows, row])
+    given = {PROMPTS: "rows.jsonl", "--envs.0.kwargs.split": "all"}
+    assert words in refused(given)
+    planned = {"--model.path": "model", "--reward": "my_reward.py:good",
+               "--generation.max-prompt-tokens": 60, "--generation.max-new-tokens": 4}  # fmt: skip
+    assert words in refused({**given, **planned, "--eval.num-tasks": 0}, verb=("plan", "prompts"))
