@@ -105,12 +105,13 @@ def torch_engine(module, settings, name):
 def learner(config, *, seed=0, temperature=1.0, model=None, engine=torch_engine):
     """A text learner, its value head away from zero so that its trunk learns from the start."""
     model = llama(seed=seed) if model is None else model
+    reads = config.ppo.critic_reads_logprobs
     if config.ppo.critic == "shared":
-        policy = SharedActorCritic(model, temperature=temperature, chunk=512)
+        policy = SharedActorCritic(model, temperature=temperature, chunk=512, reads_logprobs=reads)
         critic, head = None, policy.value_head
     else:
         policy = CausalPolicy(model, temperature=temperature, chunk=512)
-        critic = build_critic(model)
+        critic = build_critic(model, reads_logprobs=reads)
         head = critic.head
     torch.nn.init.normal_(head.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
     if config.model.lora.rank:
@@ -198,11 +199,12 @@ def rollout(*, prompts=PROMPTS, responses=RESPONSES, spare=(0, 0), first=0, **ch
         "terminated": last,
         "boundary": last,
     }
+    parts |= changes
     return Rollout(
-        inputs=inputs,
+        inputs=replace(inputs, logprobs=parts["logprobs"] * mask),
         response_mask=mask,
         index=torch.arange(rows) + first,
-        **{**parts, **changes},
+        **parts,
     )
 
 

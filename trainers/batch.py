@@ -4,7 +4,7 @@ Shapes: B rows (sequences or environments), T actions of a row (response tokens 
 P prompt tokens, L = P + T. `[B, T]` fields are aligned on actions; masks say what is True.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -24,11 +24,23 @@ class TextInputs:
         tokens: [B, L] ids; what stands in padding never matters.
         attention_mask: [B, L] True on real tokens.
         num_prompt: P, so that actions are `tokens[:, P:]`.
+        logprobs: [B, T] old log-probabilities of the actions, 0 on other tokens, where the critic
+            reads them (`ppo.critic_reads_logprobs`); else None.
     """
 
     tokens: Int[Tensor, "B L"]
     attention_mask: Bool[Tensor, "B L"]
     num_prompt: int
+    logprobs: Float[Tensor, "B T"] | None = None
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "TextInputs":
+        logprobs = None if self.logprobs is None else change(self.logprobs)
+        return replace(
+            self,
+            tokens=change(self.tokens),
+            attention_mask=change(self.attention_mask),
+            logprobs=logprobs,
+        )
 
     @property
     def actions(self) -> Int[Tensor, "B T"]:
@@ -43,19 +55,17 @@ class TextInputs:
 
     def rows(self, index: Tensor) -> "TextInputs":
         """Return the rows of `index` [N]."""
-        return replace(self, tokens=self.tokens[index], attention_mask=self.attention_mask[index])
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> "TextInputs":
         """Return a copy on `device`."""
-        return replace(
-            self, tokens=self.tokens.to(device), attention_mask=self.attention_mask.to(device)
-        )
+        return self._each(lambda tensor: tensor.to(device))
 
     def blank(self) -> "TextInputs":
         """Return one row of zeros with one prompt and one response token."""
-        mask = self.attention_mask.new_zeros(1, self.attention_mask.shape[1])
-        mask[:, self.num_prompt - 1 : self.num_prompt + 1] = True
-        return replace(self, tokens=self.tokens.new_zeros(mask.shape), attention_mask=mask)
+        blank = self._each(lambda tensor: tensor.new_zeros(1, tensor.shape[1]))
+        blank.attention_mask[:, self.num_prompt - 1 : self.num_prompt + 1] = True
+        return blank
 
     def window(self) -> tuple[int, int]:
         """Return (left, right): prompt columns and action columns that no row needs.
@@ -75,6 +85,7 @@ class TextInputs:
             tokens=self.tokens[:, left:end],
             attention_mask=self.attention_mask[:, left:end],
             num_prompt=self.num_prompt - left,
+            logprobs=None if self.logprobs is None else self.logprobs[:, : end - self.num_prompt],
         )
 
 

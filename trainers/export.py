@@ -24,13 +24,13 @@ from trainers.models.adapters import Adapter
 from trainers.models.chat import ChatFormat
 from trainers.models.classifier import Judge
 from trainers.models.critic import Critic, SharedActorCritic
-from trainers.models.critic_folders import save_critic
+from trainers.models.critic_folders import FolderKind, save_critic
 from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
 from trainers.models.saving import save_model
 from trainers.redaction import without_values
 
-HOW_TO_READ = {
-    True: """Values of the states after each token of `ids` [B, L]:
+HOW_TO_READ: Mapping[FolderKind, str] = {
+    "classifier": """Values of the states after each token of `ids` [B, L]:
 
 ```python
 import torch
@@ -39,7 +39,7 @@ from transformers import AutoModelForTokenClassification
 model = AutoModelForTokenClassification.from_pretrained("critic", dtype=torch.float32).eval()
 values = model(input_ids=ids).logits.squeeze(-1)  # [B, L]
 ```""",
-    False: """transformers has no token classifier of this family, so this is the plain trunk with
+    "head": """transformers has no token classifier of this family, so this is the plain trunk with
 the value head beside it. Values of the states after each token of `ids` [B, L]:
 
 ```python
@@ -52,8 +52,26 @@ head = load_file("critic/value_head.safetensors")
 hidden = trunk(input_ids=ids).last_hidden_state  # [B, L, D]
 values = hidden @ head["weight"][0] + head["bias"]  # [B, L]
 ```""",
+    "surprise": """This critic reads the policy's log-probabilities too, so it is a plain trunk with
+the value head beside it. Values of the states after each token of `ids` [B, L], where `logprobs`
+[B, L] are those of the tokens that the policy wrote, 0 on all others:
+
+```python
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+trunk = AutoModel.from_pretrained("critic", dtype=torch.float32).eval()
+head = load_file("critic/value_head.safetensors")
+hidden = trunk(input_ids=ids).last_hidden_state  # [B, L, D]
+total, largest = (-logprobs).cumsum(1), (-logprobs).cummax(1).values
+shares = [1 - torch.exp(-one) for one in (total, largest, -logprobs)]
+surprise = torch.stack([*shares, torch.log1p(total)], -1)  # [B, L, 4]
+states = torch.cat([hidden, surprise * hidden.shape[-1] ** 0.5], -1)
+values = states @ head["weight"][0] + head["bias"]  # [B, L]
+```""",
 }
-"""What the README.md of a critic says, by whether it is a token classifier."""
+"""What the README.md of a critic says, by the kind of its folder."""
 KINDS = {"PolicyMLP": PolicyMLP, "SharedMLP": SharedMLP}
 
 
@@ -189,9 +207,9 @@ def export_critic(
         CheckpointError: it cannot be written.
     """
     with replacing(folder) as aside:
-        is_classifier = save_critic(aside, critic.trunk, critic.head)
+        kind = save_critic(aside, critic.trunk, critic.head)
         said = {"title": "A critic trained with llmgym", **(card or {})}
-        said["text"] = "\n\n".join(filter(None, (said.get("text"), HOW_TO_READ[is_classifier])))
+        said["text"] = "\n\n".join(filter(None, (said.get("text"), HOW_TO_READ[kind])))
         (aside / "README.md").write_text(render_card(said), encoding="utf-8")
 
 

@@ -26,7 +26,7 @@ MODES = {
     "constant": {"loss_aggregation": "constant"},
     "shared": {"critic": "shared", "entropy_coef": 0.2},
     "small budget": {"tokens": 12},
-    "shared, small budget": {"critic": "shared", "tokens": 12},
+    "shared, small budget": {"critic": "shared", "tokens": 12, "critic_reads_logprobs": True},
     "every term": {
         "tokens": 30,
         "entropy_coef": 0.2,

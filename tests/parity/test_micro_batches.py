@@ -20,6 +20,7 @@ MODES = {
         "mismatch_correction": "tis",
         "clip_dual": 3.0,
     },
+    "a critic that reads log-probabilities": {"critic_reads_logprobs": True},
 }
 
 

@@ -4,7 +4,7 @@ E episodes, B rows (those of an episode side by side), T actions, L = P + T.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, final
 
 import torch
@@ -14,7 +14,7 @@ from llmgym.env import SingleTurnEnv, inner_env
 from llmgym.errors import RewardError
 from llmgym.messages import StopReason
 from llmgym.vector import LLMVectorEnv
-from trainers.batch import Experience, Metrics, Rollout
+from trainers.batch import Experience, Metrics, Rollout, TextInputs
 from trainers.collect.base import Actor, Collector, Reference
 from trainers.collect.episodes import Episodes, summed_by
 from trainers.collect.figures import Outcome, Phases, sample_rows, text_metrics
@@ -107,7 +107,8 @@ class TextCollector(Collector):
             logprobs = self._logprobs(actor, episodes, mask)
             ref = None if reference is None else reference.logprobs(episodes.inputs, mask)
         with phases.of("values"):
-            values = actor.values(episodes.inputs)
+            inputs = self._read_by_critic(episodes, logprobs)
+            values = actor.values(inputs)
         outcome = Outcome(
             episodes=episodes,
             shaped=shaped,
@@ -118,7 +119,7 @@ class TextCollector(Collector):
             best=[inner_env(env).reward_bounds[1] for env in self._parts.envs.envs],
             kl_coef=self._shaper.controller.coef,
         )
-        rollout = self._rollout(outcome, values)
+        rollout = self._rollout(outcome, inputs, values)
         self._note(outcome, phases)
         return rollout
 
@@ -216,7 +217,12 @@ class TextCollector(Collector):
             return episodes.generator_logprobs * mask
         return actor.logprobs(episodes.inputs, mask)
 
-    def _rollout(self, outcome: Outcome, values: Tensor) -> Rollout:
+    def _read_by_critic(self, episodes: Episodes, logprobs: Tensor) -> TextInputs:
+        """Return the rows, with their log-probabilities [B, T] where the critic reads them."""
+        reads = self._config.ppo.critic_reads_logprobs
+        return replace(episodes.inputs, logprobs=logprobs) if reads else episodes.inputs
+
+    def _rollout(self, outcome: Outcome, inputs: TextInputs, values: Tensor) -> Rollout:
         """Put the rollout together, and let the controller see its KL afterwards."""
         episodes, mask, ref = outcome.episodes, outcome.mask, outcome.ref_logprobs
         rewards = outcome.shaped.rewards
@@ -227,7 +233,7 @@ class TextCollector(Collector):
             count = int(total[1])
             self._shaper.controller.update(float(total[0]) / max(count, 1), count)
         return Rollout(
-            inputs=episodes.inputs,
+            inputs=inputs,
             response_mask=mask,
             logprobs=outcome.logprobs,
             generator_logprobs=episodes.generator_logprobs * mask,

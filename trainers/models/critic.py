@@ -7,10 +7,13 @@ state before each action, and the one after the last), float32:
     tokens   p0 p1 | r0 r1 r2
     values      v0   v1 v2 v3          T + 1 of them
 
+Where `ppo.critic_reads_logprobs` is on, the head reads `surprise` beside the hidden state.
+
 Shapes: B rows, P prompt, T response tokens, L = P + T, D width of the hidden states.
 """
 
 import copy
+import math
 from typing import cast, final
 
 import torch
@@ -22,6 +25,9 @@ from trainers.functional.logprobs import Absent, EntropyMode
 from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, score_responses
 from trainers.models.output import PolicyOutput
 
+NUM_SURPRISES = 4
+"""Figures that `surprise` returns of a state."""
+
 
 def value_width(model: PreTrainedModel) -> int:
     """Return D of what reaches a causal model's heads; OPT-350m projects it, so that it is no size.
@@ -32,20 +38,58 @@ def value_width(model: PreTrainedModel) -> int:
     return model.config.get_text_config().hidden_size if head is None else head.weight.shape[1]
 
 
-def zero_head(width: int, device: torch.device) -> nn.Linear:
-    """Return a value head [1, D] with which V = 0, float32; draws no random number."""
-    head = nn.Linear(width, 1, device="meta")
-    head.weight = nn.Parameter(torch.zeros(1, width, device=device))
-    head.bias = nn.Parameter(torch.zeros(1, device=device))
-    return head
+@final
+class ValueHead(nn.Linear):
+    """A value head [1, D], or [1, D + 4] where it reads `surprise` as well.
+
+    With it V = 0: weights are zeros, and no random number is drawn.
+
+    Args:
+        width: D of the hidden states.
+        device: of its weights, float32.
+        reads_logprobs: whether it reads `surprise`.
+    """
+
+    def __init__(self, width: int, device: torch.device, *, reads_logprobs: bool = False) -> None:
+        super().__init__(width + NUM_SURPRISES * reads_logprobs, 1, device="meta")
+        self.reads_logprobs = reads_logprobs
+        self.weight = nn.Parameter(torch.zeros(1, self.in_features, device=device))
+        self.bias = nn.Parameter(torch.zeros(1, device=device))
+
+    @property
+    def width(self) -> int:
+        """D of the hidden states."""
+        return self.in_features - NUM_SURPRISES * self.reads_logprobs
 
 
-def read_values(head: nn.Linear, hidden: Tensor, num_prompt: int) -> Tensor:
-    """Return values [B, T + 1] from hidden states [B, L, D], in float32 even under autocast."""
-    bias = None if head.bias is None else head.bias.float()
+def surprise(inputs: TextInputs) -> Tensor:
+    """Say how unlikely the policy found its own tokens before each state: [B, T + 1, 4].
+
+        s = -logprobs;   1 - exp(-total), 1 - exp(-largest), 1 - exp(-latest), log(1 + total)
+
+    total, largest and latest s of the tokens before the state, 0 where there are none. The token
+    that is taken in the state has no part in it, so that the value remains a baseline. Zeros where
+    `inputs` has no log-probabilities: in the pass that computes them, whose values nobody reads.
+    """
+    if inputs.logprobs is None:
+        count = inputs.actions.shape[1] + 1
+        return torch.zeros(len(inputs.tokens), count, NUM_SURPRISES, device=inputs.tokens.device)
+    latest = nn.functional.pad(-inputs.logprobs.float(), (1, 0))
+    total, largest = latest.cumsum(1), latest.cummax(1).values
+    shares = [-torch.expm1(-one) for one in (total, largest, latest)]
+    return torch.stack([*shares, torch.log1p(total)], dim=-1)
+
+
+def read_values(head: ValueHead, hidden: Tensor, inputs: TextInputs) -> Tensor:
+    """Return values [B, T + 1] from hidden states [B, L, D], in float32 even under autocast.
+
+    Surprise is multiplied by sqrt(D), about the norm of a state, and so it is learned as fast.
+    """
     with torch.autocast(hidden.device.type, enabled=False):
-        states = hidden[:, num_prompt - 1 :].float()
-        return nn.functional.linear(states, head.weight.float(), bias).squeeze(-1)
+        states = hidden[:, inputs.num_prompt - 1 :].float()
+        if head.reads_logprobs:
+            states = torch.cat([states, surprise(inputs) * math.sqrt(states.shape[2])], dim=2)
+        return nn.functional.linear(states, head.weight.float(), head.bias.float()).squeeze(-1)
 
 
 def _classifier_shell(trunk: PreTrainedModel) -> PreTrainedModel | None:
@@ -99,11 +143,11 @@ class Critic(nn.Module):
 
     Args:
         trunk: the bare transformers model below a head.
-        head: the value head [1, D].
+        head: the value head.
         name: of the head among the weights, as of `name_of_head`.
     """
 
-    def __init__(self, trunk: PreTrainedModel, head: nn.Linear, name: str = "score") -> None:
+    def __init__(self, trunk: PreTrainedModel, head: ValueHead, name: str = "score") -> None:
         super().__init__()
         self._trunk, self.name = trunk.base_model_prefix or "trunk", name
         self.model = nn.ModuleDict({self._trunk: trunk, name: head})
@@ -114,13 +158,13 @@ class Critic(nn.Module):
         return cast(PreTrainedModel, self.model[self._trunk])
 
     @property
-    def head(self) -> nn.Linear:
-        """The value head [1, D]."""
-        return cast(nn.Linear, self.model[self.name])
+    def head(self) -> ValueHead:
+        """The value head."""
+        return cast(ValueHead, self.model[self.name])
 
     def forward(self, inputs: TextInputs) -> Tensor:
         """Return values [B, T + 1], float32; those after a response's end mean nothing."""
-        return read_values(self.head, hidden_states(self.trunk, inputs), inputs.num_prompt)
+        return read_values(self.head, hidden_states(self.trunk, inputs), inputs)
 
 
 @final
@@ -132,17 +176,25 @@ class SharedActorCritic(nn.Module):
         temperature: divides the logits.
         chunk: positions whose logits exist at once.
         absent: ids of probability 0, in sampling and in scoring.
+        reads_logprobs: the value head reads `surprise` as well.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, temperature: float, chunk: int, absent: Absent = ()
+        self,
+        model: PreTrainedModel,
+        *,
+        temperature: float,
+        chunk: int,
+        absent: Absent = (),
+        reads_logprobs: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.scorer = ActionScorer.of(
             model.config, temperature=temperature, chunk=chunk, absent=absent
         )
-        self.value_head = zero_head(value_width(model), model.device)
+        width = value_width(model)
+        self.value_head = ValueHead(width, model.device, reads_logprobs=reads_logprobs)
 
     @property
     def trunk(self) -> PreTrainedModel:
@@ -150,8 +202,8 @@ class SharedActorCritic(nn.Module):
         return body_of(self.model)
 
     @property
-    def head(self) -> nn.Linear:
-        """The value head [1, D]."""
+    def head(self) -> ValueHead:
+        """The value head."""
         return self.value_head
 
     def forward(
@@ -162,4 +214,4 @@ class SharedActorCritic(nn.Module):
         output = score_responses(
             self.model, self.scorer, hidden, inputs, response_mask, entropy=entropy
         )
-        return output, read_values(self.value_head, hidden, inputs.num_prompt)
+        return output, read_values(self.value_head, hidden, inputs)

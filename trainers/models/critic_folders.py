@@ -7,12 +7,16 @@ Elsewhere it is the plain trunk, which `AutoModel` loads, and two files beside i
     value_head.json          {"input": "last_hidden_state", "width": D}
 
     values [B, L] = weight . last_hidden_state [B, L, D] + bias
+
+A head that reads log-probabilities is such a file in every family, with a weight [1, D + 4]:
+
+    {"input": "last_hidden_state, surprise", "width": D}
 """
 
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -33,12 +37,13 @@ from transformers.utils.hub import cached_file
 from trainers.errors import ConfigError
 from trainers.models.causal_lm import body_of
 from trainers.models.critic import (
+    NUM_SURPRISES,
     Critic,
+    ValueHead,
     classifier_of,
     head_name,
     name_of_head,
     value_width,
-    zero_head,
 )
 from trainers.models.files import check_weight_names, explained
 from trainers.models.loading import (
@@ -55,6 +60,7 @@ from trainers.models.shards import gather_layer
 
 HEAD = "value_head.json"
 HEAD_WEIGHTS = "value_head.safetensors"
+FolderKind = Literal["classifier", "head", "surprise"]
 IF_THERE: Any = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,
@@ -66,11 +72,12 @@ CLASSIFIERS = (
 """What holds a score head, the critic's own class first."""
 
 
-def save_critic(folder: Path, trunk: PreTrainedModel, head: nn.Linear) -> bool:
-    """Write a trunk and its value head [1, D] into a folder that exists.
+def save_critic(folder: Path, trunk: PreTrainedModel, head: ValueHead) -> FolderKind:
+    """Write a trunk and its value head into a folder that exists.
 
     Returns:
-        Whether the folder is a token classifier; else it is a trunk and a head file.
+        The kind: a token classifier, or a trunk with a head file; `surprise` where the head reads
+        log-probabilities.
 
     Raises:
         OSError: it cannot be written.
@@ -79,19 +86,24 @@ def save_critic(folder: Path, trunk: PreTrainedModel, head: nn.Linear) -> bool:
     model = classifier_of(trunk, head)
     if model is not None:
         save_model(model, folder)
-        return True
+        return "classifier"
     architectures = trunk.config.architectures  # the policy's, where both have one configuration
     save_model(trunk, folder)
     trunk.config.architectures = architectures
     tensors = {name: value.detach().float().cpu() for name, value in head.state_dict().items()}
     save_file(tensors, folder / HEAD_WEIGHTS, {"format": "pt"})
-    said = {"input": "last_hidden_state", "width": head.weight.shape[1]}
+    read = f"last_hidden_state{', surprise' * head.reads_logprobs}"
+    said = {"input": read, "width": head.width}
     (folder / HEAD).write_text(json.dumps(said) + "\n", encoding="utf-8")
-    return False
+    return "surprise" if head.reads_logprobs else "head"
 
 
 def build_critic(
-    policy_model: PreTrainedModel, init: str = "policy", *, gradient_checkpointing: bool = False
+    policy_model: PreTrainedModel,
+    init: str = "policy",
+    *,
+    gradient_checkpointing: bool = False,
+    reads_logprobs: bool = False,
 ) -> Critic:
     """Build a separate critic.
 
@@ -100,15 +112,17 @@ def build_critic(
         init: "policy" copies its trunk and V = 0; else a model folder, whose one-label score head
             or head file is taken over.
         gradient_checkpointing: recompute activations; a copied trunk does if the policy's does.
+        reads_logprobs: the head reads `surprise` as well, with zeros where the folder's does not.
 
     Raises:
-        ConfigError: the folder does not load.
+        ConfigError: the folder does not load, or its head reads log-probabilities unasked.
     """
     if init == "policy":
         trunk = copy.deepcopy(body_of(policy_model))
-        head = zero_head(value_width(policy_model), policy_model.device)
+        width = value_width(policy_model)
+        head = ValueHead(width, policy_model.device, reads_logprobs=reads_logprobs)
     else:
-        trunk, head = _load_critic(init)
+        trunk, head = _load_critic(init, reads_logprobs=reads_logprobs)
     critic = Critic(trunk, head, name_of_head(trunk))
     dropout_off(critic)
     if gradient_checkpointing:
@@ -116,7 +130,9 @@ def build_critic(
     return critic.train()
 
 
-def critic_outline(policy_model: PreTrainedModel, init: str) -> Critic:
+def critic_outline(
+    policy_model: PreTrainedModel, init: str, *, reads_logprobs: bool = False
+) -> Critic:
     """Return what `build_critic` does, for a policy without weights: no file of weights is read.
 
     Raises:
@@ -137,8 +153,8 @@ def critic_outline(policy_model: PreTrainedModel, init: str) -> Critic:
         trunk, width = _outline(config, init, dtype), _width(config, init)
         file = head_file(init)
     if file is not None:
-        read_head(file, width)
-    return Critic(trunk, zero_head(width, policy_model.device))
+        read_head(file, width, reads_logprobs=reads_logprobs)
+    return Critic(trunk, ValueHead(width, policy_model.device, reads_logprobs=reads_logprobs))
 
 
 def check_critic(critic: Critic, policy_model: PreTrainedModel, init: str, length: int) -> None:
@@ -180,18 +196,18 @@ def _width(config: PretrainedConfig, source: str) -> int:
         return value_width(policy_outline(config, source))
 
 
-def _load_critic(source: str) -> tuple[PreTrainedModel, nn.Linear]:
+def _load_critic(source: str, *, reads_logprobs: bool) -> tuple[PreTrainedModel, ValueHead]:
     config = load_config(source)
     width, file = _width(config, source), head_file(source)
     known = [auto for auto, mapping in CLASSIFIERS if type(config) in mapping]
     if file is not None or not known:
         trunk, report = _read(AutoModel, source, config)
         check_weight_names(source, missing=made_anew(report), unexpected=[])
-        head = zero_head(width, trunk.device)
+        head = ValueHead(width, trunk.device, reads_logprobs=reads_logprobs)
         if file is not None:
-            head.load_state_dict(read_head(file, width))
+            head.load_state_dict(read_head(file, width, reads_logprobs=reads_logprobs))
         return trunk, head
-    return _from_classifier(known[0], source, config, width)
+    return _from_classifier(known[0], source, config, width, reads_logprobs=reads_logprobs)
 
 
 def _from_classifier(
@@ -199,7 +215,9 @@ def _from_classifier(
     source: str,
     config: PretrainedConfig,
     width: int,
-) -> tuple[PreTrainedModel, nn.Linear]:
+    *,
+    reads_logprobs: bool,
+) -> tuple[PreTrainedModel, ValueHead]:
     """Take trunk and score head of a classifier's folder; a head that is not there is zero."""
     labels, config.num_labels = config.num_labels, 1
     config.classifier_dropout = 0.0
@@ -216,10 +234,10 @@ def _from_classifier(
     new = new_weights(source, model, report)
     layer = model.get_submodule(name)
     gather_layer(layer)
-    head = zero_head(width, model.device)
+    head = ValueHead(width, model.device, reads_logprobs=reads_logprobs)
     for key, value in layer.state_dict(prefix=f"{name}.").items():
         if key not in new and f"{name}.weight" not in new:
-            head.get_parameter(key.removeprefix(f"{name}.")).data.copy_(value)
+            head.get_parameter(key.removeprefix(f"{name}.")).data[..., : value.shape[-1]] = value
     return model.base_model, head
 
 
@@ -248,11 +266,12 @@ def head_file(source: str) -> Path | None:
     return Path(weights)
 
 
-def read_head(file: Path, width: int) -> dict[str, torch.Tensor]:
-    """Return the weight [1, D] and bias [1] of a head file.
+def read_head(file: Path, width: int, *, reads_logprobs: bool = False) -> dict[str, torch.Tensor]:
+    """Return the weight [1, D], or [1, D + 4] with `reads_logprobs`, and bias [1] of a head file.
 
     Raises:
-        ConfigError: it is damaged, or it does not fit a trunk of this width.
+        ConfigError: it is damaged, does not fit a trunk of this width, or reads log-probabilities
+            unasked.
     """
     try:
         tensors = load_file(file)
@@ -260,6 +279,16 @@ def read_head(file: Path, width: int) -> dict[str, torch.Tensor]:
         raise ConfigError(f"{file} is damaged: {error}. Copy the folder again.") from error
     shapes = {name: list(value.shape) for name, value in tensors.items()}
     expected = {"weight": [1, width], "bias": [1]}
+    wider = {"weight": [1, width + NUM_SURPRISES], "bias": [1]}
+    if shapes == wider and not reads_logprobs:
+        raise ConfigError(
+            f"{file} is of a critic that reads log-probabilities. Set ppo.critic_reads_logprobs "
+            "true, or ppo.critic_init policy."
+        )
+    if shapes == expected and reads_logprobs:
+        tensors["weight"] = nn.functional.pad(tensors["weight"], (0, NUM_SURPRISES))
+        shapes = wider
+    expected = wider if reads_logprobs else expected
     if shapes != expected:
         raise ConfigError(
             f"{file} holds {shapes}, and its trunk needs {expected}. Copy the folder again, or set "

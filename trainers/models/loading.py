@@ -270,7 +270,11 @@ def load_policy(config: Config, chat: ChatFormat) -> CausalPolicy | SharedActorC
         return policy
     scorer = policy.scorer
     return SharedActorCritic(
-        model, temperature=scorer.temperature, chunk=scorer.chunk, absent=scorer.absent
+        model,
+        temperature=scorer.temperature,
+        chunk=scorer.chunk,
+        absent=scorer.absent,
+        reads_logprobs=config.ppo.critic_reads_logprobs,
     )
 
 

@@ -1,6 +1,7 @@
 """A plain model from weights alone, for saving one that is shared out over ranks."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from trainers.models.adapters import merged
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.classifier import Judge
-from trainers.models.critic import Critic, SharedActorCritic, zero_head
+from trainers.models.critic import Critic, SharedActorCritic, ValueHead
 
 
 def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -23,13 +24,18 @@ def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
         bare = module.trunk if isinstance(module, Critic) else module.model
         model = type(bare)(bare.config)
         if isinstance(module, Critic):
-            head = zero_head(module.head.in_features, model.device)
+            reads = module.head.reads_logprobs
+            head = ValueHead(module.head.width, model.device, reads_logprobs=reads)
             made: nn.Module = Critic(model, head, module.name)
         elif isinstance(module, Judge):
             made = Judge(model)
         else:
             scorer = module.scorer
-            made = type(module)(model, temperature=scorer.temperature, chunk=scorer.chunk)
+            kind = type(module)
+            given: dict[str, Any] = {"temperature": scorer.temperature, "chunk": scorer.chunk}
+            if isinstance(module, SharedActorCritic):
+                given["reads_logprobs"] = module.head.reads_logprobs
+            made = kind(model, **given)
     report = made.load_state_dict(merged(module, weights), strict=False, assign=True)
     model.tie_weights()
     assert not report.unexpected_keys, report.unexpected_keys

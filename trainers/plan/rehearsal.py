@@ -28,7 +28,7 @@ from trainers.generation.cache import ROOM, roomy_cache
 from trainers.generation.sampling import sample, token_logprobs
 from trainers.generation.transformers import caching, next_logits
 from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, position_ids
-from trainers.models.critic import read_values, value_width, zero_head
+from trainers.models.critic import ValueHead, read_values, value_width
 from trainers.models.loading import enable_checkpointing
 from trainers.plan.shapes import Shapes
 
@@ -200,7 +200,7 @@ class Rehearsal:
     def __init__(self, shapes: Shapes, config: Config, dtype: torch.dtype) -> None:
         self._shapes, self._config, self._dtype = shapes, config, dtype
         with shapes.mode:
-            self._value_head = zero_head(value_width(shapes.policy), torch.device("cpu"))
+            self._value_head = ValueHead(value_width(shapes.policy), torch.device("cpu"))
         self._scorer = ActionScorer.of(
             shapes.policy.config,
             temperature=config.generation.temperature,
@@ -325,7 +325,7 @@ class Rehearsal:
         with self._casting():
             if hidden is None:
                 hidden = hidden_states(trunk, inputs)
-            return read_values(head, hidden, inputs.num_prompt).sum()
+            return read_values(head, hidden, inputs).sum()
 
 
 def fill(cache: DynamicCache, num_tokens: int) -> None:

@@ -171,4 +171,5 @@ def _learned(model: nn.Module) -> int:
 def _critic(config: Config, policy: PreTrainedModel) -> Critic | None:
     if config.ppo.critic == "shared" or not config.ppo.num_iterations:
         return None
-    return critic_outline(policy, config.ppo.critic_init).train()
+    reads = config.ppo.critic_reads_logprobs
+    return critic_outline(policy, config.ppo.critic_init, reads_logprobs=reads).train()

@@ -119,7 +119,9 @@ def check_folders(config: Config, within: Path) -> None:
     init = config.ppo.critic_init if config.ppo.critic == "separate" else "policy"
     with torch.device("meta"):
         model = policy_outline(described, source or config.model.preset)
-        critic = critic_outline(model, init) if config.ppo.num_iterations else None
+        reads, critic = config.ppo.critic_reads_logprobs, None
+        if config.ppo.num_iterations:
+            critic = critic_outline(model, init, reads_logprobs=reads)
     if source and critic is not None and init != "policy":
         check_critic(critic, model, init, limits.max_prompt_tokens + limits.max_new_tokens)
     from_main(lambda: check_savable(model, critic, within))
@@ -190,7 +192,12 @@ def critic_of(config: Config, policy: Policy) -> Critic | None:
         return None
     checkpointing = config.backend.gradient_checkpointing
     with loading(config):
-        critic = build_critic(policy.model, ppo.critic_init, gradient_checkpointing=checkpointing)
+        critic = build_critic(
+            policy.model,
+            ppo.critic_init,
+            gradient_checkpointing=checkpointing,
+            reads_logprobs=ppo.critic_reads_logprobs,
+        )
     if lora.rank and lora.critic == "adapters":
         adapt(critic, lora, seed=config.run.seed)
     return critic

@@ -31,6 +31,12 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "set ppo.critic separate",
     ),
     (
+        "ppo.critic_reads_logprobs",
+        lambda config: config.is_control,
+        "model.preset is mlp",
+        "set model.path, of a text run",
+    ),
+    (
         "ppo.value_coef",
         lambda config: config.ppo.critic == "separate",
         "ppo.critic is separate",

@@ -169,6 +169,20 @@ def test_long_prompts_raise_or_are_dropped_and_counted(chat):
     assert collector.metrics().values()["env/llmgym/Arithmetic-v0/truncated_prompts"] == 0
 
 
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_critic_that_reads_log_probabilities_gets_the_old_ones_and_no_other(chat, reads):
+    settings = config(ppo={"critic_reads_logprobs": reads})
+    actor = Actor(policy(chat))
+    generator = written_by(actor.policy_module, chat)
+    rollout = collector_of(chat, single_turn(length_score), generator, settings).collect(actor, 0)
+
+    logprobs = rollout.inputs.logprobs
+    assert (logprobs is not None) == reads
+    if logprobs is not None:
+        assert torch.equal(logprobs, rollout.logprobs * rollout.response_mask)
+        assert logprobs.min() < 0
+
+
 def test_weights_are_synced_by_version_and_stale_text_is_refused(chat):
     script = {i: [[40, chat.eos_token_ids[0]]] for i in range(4)}
     generator = scripted(chat, script)

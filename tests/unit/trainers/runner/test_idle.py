@@ -13,6 +13,7 @@ MLP = {"model.preset": "mlp", "ppo.kl_placement": "none"}
 IN_VAIN = [
     ("ppo.critic_learning_rate", 1e-3, {"ppo.critic": "shared"}, "ppo.learning_rate"),
     ("ppo.critic_init", "a/b", {"ppo.critic": "shared"}, "ppo.critic separate"),
+    ("ppo.critic_reads_logprobs", True, MLP, "a text run"),
     ("ppo.value_coef", 0.5, {}, "ppo.critic_learning_rate"),
     ("ppo.kl_target", 3.0, {}, "ppo.kl_controller adaptive"),
     ("ppo.kl_horizon", 3.0, {}, "ppo.kl_controller adaptive"),
