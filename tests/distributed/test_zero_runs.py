@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import AutoModel, AutoModelForCausalLM
 
 from tests import tiny
 from tests.distributed.ranks import free_port, run_ranks
@@ -69,7 +69,8 @@ def assert_a_run_is_one_of_torch(model, folder, place, more):
 
 def test_ranks_that_write_from_shards_write_what_one_process_writes(tmp_path):
     model = str(tiny.save_model(tmp_path / "model"))
-    assert_a_run_is_one_of_torch(model, tmp_path, "3, shards write", {})
+    reads = {"ppo.critic_reads_logprobs": True}
+    assert_a_run_is_one_of_torch(model, tmp_path, "3, shards write", reads)
 
 
 def test_adapters_at_stage_3_are_gathered_written_with_and_merged_as_in_one_process(tmp_path):
@@ -157,10 +158,12 @@ def test_the_launcher_of_deepspeed_trains_and_exports_whole_models(tmp_path):
     folder = tmp_path / "runs" / "a"
     assert read_status(folder)["status"] == "finished"
     given = json.loads((folder / "deepspeed.json").read_text(encoding="utf-8"))
-    assert given.keys() == {"policy", "reference"}, "the quickstart's critic is on the trunk"
+    assert given.keys() == {"policy", "critic", "reference"}
     assert given["policy"]["zero_optimization"]["offload_param"]["device"] == "cpu"
     policy = AutoModelForCausalLM.from_pretrained(folder / "model")
-    critic = AutoModelForTokenClassification.from_pretrained(folder / "critic")
+    critic = AutoModel.from_pretrained(folder / "critic")
+    head = load_file(folder / "critic" / "value_head.safetensors")
+    assert head["weight"].shape == (1, critic.config.hidden_size + 4)
     for model in (policy, critic):
         assert all(weight.numel() and weight.isfinite().all() for weight in model.parameters())
     assert {file.name for file in (folder / "logs" / "latest").iterdir()} == {
