@@ -10,6 +10,7 @@ from llmgym import chat_templates
 
 PLAN = ("plan", "prompts")
 ROWS = {
+    "--reward": "my_reward.py:good",
     "--envs.0.kwargs.path": "prompts.jsonl",
     "--generation.max-new-tokens": 4,
     "--generation.max-prompt-tokens": 60,

@@ -97,7 +97,8 @@ def _iterate(session: Session, training: Training, begin: int) -> dict[str, floa
         # Raised while acting: the weights are those of the last iteration.
         if isinstance(error, EnvTimeoutError) and session.world.size > 1:  # of this rank alone
             raise
-        _save(session, training, done, own=own, must=False)
+        if done or session.should_stop():
+            _save(session, training, done, own=own, must=False)
         if not session.should_stop():
             raise
         _log.warning("asked to stop, and no rollout was complete: %s", str(error).splitlines()[0])
