@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from llmgym.rewards.context import longest_sequence
 from trainers.batch import TextInputs
@@ -68,8 +68,13 @@ def check_rows(source: str | None) -> bool | None:
 def _checked(source: str, content: bytes) -> bool | None:
     """Try once for each content of a folder's config.json."""
     del content
+    return check_described(load_config(source), source)
+
+
+def check_described(config: PretrainedConfig, source: str) -> bool | None:
+    """Tell whether a model generates with a cache, as `check_rows`; `source` names it."""
     try:
-        model = miniature(load_config(source))
+        model = miniature(config)
         _alone(model, range(3, 8))
     except FAILURES:  # sizes that do not fit one another, which says nothing of the model
         return None

@@ -4,24 +4,14 @@ import math
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-)
 
 from trainers.config import Config
 from trainers.plan.batch import Batch
+from trainers.plan.fakes import FAILS, failure_of
 from trainers.plan.lengths import Work
 from trainers.plan.rehearsal import Rehearsal, Usage
 from trainers.plan.shapes import Shapes
 from trainers.plan.state import WEIGHT, Holding, ModelState, checkpoint_bytes, export_bytes
-
-UNCOUNTABLE = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-)
 
 HEAP_SHARE = 0.4
 """What a CPU process holds beyond the tensors of a phase, as a share of its working memory: free
@@ -217,11 +207,9 @@ def forecast_text(
             _judged(forecast)
         if config.ppo.num_iterations:
             _improved(config, forecast, rehearsal)
-    except UNCOUNTABLE as error:
-        forecast.notes.append(
-            f"working memory and time: {type(shapes.policy).__name__} does what depends on values "
-            f"({type(error).__name__})"
-        )
+    except FAILS as error:
+        name = type(shapes.policy).__name__
+        forecast.notes.append(f"working memory and time: {failure_of(name, error)}")
     return forecast
 
 

@@ -30,6 +30,7 @@ from trainers.generation.transformers import caching, next_logits
 from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, position_ids
 from trainers.models.critic import ValueHead, read_values, value_width
 from trainers.models.loading import enable_checkpointing
+from trainers.plan.fakes import GROUPED, grouped_flops, rehearsed
 from trainers.plan.shapes import Shapes
 
 
@@ -121,7 +122,7 @@ class _Counter(TorchDispatchMode):
         kwargs: Any = None,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Run one operation and count what it made."""
-        result = func(*args, **(kwargs or {}))
+        result = rehearsed(func, args, kwargs or {})
         self.calls += 1
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -168,7 +169,7 @@ def counted(
     gc.collect()
     gc.freeze()  # so that what stood before is not looked through again
     counter = _Counter(resident, keeps_gradients=keeps_gradients)
-    flops = FlopCounterMode(display=False)
+    flops = FlopCounterMode(display=False, custom_mapping={GROUPED: grouped_flops})
     try:
         with counter:
             if before is not None:

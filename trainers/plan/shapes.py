@@ -18,10 +18,11 @@ from transformers import (
 
 from trainers.config import Config, ModelConfig
 from trainers.errors import ConfigError
-from trainers.generation.probe import check_rows
+from trainers.generation.probe import check_described, check_rows
 from trainers.models.adapters import adapt
 from trainers.models.critic import Critic, value_width
 from trainers.models.critic_folders import critic_outline
+from trainers.models.files import explained
 from trainers.models.loading import (
     VOCAB_SIZES,
     check_context,
@@ -133,9 +134,9 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
     if config.ppo.num_iterations and "model.dimensions" not in source:
         limits = config.generation.max_prompt_tokens, config.generation.max_new_tokens
         check_context(described, *limits)
-    cached = source != config.model.path or check_rows(source) is not False
+    cached = _cached(config.model, described, source)
     # One that is not installed here, such as flash_attention_2, takes no more than sdpa does.
-    kernel = "eager" if config.model.attention == "eager" else "sdpa"
+    kernel = {"auto": None, "eager": "eager"}.get(config.model.attention, "sdpa")
     mode = FakeTensorMode()
     with mode:
         try:
@@ -143,7 +144,7 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
                 described, attn_implementation=kernel, dtype=weights
             ).train()
         except ValueError as error:
-            raise ConfigError(f"{source} is no causal language model: {error}") from error
+            raise ConfigError(explained(source, error)) from error
         critic = _critic(config, policy)
         learns = critic or (critic_outline(policy, "policy") if config.ppo.num_iterations else None)
     check_savable(policy, learns)
@@ -153,6 +154,13 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
             adapt(model, lora, seed=0, empty=True)
             _fill(model, mode, weights)
     return Shapes(mode=mode, policy=policy, critic=critic, source=source, cached=cached)
+
+
+def _cached(model: ModelConfig, described: PretrainedConfig, source: str) -> bool:
+    """Tell whether responses are written with a cache; of sizes alone a Llama is made."""
+    if source == model.path:
+        return check_rows(source) is not False
+    return model.config is None or check_described(described, source) is not False
 
 
 def _fill(model: nn.Module, mode: FakeTensorMode, weights: torch.dtype) -> None:

@@ -28,6 +28,7 @@ CHANGES = {
     "gemma2": {"head_dim": 8, "final_logit_softcapping": 2.0, "layer_types": None},
     "phi": {"resid_pdrop": 0.5, "embd_pdrop": 0.5},
     "granite": {"logits_scaling": 4.0},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
 GPT2 = {
     "vocab_size": VOCAB,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from tests.unit.trainers.models.families import FAMILIES, family_model, ragged_inputs
 from trainers.config import (
@@ -22,6 +23,7 @@ from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic_folders import build_critic
 from trainers.models.fresh import fresh_llama, llama_config
 from trainers.models.loading import count_parameters
+from trainers.plan.fakes import grouped_result
 from trainers.plan.forecast import forecast_text
 from trainers.plan.rehearsal import Rehearsal, cache_bytes, counted
 from trainers.plan.shapes import shapes_of
@@ -104,7 +106,7 @@ def test_of_adapters_only_what_learns_has_gradients_and_moments(critic, lora):
     assert update.gradients <= 4 * sum(learned.values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "mixtral"])
 def test_a_pass_of_a_real_model_takes_what_its_rehearsal_takes(family, tmp_path):
     model = family_model(family)
     model.save_pretrained(tmp_path)
@@ -200,3 +202,34 @@ def test_every_phase_of_a_run_is_forecast():
     assert held["update"] == 12 * (sizes["policy"] + sizes["critic"]) + 4 * sizes["reference"]
     assert forecast.disk["model"] == 4 * sizes["policy"]
     assert forecast.peak.total == max(one.total for one in forecast.memory)
+
+
+def test_products_of_experts_are_made_as_they_are_computed():
+    rows, experts = torch.ones(8, 16), torch.ones(2, 16, 8)
+    ends = torch.tensor([3, 8], dtype=torch.int32)
+    for one, two in ((rows, experts), (rows.t(), torch.ones(8, 8))):
+        real = torch._grouped_mm(one, two, offs=ends)
+        assert grouped_result(one, two, ends).shape == real.shape
+
+
+def test_a_model_without_a_fused_attention_is_planned(tmp_path):
+    sizes = {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 8}
+    described = AutoConfig.for_model(
+        "mamba2", vocab_size=64, hidden_size=32, num_hidden_layers=1, **sizes
+    )
+    described.save_pretrained(tmp_path)
+    config = with_(CONFIG, model={"path": "far/away", "config": str(tmp_path / "config.json")})
+    assert Rehearsal(shapes_of(config), config, torch.float32).logprobs(2).flops > 0
+
+
+def test_a_pass_that_fails_is_a_note_that_says_why(monkeypatch):
+    def failing(*_):
+        raise ValueError("Shapes do not fit.\nMore of it.")
+
+    monkeypatch.setattr(Rehearsal, "generation", failing)
+    found = forecast_text(CONFIG, shapes_of(CONFIG), dtype=torch.float32)
+    assert any(
+        "LlamaForCausalLM fails where tensors hold no values (ValueError: Shapes do not fit.)"
+        in one
+        for one in found.notes
+    )
