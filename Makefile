@@ -9,6 +9,7 @@ REQUIRED := .venv/required
 TORCH_OPTIONS ?=
 # Two workers with one thread each finish the suite sooner than one worker with two threads.
 WORKERS ?= 2
+TRAIN_THREADS := $(or $(OMP_NUM_THREADS),2)
 export OMP_NUM_THREADS ?= 1
 PYTEST = $(BIN)/python -m pytest -q
 # Annotated shapes are checked as the tests call. One test is left out: the checker itself draws from
@@ -39,7 +40,7 @@ smollm2: install  ## a chat model of 135 M parameters as the folder models/smoll
 	@$(BIN)/python scripts/smollm2.py
 
 train: install  ## run the quickstart: a warm start, then PPO, in about five CPU minutes
-	OMP_NUM_THREADS=2 $(BIN)/llmgym train quickstart --clean
+	OMP_NUM_THREADS=$(TRAIN_THREADS) $(BIN)/llmgym train quickstart --clean
 
 test: install  ## the default suite: everything this machine can run, without the slow part
 	$(PYTEST) -n $(WORKERS)
