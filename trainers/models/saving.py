@@ -3,11 +3,13 @@
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from trainers.distributed import name_accelerator
 from trainers.errors import CheckpointError, ConfigError
 from trainers.models.critic import Critic, classifier_of
 
@@ -23,7 +25,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
         CheckpointError: transformers does not save it.
     """
     try:
-        model.save_pretrained(folder)
+        _write(model, folder)
     except FAILURES as error:
         raise CheckpointError(
             f"transformers does not save {type(model).__name__}: {error}. The checkpoint is whole: "
@@ -59,6 +61,12 @@ def check_savable(
         raise CheckpointError(f"cannot write a model to {within}: {error}") from error
 
 
+def _write(model: PreTrainedModel, folder: Path | str, **options: Any) -> None:
+    """Save a model; accelerate imports DeepSpeed meanwhile, which prints its guess at a device."""
+    name_accelerator()
+    model.save_pretrained(folder, **options)
+
+
 def _check_room(within: Path, needed: int) -> None:
     free = shutil.disk_usage(within).free
     if free < needed:
@@ -73,7 +81,7 @@ def _rehearse(model: PreTrainedModel, folder: str) -> None:
     numbers = {id(weight): torch.zeros(1, dtype=weight.dtype) for weight in weights.values()}
     state = {name: numbers[id(weight)] for name, weight in weights.items()}  # tied ones stay tied
     try:
-        model.save_pretrained(folder, state_dict=state, save_original_format=False)
+        _write(model, folder, state_dict=state, save_original_format=False)
     except FAILURES as error:
         raise ConfigError(
             f"transformers does not save {type(model).__name__}, so that all would be lost in the "

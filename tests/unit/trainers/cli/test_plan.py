@@ -1,7 +1,10 @@
 """`llmgym plan` as a person types it: what it prints and refuses, and that it starts nothing."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,6 +47,13 @@ def test_plan_and_dry_run_print_the_same_and_start_nothing(capsys, alone):
     for part in ("num_prompts: 4", "4 prompts x 1 responses", "rollout", "update", "save", "disk",
                  "fits into the 8 GiB", "125 iterations of"):  # fmt: skip
         assert part in planned
+
+
+def test_json_is_all_that_a_new_process_prints():
+    words = [sys.executable, "-m", "trainers.cli", "plan", "quickstart", *SMALL, "--json"]
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["config"]["run"]["name"] == "quickstart"
 
 
 def test_quiet_leaves_the_settings_out_and_eighty_columns_hold_the_rest(capsys):
