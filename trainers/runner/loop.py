@@ -97,9 +97,10 @@ def _iterate(session: Session, training: Training, begin: int) -> dict[str, floa
         # Raised while acting: the weights are those of the last iteration.
         if isinstance(error, EnvTimeoutError) and session.world.size > 1:  # of this rank alone
             raise
-        if done or session.should_stop():
+        is_asked = session.should_stop()
+        if done or is_asked:
             _save(session, training, done, own=own, must=False)
-        if not session.should_stop():
+        if not is_asked:
             raise
         _log.warning("asked to stop, and no rollout was complete: %s", str(error).splitlines()[0])
     return values
