@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from trainers.config import Config
+from trainers.errors import BackendError, ConfigError
 from trainers.plan.batch import Batch
 from trainers.plan.fakes import FAILS, failure_of
 from trainers.plan.lengths import Work
@@ -201,16 +202,23 @@ def forecast_text(
         forecast.notes.append(f"time that ranks {talk} and move what is offloaded")
     rehearsal = Rehearsal(shapes, config, dtype)
     try:
-        if config.sft.num_epochs:
-            _supervised(config, forecast, rehearsal)
-        if config.reward_model.num_epochs:
-            _judged(forecast)
-        if config.ppo.num_iterations:
-            _improved(config, forecast, rehearsal)
+        _count_passes(config, forecast, rehearsal)
+    except (BackendError, ConfigError):  # of settings, not of the pass
+        raise
     except FAILS as error:
         name = type(shapes.policy).__name__
         forecast.notes.append(f"working memory and time: {failure_of(name, error)}")
     return forecast
+
+
+def _count_passes(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
+    """Add memory and time of each stage that the settings ask for."""
+    if config.sft.num_epochs:
+        _supervised(config, forecast, rehearsal)
+    if config.reward_model.num_epochs:
+        _judged(forecast)
+    if config.ppo.num_iterations:
+        _improved(config, forecast, rehearsal)
 
 
 def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:

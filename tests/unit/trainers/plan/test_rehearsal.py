@@ -17,6 +17,7 @@ from trainers.config import (
     ModelConfig,
 )
 from trainers.config_ppo import PPOConfig
+from trainers.errors import ConfigError
 from trainers.generation.cache import roomy_cache
 from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
@@ -233,3 +234,12 @@ def test_a_pass_that_fails_is_a_note_that_says_why(monkeypatch):
         in one
         for one in found.notes
     )
+
+
+def test_a_setting_that_is_wrong_is_no_note(monkeypatch):
+    def refusing(*_):
+        raise ConfigError("generation.max_new_tokens")
+
+    monkeypatch.setattr(Rehearsal, "generation", refusing)
+    with pytest.raises(ConfigError):
+        forecast_text(CONFIG, shapes_of(CONFIG), dtype=torch.float32)
