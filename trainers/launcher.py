@@ -15,6 +15,8 @@ from pathlib import Path
 
 OF_TORCHRUN, OF_DEEPSPEED = "TORCHELASTIC_RUN_ID", "CROSS_RANK"
 """What a launcher sets for its ranks, and a person for none."""
+SPINS = "1000"
+"""Rounds that an idle OpenMP thread spins before it sleeps; measured in docs/guides/launch.md."""
 LOOKS_EVERY = 0.5
 """Seconds between two looks at the launcher while ranks meet."""
 
@@ -58,6 +60,16 @@ def share_cores() -> None:
     if here := os.environ.get("LOCAL_SIZE"):
         threads = max(1, len(os.sched_getaffinity(0)) // int(here))
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def limit_spinning() -> None:
+    """Let idle OpenMP threads sleep soon; before torch is loaded, whose libgomp reads it once.
+
+    By default they spin, and take a busy machine's cores from the threads that they wait for. What
+    the user set counts.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType, TracebackType
 
-import trainers.launcher  # noqa: F401 - it takes note of who started us, before anything slow
 from trainers.errors import (
     SAID_ELSEWHERE,
     BackendError,
@@ -23,6 +22,7 @@ from trainers.errors import (
     GenerationError,
     NonFiniteError,
 )
+from trainers.launcher import limit_spinning  # its import notes who started us
 from trainers.redaction import redact
 
 VERBS = {
@@ -193,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     _warn_on_stderr()
     sys.excepthook = _show
+    limit_spinning()
     try:
         return _run(words[0], words[1:])
     except SystemExit as stop:  # the parser of a verb's options has said why

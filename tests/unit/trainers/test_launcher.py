@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainers import launcher
-from trainers.launcher import continuing, is_lost, launchers, share_cores
+from trainers.launcher import continuing, is_lost, launchers, limit_spinning, share_cores
 
 WAITS = """
 import time
@@ -78,6 +78,23 @@ def test_ranks_of_deepspeed_share_the_cores_that_their_node_gives(ranks, threads
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     share_cores()
     assert os.environ["OMP_NUM_THREADS"] == "7", "what is said counts"
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "5"}, "5"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+)
+def test_idle_threads_sleep_soon_unless_the_user_says_otherwise(given, left, monkeypatch):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    limit_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == left
 
 
 @pytest.mark.parametrize("is_killed", [True, False])
