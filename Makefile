@@ -39,7 +39,7 @@ encoder: install  ## the sentence encoder that some tests and results use, 90 MB
 smollm2: install  ## a chat model of 135 M parameters as the folder models/smollm2, 93 MB to fetch
 	@$(BIN)/python scripts/smollm2.py
 
-train: install  ## run the quickstart: a warm start, then PPO, in about five CPU minutes
+train: install  ## run the quickstart: a warm start, then PPO, in about six CPU minutes
 	OMP_NUM_THREADS=$(TRAIN_THREADS) $(BIN)/llmgym train quickstart --clean
 
 test: install  ## the default suite: everything this machine can run, without the slow part
