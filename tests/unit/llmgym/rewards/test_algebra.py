@@ -120,8 +120,7 @@ def test_a_right_answer_earns_one_and_another_nothing(gold, response, right):
 
 @pytest.mark.parametrize("gold", NEITHER, ids=repr)
 def test_a_gold_that_is_neither_words_nor_mathematics_is_refused_with_its_row(gold):
-    said = r"the row 'What\?' of here \(task t1\)"
-    with pytest.raises(RewardError, match=said):
+    with pytest.raises(RewardError, match=r"the row 'What\?' of here \(task t1\)"):
         score_samples(MathVerify(), [sample(r"\boxed{1}", gold)])
 
 
