@@ -103,8 +103,8 @@ class PPOConfig:
     """What a separate critic starts from: `policy`, or a model folder, such as `critic/` of a run.
     Its head starts at zero where the folder has none."""
     critic_reads_logprobs: bool = False
-    """The value head also reads how unlikely the policy found its tokens before each state: it
-    explains more where the policy knows when it guesses. Text only; takes no extra pass."""
+    """The value head also reads the surprisal of the policy's tokens before each state, from their
+    old log-probabilities. Text only; takes no extra pass."""
     critic_warmup_iterations: Whole = 0
     """First iterations in which only the critic learns; not with a shared trunk."""
     loss_aggregation: Literal["token", "sequence", "constant"] = "token"

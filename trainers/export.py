@@ -52,9 +52,9 @@ head = load_file("critic/value_head.safetensors")
 hidden = trunk(input_ids=ids).last_hidden_state  # [B, L, D]
 values = hidden @ head["weight"][0] + head["bias"]  # [B, L]
 ```""",
-    "surprise": """This critic reads the policy's log-probabilities too, so it is a plain trunk with
-the value head beside it. Values of the states after each token of `ids` [B, L], where `logprobs`
-[B, L] are those of the tokens that the policy wrote, 0 on all others:
+    "surprisal": """This critic reads the policy's log-probabilities too, so it is a plain trunk
+with the value head beside it. Values of the states after each token of `ids` [B, L], where
+`logprobs` [B, L] are those of the tokens that the policy wrote, 0 on all others:
 
 ```python
 import torch
@@ -66,8 +66,8 @@ head = load_file("critic/value_head.safetensors")
 hidden = trunk(input_ids=ids).last_hidden_state  # [B, L, D]
 total, largest = (-logprobs).cumsum(1), (-logprobs).cummax(1).values
 shares = [1 - torch.exp(-one) for one in (total, largest, -logprobs)]
-surprise = torch.stack([*shares, torch.log1p(total)], -1)  # [B, L, 4]
-states = torch.cat([hidden, surprise * hidden.shape[-1] ** 0.5], -1)
+surprisal = torch.stack([*shares, torch.log1p(total)], -1)  # [B, L, 4]
+states = torch.cat([hidden, surprisal * hidden.shape[-1] ** 0.5], -1)
 values = states @ head["weight"][0] + head["bias"]  # [B, L]
 ```""",
 }

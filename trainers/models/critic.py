@@ -7,7 +7,7 @@ state before each action, and the one after the last), float32:
     tokens   p0 p1 | r0 r1 r2
     values      v0   v1 v2 v3          T + 1 of them
 
-Where `ppo.critic_reads_logprobs` is on, the head reads `surprise` beside the hidden state.
+Where `ppo.critic_reads_logprobs` is on, the head reads `surprisal` beside the hidden state.
 
 Shapes: B rows, P prompt, T response tokens, L = P + T, D width of the hidden states.
 """
@@ -25,8 +25,8 @@ from trainers.functional.logprobs import Absent, EntropyMode
 from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, score_responses
 from trainers.models.output import PolicyOutput
 
-NUM_SURPRISES = 4
-"""Figures that `surprise` returns of a state."""
+NUM_SURPRISALS = 4
+"""Figures that `surprisal` returns of a state."""
 
 
 def value_width(model: PreTrainedModel) -> int:
@@ -40,18 +40,18 @@ def value_width(model: PreTrainedModel) -> int:
 
 @final
 class ValueHead(nn.Linear):
-    """A value head [1, D], or [1, D + 4] where it reads `surprise` as well.
+    """A value head [1, D], or [1, D + 4] where it reads `surprisal` as well.
 
     With it V = 0: weights are zeros, and no random number is drawn.
 
     Args:
         width: D of the hidden states.
         device: of its weights, float32.
-        reads_logprobs: whether it reads `surprise`.
+        reads_logprobs: whether it reads `surprisal`.
     """
 
     def __init__(self, width: int, device: torch.device, *, reads_logprobs: bool = False) -> None:
-        super().__init__(width + NUM_SURPRISES * reads_logprobs, 1, device="meta")
+        super().__init__(width + NUM_SURPRISALS * reads_logprobs, 1, device="meta")
         self.reads_logprobs = reads_logprobs
         self.weight = nn.Parameter(torch.zeros(1, self.in_features, device=device))
         self.bias = nn.Parameter(torch.zeros(1, device=device))
@@ -59,11 +59,11 @@ class ValueHead(nn.Linear):
     @property
     def width(self) -> int:
         """D of the hidden states."""
-        return self.in_features - NUM_SURPRISES * self.reads_logprobs
+        return self.in_features - NUM_SURPRISALS * self.reads_logprobs
 
 
-def surprise(inputs: TextInputs) -> Tensor:
-    """Say how unlikely the policy found its own tokens before each state: [B, T + 1, 4].
+def surprisal(inputs: TextInputs) -> Tensor:
+    """Return figures of the surprisal of the policy's tokens before each state: [B, T + 1, 4].
 
         s = -logprobs;   1 - exp(-total), 1 - exp(-largest), 1 - exp(-latest), log(1 + total)
 
@@ -73,7 +73,7 @@ def surprise(inputs: TextInputs) -> Tensor:
     """
     if inputs.logprobs is None:
         count = inputs.actions.shape[1] + 1
-        return torch.zeros(len(inputs.tokens), count, NUM_SURPRISES, device=inputs.tokens.device)
+        return torch.zeros(len(inputs.tokens), count, NUM_SURPRISALS, device=inputs.tokens.device)
     latest = nn.functional.pad(-inputs.logprobs.float(), (1, 0))
     total, largest = latest.cumsum(1), latest.cummax(1).values
     shares = [-torch.expm1(-one) for one in (total, largest, latest)]
@@ -83,12 +83,12 @@ def surprise(inputs: TextInputs) -> Tensor:
 def read_values(head: ValueHead, hidden: Tensor, inputs: TextInputs) -> Tensor:
     """Return values [B, T + 1] from hidden states [B, L, D], in float32 even under autocast.
 
-    Surprise is multiplied by sqrt(D), about the norm of a state, and so it is learned as fast.
+    Surprisal is multiplied by sqrt(D), about the norm of a state, and so it is learned as fast.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         states = hidden[:, inputs.num_prompt - 1 :].float()
         if head.reads_logprobs:
-            states = torch.cat([states, surprise(inputs) * math.sqrt(states.shape[2])], dim=2)
+            states = torch.cat([states, surprisal(inputs) * math.sqrt(states.shape[2])], dim=2)
         return nn.functional.linear(states, head.weight.float(), head.bias.float()).squeeze(-1)
 
 
@@ -176,7 +176,7 @@ class SharedActorCritic(nn.Module):
         temperature: divides the logits.
         chunk: positions whose logits exist at once.
         absent: ids of probability 0, in sampling and in scoring.
-        reads_logprobs: the value head reads `surprise` as well.
+        reads_logprobs: the value head reads `surprisal` as well.
     """
 
     def __init__(

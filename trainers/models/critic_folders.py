@@ -10,7 +10,7 @@ Elsewhere it is the plain trunk, which `AutoModel` loads, and two files beside i
 
 A head that reads log-probabilities is such a file in every family, with a weight [1, D + 4]:
 
-    {"input": "last_hidden_state, surprise", "width": D}
+    {"input": "last_hidden_state, surprisal", "width": D}
 """
 
 import copy
@@ -37,7 +37,7 @@ from transformers.utils.hub import cached_file
 from trainers.errors import ConfigError
 from trainers.models.causal_lm import body_of
 from trainers.models.critic import (
-    NUM_SURPRISES,
+    NUM_SURPRISALS,
     Critic,
     ValueHead,
     classifier_of,
@@ -60,7 +60,7 @@ from trainers.models.shards import gather_layer
 
 HEAD = "value_head.json"
 HEAD_WEIGHTS = "value_head.safetensors"
-FolderKind = Literal["classifier", "head", "surprise"]
+FolderKind = Literal["classifier", "head", "surprisal"]
 IF_THERE: Any = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,
@@ -76,7 +76,7 @@ def save_critic(folder: Path, trunk: PreTrainedModel, head: ValueHead) -> Folder
     """Write a trunk and its value head into a folder that exists.
 
     Returns:
-        The kind: a token classifier, or a trunk with a head file; `surprise` where the head reads
+        The kind: a token classifier, or a trunk with a head file; `surprisal` where the head reads
         log-probabilities.
 
     Raises:
@@ -92,10 +92,10 @@ def save_critic(folder: Path, trunk: PreTrainedModel, head: ValueHead) -> Folder
     trunk.config.architectures = architectures
     tensors = {name: value.detach().float().cpu() for name, value in head.state_dict().items()}
     save_file(tensors, folder / HEAD_WEIGHTS, {"format": "pt"})
-    read = f"last_hidden_state{', surprise' * head.reads_logprobs}"
-    said = {"input": read, "width": head.width}
-    (folder / HEAD).write_text(json.dumps(said) + "\n", encoding="utf-8")
-    return "surprise" if head.reads_logprobs else "head"
+    read = "last_hidden_state, surprisal" if head.reads_logprobs else "last_hidden_state"
+    described = {"input": read, "width": head.width}
+    (folder / HEAD).write_text(json.dumps(described) + "\n", encoding="utf-8")
+    return "surprisal" if head.reads_logprobs else "head"
 
 
 def build_critic(
@@ -112,7 +112,7 @@ def build_critic(
         init: "policy" copies its trunk and V = 0; else a model folder, whose one-label score head
             or head file is taken over.
         gradient_checkpointing: recompute activations; a copied trunk does if the policy's does.
-        reads_logprobs: the head reads `surprise` as well, with zeros where the folder's does not.
+        reads_logprobs: the head reads `surprisal` as well, with zeros where the folder's does not.
 
     Raises:
         ConfigError: the folder does not load, or its head reads log-probabilities unasked.
@@ -279,14 +279,14 @@ def read_head(file: Path, width: int, *, reads_logprobs: bool = False) -> dict[s
         raise ConfigError(f"{file} is damaged: {error}. Copy the folder again.") from error
     shapes = {name: list(value.shape) for name, value in tensors.items()}
     expected = {"weight": [1, width], "bias": [1]}
-    wider = {"weight": [1, width + NUM_SURPRISES], "bias": [1]}
+    wider = {"weight": [1, width + NUM_SURPRISALS], "bias": [1]}
     if shapes == wider and not reads_logprobs:
         raise ConfigError(
             f"{file} is of a critic that reads log-probabilities. Set ppo.critic_reads_logprobs "
             "true, or ppo.critic_init policy."
         )
     if shapes == expected and reads_logprobs:
-        tensors["weight"] = nn.functional.pad(tensors["weight"], (0, NUM_SURPRISES))
+        tensors["weight"] = nn.functional.pad(tensors["weight"], (0, NUM_SURPRISALS))
         shapes = wider
     expected = wider if reads_logprobs else expected
     if shapes != expected:

@@ -1,4 +1,4 @@
-"""A critic that reads how unlikely the policy found its own tokens."""
+"""A critic that reads the surprisal of the policy's own tokens."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ from transformers import AutoModel
 from tests.unit.trainers.models.families import family_model, ragged_inputs
 from trainers.errors import ConfigError
 from trainers.export import export_critic
-from trainers.models.critic import SharedActorCritic, surprise
+from trainers.models.critic import SharedActorCritic, surprisal
 from trainers.models.critic_folders import build_critic, critic_outline
 
 KINDS = ["separate", "shared"]
@@ -43,7 +43,7 @@ def read_inputs():
     return replace(inputs, logprobs=logprobs)
 
 
-def test_surprise_is_of_the_tokens_before_each_state():
+def test_surprisal_is_of_the_tokens_before_each_state():
     odds = torch.tensor([[0.5, 0.25, 1.0]]).log()
     rows = [
         [0.0, 0.0, 0.0, 0.0],
@@ -52,7 +52,7 @@ def test_surprise_is_of_the_tokens_before_each_state():
         [1 - 1 / 8, 1 - 1 / 4, 0.0, math.log1p(math.log(8))],
     ]
     inputs = replace(read_inputs(), logprobs=odds)
-    torch.testing.assert_close(surprise(inputs), torch.tensor([rows]))
+    torch.testing.assert_close(surprisal(inputs), torch.tensor([rows]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
