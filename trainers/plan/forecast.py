@@ -10,7 +10,7 @@ from trainers.errors import BackendError, ConfigError
 from trainers.plan.batch import Batch
 from trainers.plan.fakes import FAILS, failure_of
 from trainers.plan.lengths import Work
-from trainers.plan.rehearsal import Rehearsal, Usage
+from trainers.plan.rehearsal import Rehearsal, Usage, frozen_heap
 from trainers.plan.shapes import Shapes
 from trainers.plan.state import WEIGHT, Holding, ModelState, checkpoint_bytes, export_bytes
 
@@ -202,7 +202,8 @@ def forecast_text(
         forecast.notes.append(f"time that ranks {talk} and move what is offloaded")
     rehearsal = Rehearsal(shapes, config, dtype)
     try:
-        _count_passes(config, forecast, rehearsal)
+        with frozen_heap():
+            _count_passes(config, forecast, rehearsal)
     except (BackendError, ConfigError):  # of settings, not of the pass
         raise
     except FAILS as error:

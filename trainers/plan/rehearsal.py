@@ -155,6 +155,22 @@ class _Counter(TorchDispatchMode):
             hook.remove()
 
 
+@contextmanager
+def frozen_heap() -> Iterator[None]:
+    """Let collections of garbage pass over what exists, until the outermost of these ends.
+
+    A collection of the whole heap takes a quarter of a second, and one is done before each pass.
+    """
+    is_outermost = gc.get_freeze_count() == 0
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if is_outermost:
+            gc.unfreeze()
+
+
 def counted(
     work: Callable[[], object],
     resident: list[nn.Module],
@@ -166,20 +182,18 @@ def counted(
 
     What `before` leaves counts as memory, its own work does not.
     """
-    gc.collect()
-    gc.freeze()  # so that what stood before is not looked through again
-    counter = _Counter(resident, keeps_gradients=keeps_gradients)
     flops = FlopCounterMode(display=False, custom_mapping={GROUPED: grouped_flops})
-    try:
-        with counter:
-            if before is not None:
-                before()
-                counter.restart()
-            with flops:
-                work()
-    finally:
-        counter.close()
-        gc.unfreeze()
+    with frozen_heap():
+        counter = _Counter(resident, keeps_gradients=keeps_gradients)
+        try:
+            with counter:
+                if before is not None:
+                    before()
+                    counter.restart()
+                with flops:
+                    work()
+        finally:
+            counter.close()
     return Usage(
         peak=counter.peak - counter.gradients_at_peak,
         gradients=counter.gradients_at_peak,
