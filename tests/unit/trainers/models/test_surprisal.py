@@ -51,7 +51,7 @@ def test_surprisal_is_of_the_tokens_before_each_state():
         [1 - 1 / 8, 1 - 1 / 4, 1 - 1 / 4, math.log1p(math.log(8))],
         [1 - 1 / 8, 1 - 1 / 4, 0.0, math.log1p(math.log(8))],
     ]
-    inputs = replace(read_inputs(), logprobs=odds)
+    inputs = replace(ragged_inputs(num_actions=3, rows=1)[0], logprobs=odds)
     torch.testing.assert_close(surprisal(inputs), torch.tensor([rows]))
 
 
