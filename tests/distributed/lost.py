@@ -1,4 +1,4 @@
-"""A rank of a run in which rank 1 is killed, hangs or fails: python lost.py HOW MODEL FOLDER."""
+"""A rank of a run in which rank 1 is killed, hangs or fails."""
 
 import os
 import signal
@@ -26,8 +26,14 @@ def lost(how):
     raise NonFiniteError("every rank says so")
 
 
-def run(how, model, folder):
-    """Train by the command line, as a launcher's rank does."""
+def run(place, how, model, folder, said):
+    """Train by the command line, as a launcher's rank does; the file `said` gets its stderr.
+
+    `place` is the rank's, as a launcher sets it.
+    """
+    os.environ |= place
+    for number, file in ((1, os.devnull), (2, said)):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), number)
     collect = TextCollector.collect
 
     def collected(self, actor, iteration):
@@ -40,8 +46,4 @@ def run(how, model, folder):
     words["backend.timeout_seconds"] = 12.0 if how == "stuck" else 60.0  # they meet within it too
     typed = [str(word) for key, value in words.items() for word in (f"--{key}", value)]
     with mock.patch.object(TextCollector, "collect", collected):
-        return main(["train", *typed, *sys.argv[4:]])
-
-
-if __name__ == "__main__":
-    sys.exit(run(*sys.argv[1:4]))
+        sys.exit(main(["train", *typed]))

@@ -5,13 +5,14 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from os import environ
 from typing import Any
 
 import torch
 
+from tests.processes import process
 from trainers.distributed import World, shutdown, start
 
 
@@ -33,7 +34,6 @@ def run_ranks(
     Raises:
         AssertionError: a rank raised, died or did not answer in time; says which, and why.
     """
-    context = get_context("spawn")
     shared = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
@@ -41,21 +41,21 @@ def run_ranks(
     }
     processes, channels = [], {}
     for rank in range(size):
-        receiving, sending = context.Pipe(duplex=False)
+        receiving, sending = Pipe(duplex=False)
         variables = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         work = (sending, variables, timeout, function, arguments)
-        processes.append(context.Process(target=_rank, args=work, daemon=True))
+        processes.append(process(_rank, *work))
         processes[-1].start()
         sending.close()
         channels[receiving] = rank
     try:
         return _collected(channels, timeout)
     finally:
-        for process in processes:
-            process.join(timeout=5)
-            if process.is_alive():  # it waits for a rank that failed
-                process.kill()
-                process.join()
+        for one in processes:
+            one.join(timeout=5)
+            if one.is_alive():  # it waits for a rank that failed
+                one.kill()
+                one.join()
 
 
 def _collected(channels: dict[Connection, int], timeout: float) -> list[Any]:

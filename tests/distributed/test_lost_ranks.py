@@ -1,19 +1,16 @@
 """A rank that dies, hangs or fails ends all of them in time, with one message that names it."""
 
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests import tiny
+from tests.distributed import lost
 from tests.distributed.ranks import free_port
+from tests.processes import process
 from trainers.checkpoint import find
 from trainers.run_record import read_status
 
-ROOT = Path(__file__).parents[2]
 HERE = socket.gethostname()
 
 
@@ -22,28 +19,24 @@ def model(tmp_path_factory):
     return str(tiny.save_model(tmp_path_factory.mktemp("model")))
 
 
-def ended(how, model, folder, *more, size=2):
-    """Run ranks until those that are left have ended; (codes, what each printed)."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.lost", how, model, str(folder), *more],
-            cwd=ROOT,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+def ended(how, model, folder):
+    """Run two ranks until those that are left have ended; (codes, what each printed)."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    files = [folder / f"stderr_{rank}" for rank in range(2)]
+    ranks = []
+    for rank, file in enumerate(files):
+        place = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        ranks.append(process(lost.run, place, how, model, str(folder), str(file)))
+        ranks[-1].start()
     try:
-        left = [one for rank, one in enumerate(processes) if how != "stuck" or rank != 1]
-        said = [one.communicate(timeout=200)[1] for one in left]
-        return [one.returncode for one in left], said
+        left = [rank for rank in range(2) if how != "stuck" or rank != 1]
+        for rank in left:
+            ranks[rank].join(timeout=200)
+        return [ranks[rank].exitcode for rank in left], [files[rank].read_text() for rank in left]
     finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+        for one in ranks:
+            one.kill()
+            one.join()
 
 
 @pytest.mark.parametrize(

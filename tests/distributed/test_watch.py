@@ -6,13 +6,13 @@ import signal
 import sys
 import threading
 import time
-from multiprocessing import get_context
 from unittest import mock
 
 import pytest
 import torch.distributed as dist
 
 from tests.distributed.ranks import free_port
+from tests.processes import process
 from trainers.distributed import World, gather, phase, start
 from trainers.run_folder import RunFolder
 from trainers.run_lock import RunLock
@@ -100,10 +100,7 @@ def failed(folder, said):
 def ended(folder, work, size=2):
     """Run ranks; return what ends them, in order."""
     port = free_port()
-    ranks = [
-        get_context("spawn").Process(target=run, args=(rank, port, folder, work, size), daemon=True)
-        for rank in range(size)
-    ]
+    ranks = [process(run, rank, port, folder, work, size) for rank in range(size)]
     for rank in ranks:
         rank.start()
     if work is is_stopped:

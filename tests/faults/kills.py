@@ -11,7 +11,6 @@ iteration is done. About 8 CPU minutes.
 import argparse
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -27,6 +26,7 @@ from pathlib import Path
 
 from tests import tiny
 from tests.distributed.ranks import free_port
+from tests.processes import process
 from tests.resume.trainee import differences, left_behind
 from trainers.checkpoint import find, load
 from trainers.checkpoint.manifest import published
@@ -107,8 +107,6 @@ class Pair:
         if PLACES[place]["backend.zero.stage"] == 3:
             self.words["backend.zero.config"] = str(user)
         self.words |= changes
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.resume.trainee", "deepspeed"])
 
     def start(self):
         """Start both ranks."""
@@ -117,16 +115,16 @@ class Pair:
         for rank in range(2):
             variables = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-            words = (variables, self.words, str(self.folder / f"said_{rank}"))
-            ranks.append(self._context.Process(target=train, args=words, daemon=True))
+            said = str(self.folder / f"said_{rank}")
+            ranks.append(process(train, variables, self.words, said))
             ranks[-1].start()
         return ranks
 
     def finish(self, ranks, seconds=240):
         """Wait until both ranks have ended well."""
-        for process in ranks:
-            process.join(timeout=seconds)
-        assert [process.exitcode for process in ranks] == [0, 0], self.words_said()
+        for rank in ranks:
+            rank.join(timeout=seconds)
+        assert [rank.exitcode for rank in ranks] == [0, 0], self.words_said()
 
     def words_said(self):
         """The last words of each rank."""

@@ -1,6 +1,5 @@
 """Run folders that exist, checkpoints that are damaged or foreign, disks that are full."""
 
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from tests.faults.conftest import SMALL
 from tests.faults.savers import train_with_file_limit
+from tests.processes import process
 from trainers.config_files import read
 from trainers.run_record import lines, read_status
 
@@ -137,15 +137,14 @@ def test_a_place_that_cannot_be_written_is_named_with_the_setting(refused, where
 
 @pytest.mark.parametrize("limit", [0, 4000])
 def test_a_full_disk_costs_no_work_and_the_run_goes_on_from_there(place, typed, limit):
-    context = multiprocessing.get_context("spawn")
     given = SMALL | THREE | {"--ppo.num-iterations": 6}
     words = ["train", "prompts", *(str(word) for pair in given.items() for word in pair)]
     listed = "said.txt" if limit else os.devnull
-    process = context.Process(target=train_with_file_limit, args=(place, words, limit, listed))
-    process.start()
-    process.join(timeout=120)
+    started = process(train_with_file_limit, place, words, limit, listed)
+    started.start()
+    started.join(timeout=120)
     said = Path(listed).read_text(encoding="utf-8")
-    assert process.exitcode == 1
+    assert started.exitcode == 1
     assert "Traceback" not in said
     assert kept()[-1] == "ppo_000001", "what was saved is whole, and nothing half-made is left"
     assert not Path("runs/a/run.lock").exists()

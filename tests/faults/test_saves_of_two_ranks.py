@@ -1,9 +1,9 @@
 """Two ranks save together: a full disk on one is a failed save on both, and both go on."""
 
-import multiprocessing
 import socket
 
 from tests.faults.savers import save_as_rank
+from tests.processes import process
 from trainers.checkpoint import load
 
 
@@ -15,17 +15,12 @@ def free_port():
 
 def test_a_full_disk_on_one_rank_fails_the_save_on_both_and_leaves_the_old_one(tmp_path):
     folder, port = tmp_path / "checkpoints", free_port()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.faults.savers"])
-    ranks = [
-        context.Process(target=save_as_rank, args=(rank, port, folder, tmp_path))
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=90)
-        assert process.exitcode == 0
+    ranks = [process(save_as_rank, rank, port, folder, tmp_path) for rank in range(2)]
+    for one in ranks:
+        one.start()
+    for one in ranks:
+        one.join(timeout=90)
+        assert one.exitcode == 0
     for rank in range(2):
         said = (tmp_path / f"rank_{rank}").read_text()
         # It found the first one, its own state in it, and rank 0's decision on a missing one.
