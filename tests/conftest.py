@@ -207,6 +207,18 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def blank_charts() -> Iterator[None]:
+    """Leave the charts of a run's page blank; tests of the page itself have another fixture."""
+    if "trainers.report.page" not in sys.modules:
+        yield
+        return
+    from tests import charts  # noqa: PLC0415 - where torch is installed
+
+    with charts.blank_charts():
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Give the folder of the real data; a test that uses it carries the marker `data`."""

@@ -33,7 +33,7 @@ TURNS = TEXT | {
     "data.num_examples": 12,
     "ppo.kl_placement": "none",
     "ppo.kl_controller": "fixed",
-    "ppo.num_prompts": 64,
+    "ppo.num_prompts": 16,
     "sft.num_epochs": 8,
 }
 LORA = TEXT | {"model.lora.rank": 2, "ppo.learning_rate": 1e-3}

@@ -25,6 +25,11 @@ def trained(folder, name, changes):
     return run(read([preset(name)], settings), loggers=[JsonlLogger()]).run_dir
 
 
+@pytest.fixture(scope="module", autouse=True)
+def blank_charts():
+    """Draw charts here, in place of the fixture that leaves them blank elsewhere."""
+
+
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """A folder with the runs `quickstart` and `cartpole`; not to be written to."""
