@@ -120,6 +120,7 @@ class Task:
         source: the data set or environment it came from.
         level: difficulty, for curricula.
         meta: every other column of the row it was read from.
+        place: file and line of that row; empty where no file holds it.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Task:
     source: str = ""
     level: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

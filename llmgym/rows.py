@@ -121,6 +121,7 @@ def _task(
         solution=solution,
         source=source,
         meta=cells,
+        place=place,
     )
 
 

@@ -143,14 +143,14 @@ def with_answers(tasks: TaskList) -> TaskList:
     Raises:
         TaskSourceError: a solution has no number there; names the task.
     """
-    return TaskList(tuple(_with_answer(row, task) for row, task in enumerate(tasks.tasks, start=1)))
+    return TaskList(tuple(_with_answer(task) for task in tasks.tasks))
 
 
-def _with_answer(row: int, task: Task) -> Task:
+def _with_answer(task: Task) -> Task:
     after = (task.solution or "").rpartition(MARK)
     if not after[1] or number(after[2]) is None:
         raise TaskSourceError(
-            f"{task.source}, row {row}: the solution must end in a line such as `#### 24`, and "
+            f"{task.place}: the solution must end in a line such as `#### 24`, and "
             f"ends in {after[2][-40:]!r}.\nFor prompts without one, use llmgym/Prompts-v0."
         )
     return replace(task, answer=after[2].strip().replace(",", ""))

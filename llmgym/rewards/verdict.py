@@ -147,8 +147,9 @@ def about(sample: Sample) -> str:
 
 
 def row_of(task: Task) -> str:
-    """Return which row of a file a task is: the start of its prompt, the source, the task's id."""
-    return f"the row {_start(task)} of {task.source or 'the environment'} (task {task.id})"
+    """Return which row of a file a task is: the start of its prompt, its place, the task's id."""
+    place = task.place or task.source or "the environment"
+    return f"the row {_start(task)} of {place} (task {task.id})"
 
 
 def _start(task: Task) -> str:

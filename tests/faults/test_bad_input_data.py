@@ -86,7 +86,7 @@ def test_a_prompt_over_the_limit_is_found_before_anything_is_learned(refused, wi
     said = refused(with_a_long_prompt)
     assert "1 of 12 prompts of llmgym/Prompts-v0 are longer than generation.max_prompt_tokens 60" \
         in said  # fmt: skip
-    assert "'Name 5 please please" in said
+    assert "in long.jsonl, line 6: 'Name 5 please please" in said
     assert "--generation.max-prompt-tokens" in said
     assert "--data.too-long drop" in said
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmgym.env import SingleTurnEnv
+from llmgym.env import SingleTurnEnv, core_env, task_at
 from llmgym.tasks import TaskSampler
 from llmgym.vector import LLMVectorEnv
 from trainers.backends.base import Engine
@@ -95,10 +95,13 @@ def check_prompts(config: Config, chat: ChatFormat, *vectors: LLMVectorEnv | Non
         longest = max(lengths)
         if longest > limit:
             count = sum(length > limit for length in lengths)
-            said = str(openings[lengths.index(longest)][-1]["content"])
+            at = lengths.index(longest)
+            said = str(openings[at][-1]["content"])
+            place = task_at(core_env(envs.envs[0]).tasks, at).place
             raise ConfigError(
                 f"{count} of {len(lengths)} prompts of {config.envs[0].id} are longer than "
-                f"generation.max_prompt_tokens {limit}. The longest has {longest}: {said[:60]!r}.\n"
+                f"generation.max_prompt_tokens {limit}. The longest has {longest}"
+                f"{place and f', in {place}'}: {said[:60]!r}.\n"
                 "Raise it with --generation.max-prompt-tokens, or leave such prompts out with "
                 "--data.too-long drop"
             )

@@ -98,6 +98,16 @@ def test_every_format_gives_the_same_tasks(tmp_path):
         ], suffix
 
 
+def test_a_task_knows_the_line_it_was_read_from_and_is_the_same_in_any_line(tmp_path):
+    rows = '\n{"prompt": "a"}\n\n{"prompt": "b"}\n{"prompt": "a"}\n'
+    (tmp_path / "p.jsonl").write_text(rows)
+    tasks = from_file(tmp_path / "p.jsonl").tasks
+    places = [f"{tmp_path}/p.jsonl, line {n}" for n in (2, 4, 5)]
+    assert [task.place for task in tasks] == places
+    assert tasks[0] == tasks[2]
+    assert [task.place for task in from_list(["a"]).tasks] == ["list, row 1"]
+
+
 def test_parquet_is_read_or_its_extra_is_named(tmp_path):
     path = tmp_path / "p.parquet"
     if find_spec("pyarrow") is None:

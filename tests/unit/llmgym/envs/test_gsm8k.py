@@ -79,8 +79,10 @@ def test_a_file_is_read_by_its_columns(tmp_path):
     env = make(path=str(path), prompt_column="q", solution_column="a", split="all")
     env.reset(seed=0)
     assert env.step(env.solve())[1] == pytest.approx(1.0)
-    path.write_text('{"question": "1+1?", "answer": "two"}\n')
-    with pytest.raises(TaskSourceError, match=r"row 1: the solution must end in .*#### 24.*'two'"):
+    path.write_text('\n{"question": "1+1?", "answer": "two"}\n')
+    with pytest.raises(
+        TaskSourceError, match=r"mine\.jsonl, line 2: the solution must end in .*#### 24.*'two'"
+    ):
         make(path=str(path), split="all")
 
 
