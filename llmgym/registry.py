@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
+import os
 import re
 import sys
 import traceback
@@ -207,7 +208,7 @@ def load_entry_points() -> None:
                     load("llmgym.rewards.base:register_reward")(entry.name, entry.value)
                 elif callable(plugin):
                     plugin()
-            except Exception:  # noqa: BLE001 - code of strangers must not break the import of ours
+            except (Exception, SystemExit):  # noqa: BLE001 - a stranger's code must not break ours
                 _PLUGINS[entry.value] = "broken"
                 warnings.warn(
                     f"The plugin {entry.name} = {entry.value} ({group}) did not load and is left "
@@ -239,7 +240,8 @@ def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     except AttributeError:
         public = _public_names(module)
         near = difflib.get_close_matches(name, public, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(public)}"
+        names = ", ".join(public) or "nothing that can be named"
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {names}"
         raise PluginError(f"{place} has no {name!r}; {hint}") from None
 
 
@@ -251,8 +253,8 @@ def file_of(address: str) -> Path | None:
     """
     place = address.rpartition(":")[0]
     if place.endswith(".py"):
-        file = Path(place).expanduser().resolve()
-        return file if file.is_file() else None
+        file = os.path.realpath(os.path.expanduser(place))
+        return Path(file) if os.path.isfile(file) else None
     parts = place.split(".")
     try:
         found = importlib.util.find_spec(parts[0])  # of a name without dots: imports nothing
@@ -292,11 +294,16 @@ def _made_in(value: object) -> str | None:
 def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
-        raise PluginError(
-            f"The module {name} does not load: {type(error).__name__}: {error}. "
-            "It must be installed or lie on PYTHONPATH; the traceback above is its own."
-        ) from error
+    except (Exception, SystemExit) as error:
+        kind = "folder" if os.path.isdir(name) else "file" if os.path.exists(name) else None
+        hint = "It must be installed or lie on PYTHONPATH; the traceback above is its own"
+        if kind and isinstance(error, ImportError | TypeError | ValueError):
+            hint = (
+                f"{name} is a {kind}. A module is named without a path and without .py, and its "
+                "folder must lie on PYTHONPATH; what is in a file is named FILE.py:NAME"
+            )
+        message = f"The module {name} does not load: {type(error).__name__}: {error}. {hint}."
+        raise PluginError(message) from error
 
 
 def _file(path: Path) -> ModuleType:
@@ -312,19 +319,25 @@ def _file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _broken(path, error) from error
     return module
 
 
 def _found(path: Path) -> Path:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [one.name for one in path.parent.glob("*.py")])
-        hint = f"did you mean {' or '.join(near)}?" if near else "an address is file.py:name"
-        raise PluginError(f"There is no file {path}; {hint}")
-    return path
+    path = Path(os.path.realpath(os.path.expanduser(path)))
+    if os.path.isfile(
+        path
+    ):  # as all of os.path, False where a name is too long, or a loop of links
+        return path
+    if os.path.lexists(path):
+        kind = "a folder" if os.path.isdir(path) else "no plain file"
+        raise PluginError(f"{path} is {kind}; an address is file.py:name")
+    beside = path.parent.glob("*.py") if os.path.isdir(path.parent) else ()
+    near = difflib.get_close_matches(path.name, [one.name for one in beside if one.is_file()])
+    hint = f"did you mean {' or '.join(near)}?" if near else "an address is file.py:name"
+    raise PluginError(f"There is no file {path}; {hint}")
 
 
 def _defined(path: Path) -> list[str]:
@@ -338,7 +351,7 @@ def _defined(path: Path) -> list[str]:
     return [one.name for one in body if isinstance(one, kinds) and not one.name.startswith("_")]
 
 
-def _broken(path: Path, error: Exception) -> PluginError:
+def _broken(path: Path, error: BaseException) -> PluginError:
     frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)]
     line, said = frames[-1].lineno if frames else 1, str(error)
     if isinstance(error, SyntaxError) and error.filename == str(path):

@@ -9,6 +9,8 @@ import inspect
 import json
 import logging
 import math
+import os
+import shlex
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -297,12 +299,12 @@ def _target(name: str) -> str:
 
 def _load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     file = Path(address.rpartition(":")[0])
-    if file.suffix == ".py" and file.is_file():
+    if file.suffix == ".py" and os.path.isfile(file):
         logger.info("reward %s, sha256 %s", address, sha256(file.read_bytes()).hexdigest())
     try:
         return registry.load(address)
     except PluginError as error:
         again = address if ":" in address else f"{address}:FN"
         raise RewardNotFound(
-            f"{error}\nCorrect it, then try it: llmgym rewards check {again}"
+            f"{error}\nCorrect it, then try it: llmgym rewards check {shlex.quote(again)}"
         ) from error

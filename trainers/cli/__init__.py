@@ -23,6 +23,7 @@ from trainers.errors import (
     NonFiniteError,
 )
 from trainers.launcher import limit_spinning  # its import notes who started us
+from trainers.loggers.lines import escaped
 from trainers.redaction import redact
 
 VERBS = {
@@ -128,7 +129,8 @@ def _say(error: Exception) -> None:
     is_main = os.environ.get("RANK", "0") == "0"
     is_said = any(SAID_ELSEWHERE in getattr(x, "__notes__", ()) for x in (error, error.__cause__))
     if not is_said and (is_main or not isinstance(error, ConfigError)):
-        print(redact(f"{type(error).__name__}: {error}{_unnamed(error)}"), file=sys.stderr)
+        text = f"{type(error).__name__}: {error}{_unnamed(error)}"
+        print(escaped(redact(text)), file=sys.stderr)
 
 
 def _unnamed(error: Exception) -> str:
@@ -160,7 +162,7 @@ class _Stderr(logging.Handler):
         """Print one record."""
         if record.levelno == logging.WARNING:
             with suppress(OSError):  # a lost terminal ends no run
-                print(redact(self.format(record)), file=sys.stderr)
+                print(escaped(redact(self.format(record))), file=sys.stderr)
 
 
 def _warn_on_stderr() -> None:
@@ -180,7 +182,7 @@ def _warn_on_stderr() -> None:
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of an error that nobody expected, without secrets."""
     text = "".join(traceback.format_exception(kind, error, trace))
-    print(redact(text), end="", file=sys.stderr)
+    print(escaped(redact(text)), end="", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,16 @@ def visible(text: str) -> str:
     return "".join(one for one in one_line if unicodedata.category(one)[0] != "C")
 
 
+def escaped(text: str) -> str:
+    """Return text with its control characters spelled out; lines and tabs stay."""
+    return "".join(
+        one.encode("unicode_escape").decode()
+        if one not in "\n\t" and unicodedata.category(one) in ("Cc", "Cf", "Cs")
+        else one
+        for one in text
+    )
+
+
 def cut(text: str, width: int) -> str:
     """Return one line of at most `width` characters, its middle left out where it is longer."""
     line = visible(text)

@@ -200,3 +200,50 @@ def test_a_file_that_breaks_is_refused_and_not_kept(tmp_path):
     for _ in range(2):
         with pytest.raises(PluginError, match="ZeroDivisionError"):
             registry.load(f"{path}:x")
+
+
+ODD = {
+    "folder.py": "is a folder; an address is file.py:name",
+    "loop.py": "is no plain file",
+    "x" * 300 + ".py": "There is no file",
+    "~nobody/score.py": "There is no file",
+    "exits.py": r"exits\.py:2: SystemExit: 0",
+    "empty.py": "has no 'score'; it has nothing that can be named",
+    "text.txt": r"text\.txt is a file\. A module is named without a path",
+    "nosuffix": "nosuffix is a file",
+    "./": "is a folder. A module is named without",
+    "/dev/null": "/dev/null is a file",
+}
+
+
+@pytest.mark.parametrize("place", ODD)
+def test_what_is_no_file_of_python_is_refused_and_ends_no_process(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
+    for name in ("empty.py", "text.txt", "nosuffix"):
+        (tmp_path / name).touch()
+    with pytest.raises(PluginError, match=ODD[place]):
+        registry.load(f"{place}:score")
+    found = registry.file_of(f"{place}:score")
+    assert found is None or found.name in ("exits.py", "empty.py")
+
+
+def test_a_plugin_that_ends_the_process_is_an_error_and_an_installed_one_a_warning(package):
+    with pytest.raises(PluginError, match="plug_exit does not load: SystemExit: 0"):
+        llmgym.load_plugins([package("plug_exit", "import sys\nsys.exit(0)")])
+    package("plug_exits", "raise SystemExit", "[llmgym.envs]\nx = plug_exits\n")
+    with pytest.warns(RuntimeWarning, match="plug_exits"):
+        registry.load_entry_points()
+
+
+@pytest.mark.parametrize("place", ["mine.py", "a folder/mine.py"])
+def test_a_file_that_is_given_as_a_plugin_is_told_how_a_module_is_named(
+    place, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    with pytest.raises(PluginError, match=f"{place} is a file.*its folder must lie on PYTHONPATH"):
+        llmgym.load_plugins([place])

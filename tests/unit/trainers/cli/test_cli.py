@@ -133,6 +133,24 @@ def test_wrong_usage_exits_with_2_and_no_traceback(argv, words, capsys):
     assert "Traceback" not in said
 
 
+def test_code_that_ends_the_process_as_it_loads_is_wrong_usage(tmp_path, monkeypatch, capsys):
+    (tmp_path / "ends_as_it_loads.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for argv in (["envs", "list", "--plugins", "ends_as_it_loads"],
+                 ["rewards", "check", "ends_as_it_loads.py:score"]):  # fmt: skip
+        assert cli.main(argv) == 2
+        assert "SystemExit: 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J.py", "a\r\x07.py", "a\u202eyp.b.py", "a\x9b.py"])
+def test_an_error_spells_the_control_characters_of_what_it_names(name, capsys):
+    assert cli.main(["rewards", "check", f"{name}:score"]) == 2
+    said = capsys.readouterr().err
+    assert name.encode("unicode_escape").decode() in said
+    assert not [one for one in said if not one.isprintable() and one != "\n"]
+
+
 def test_debug_raises(capsys):
     with pytest.raises(ValueError, match="not a setting"):
         cli.main(["train", "--ppo.gama", "1", "--debug"])

@@ -158,7 +158,10 @@ def test_a_gold_beyond_the_rows_tried_is_refused_with_its_row(check, tmp_path):
     (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     code, said = check("numeric", "--data", "my.jsonl", "--n", "3")
     assert code == 1
-    assert "error: the answer str 'twenty-five' of the row 'Say 25.' of my.jsonl (task " in said
+    assert (
+        "error: the answer str 'twenty-five' of the row 'Say 25.' of my.jsonl, line 26 (task "
+        in said
+    )
     assert "nothing was scored" in said
 
 
