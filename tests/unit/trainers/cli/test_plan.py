@@ -15,7 +15,8 @@ from trainers.plan.pace import Pace, on_threads, one_thread, probed, tried
 from trainers.plan.rehearsal import Usage
 
 SMALL = ["--ppo.num-prompts", "4", "--generation.max-prompt-tokens", "16",
-         "--generation.max-new-tokens", "4", "--eval.num-tasks", "8"]  # fmt: skip
+         "--generation.max-new-tokens", "4", "--eval.num-tasks", "8",
+         "--model.dimensions.num-layers", "1"]  # fmt: skip
 SIZES = ["--model.dimensions.hidden-size", "64", "--model.dimensions.intermediate-size", "96",
          "--model.dimensions.num-layers", "2", "--model.dimensions.num-heads", "4",
          "--model.vocab-size", "512"]  # fmt: skip
@@ -175,7 +176,7 @@ def test_a_users_file_is_read_as_strictly_as_in_a_run(capsys, alone):
 def test_what_does_not_fit_is_said_with_what_to_do(capsys, monkeypatch):
     monkeypatch.setattr(module, "available_memory", lambda: 2**20)
     monkeypatch.setattr(module, "_free", lambda _folder: 2**20)
-    page = said(capsys, "plan", *SMALL, "--quiet")
+    page = said(capsys, "plan", *SMALL[:-2], "--quiet")  # every layer of the preset
     assert "DOES NOT FIT into the 1 MiB" in page
     assert "--backend.micro-batch-tokens" in page
     assert "--run.dir DIR" in page

@@ -45,7 +45,8 @@ def test_a_rollout_without_a_copy_gathers_the_policy_for_every_pass(
 ):
     monkeypatch.setattr(module, "_pace", lambda *_args, **_kwargs: ASSUMED)
     words = ["plan", "quickstart", "--nodes", str(nodes), "--gpus", "4", "--backend.name",
-             "deepspeed", "--backend.zero.stage", "3"]  # fmt: skip
+             "deepspeed", "--backend.zero.stage", "3",
+             "--model.dimensions.num-layers", "1"]  # fmt: skip
     found = []
     for more in ([], ["--backend.zero.gather_gb", "0"]):
         assert main([*words, *more, "--json"]) == 0

@@ -30,6 +30,7 @@ from trainers.plan.rehearsal import Rehearsal, cache_bytes, counted
 from trainers.plan.shapes import shapes_of
 
 CONFIG = Config(
+    model=ModelConfig(dimensions=DimensionsConfig(num_layers=2)),
     generation=GenerationConfig(max_prompt_tokens=12, max_new_tokens=4),
     backend=BackendConfig(micro_batch_tokens=64),
     ppo=PPOConfig(num_iterations=2, num_prompts=8, samples_per_prompt=1),
@@ -114,7 +115,7 @@ def test_a_pass_of_a_real_model_takes_what_its_rehearsal_takes(family, tmp_path)
     inputs, mask = ragged_inputs(num_prompt=5, num_actions=4, rows=4)
     config = with_(
         CONFIG,
-        model={"path": str(tmp_path)},
+        model={"path": str(tmp_path), "dimensions": DimensionsConfig()},
         generation={"max_prompt_tokens": 5, "max_new_tokens": 4},
     )
     rehearsed = Rehearsal(shapes_of(config), config, torch.float32).logprobs(4)
