@@ -295,7 +295,7 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        kind = "folder" if os.path.isdir(name) else "file" if os.path.exists(name) else None
+        kind = "folder" if os.path.isdir(name) else "file" if os.path.lexists(name) else None
         hint = "It must be installed or lie on PYTHONPATH; the traceback above is its own"
         if kind and isinstance(error, ImportError | TypeError | ValueError):
             hint = (

@@ -238,12 +238,15 @@ def test_a_plugin_that_ends_the_process_is_an_error_and_an_installed_one_a_warni
         registry.load_entry_points()
 
 
-@pytest.mark.parametrize("place", ["mine.py", "a folder/mine.py"])
+@pytest.mark.parametrize("place", ["mine.py", "a folder/mine.py", "loop.py"])
 def test_a_file_that_is_given_as_a_plugin_is_told_how_a_module_is_named(
     place, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / place).parent.mkdir(exist_ok=True)
-    (tmp_path / place).touch()
+    if place == "loop.py":
+        (tmp_path / place).symlink_to(place)
+    else:
+        (tmp_path / place).touch()
     with pytest.raises(PluginError, match=f"{place} is a file.*its folder must lie on PYTHONPATH"):
         llmgym.load_plugins([place])
