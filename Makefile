@@ -15,7 +15,7 @@ PYTEST = $(BIN)/python -m pytest -q
 # Annotated shapes are checked as the tests call. One test is left out: the checker itself draws from
 # Python's generator, to choose which items of a container it looks at.
 SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype \
-  --deselect tests/unit/trainers/test_evaluate.py::test_evaluation_draws_nothing_from_the_global_generators
+  --deselect tests/unit/trainers/evaluation/test_evaluation.py::test_evaluation_draws_nothing_from_the_global_generators
 
 .PHONY: install encoder smollm2 train test test-required test-shapes test-slow test-gpu bench-gpu format lint type architecture check findings clean help
 

@@ -4,12 +4,12 @@ Importing it needs numpy and gymnasium only, registers the built-in ids and load
 plugins (entry points `llmgym.envs` and `llmgym.rewards`).
 """
 
+from llmgym.data.tasks import TaskSource, from_file, from_list, procedural
 from llmgym.env import LLMEnv, LLMWrapper, SingleTurnEnv
 from llmgym.envs import BUILT_IN
 from llmgym.messages import Completion, Message, Reply, Sample, Score, StopReason, Task
 from llmgym.registry import ids, load_entry_points, load_plugins, register, spec
 from llmgym.rewards.base import Reward, per_sample, resolve
-from llmgym.tasks import TaskSource, from_file, from_list, procedural
 from llmgym.vector import LLMVectorEnv
 
 __all__ = [

@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
+from llmgym.data.tasks import disjoint
 from llmgym.env import LLMEnv, LLMWrapper, core_env, inner_env
 from llmgym.episodes import JUNK, play, played, same, total, unwarned
 from llmgym.errors import RewardError, TaskSourceError
@@ -26,7 +27,6 @@ from llmgym.messages import Sample
 from llmgym.rewards.answers import check_answers
 from llmgym.rewards.rounding import tolerance
 from llmgym.rewards.verdict import UNCUT
-from llmgym.tasks import disjoint
 
 RESET_SECONDS = 1.0
 SLACK = 1e-6

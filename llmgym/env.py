@@ -15,12 +15,12 @@ import gymnasium
 from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
+from llmgym.data.tasks import Procedural, TaskSource, num_tasks
 from llmgym.errors import EnvContractError, EpisodeOverError, TaskSourceError
 from llmgym.messages import Completion, Message, Reply, Sample, Score, StopReason, Task
 from llmgym.rewards.base import Reward, bounds_of, resolve, score_samples
 from llmgym.spaces import Chat, Text
 from llmgym.step import is_over, reward_of, step_info, total, whole_response
-from llmgym.tasks import Procedural, TaskSource, num_tasks
 
 Observation = tuple[dict[str, Any], ...]
 RewardSpec = Reward | str | Mapping[str, Any] | None

@@ -19,13 +19,13 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from llmgym.data.tasks import TaskSource, num_tasks
 from llmgym.env import LLMEnv, Observation, core_env, inner_env, task_at
 from llmgym.errors import EnvContractError, EnvTimeoutError, EpisodeOverError, RewardError
 from llmgym.executors import Outcome, run_inline, run_threads
 from llmgym.limits import ENV_TIMEOUT, CallLimit, LateCall, within
 from llmgym.messages import Task
 from llmgym.step import BatchStep, is_over, objects, whole_response
-from llmgym.tasks import TaskSource, num_tasks
 
 logger = logging.getLogger("llmgym.vector")
 

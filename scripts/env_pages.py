@@ -14,10 +14,10 @@ from textwrap import dedent
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from llmgym import registry
+from llmgym.data.tasks import num_tasks
 from llmgym.env import LLMEnv, core_env
 from llmgym.envs import BUILT_IN
 from llmgym.episodes import JUNK
-from llmgym.tasks import num_tasks
 
 FOLDER = Path(__file__).parents[1] / "docs" / "envs"
 SEED = 0

@@ -9,8 +9,8 @@ from pathlib import Path
 # A launcher starts this file, so Python looks for packages in scripts/ and not in the checkout.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from trainers.cli import main
-from trainers.launcher import share_cores
+from trainers.cli.main import main
+from trainers.distributed.launcher import share_cores
 
 if __name__ == "__main__":
     share_cores()

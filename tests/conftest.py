@@ -195,8 +195,8 @@ def seeded() -> None:
     np.random.seed(0)  # noqa: NPY002
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
-    if "trainers.redaction" in sys.modules:  # the secrets of a test before
-        sys.modules["trainers.redaction"]._known.clear()
+    if "trainers.redaction.redact" in sys.modules:  # the secrets of a test before
+        sys.modules["trainers.redaction.redact"]._known.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

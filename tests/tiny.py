@@ -18,8 +18,8 @@ from trainers.config import (
     ModelConfig,
     RunConfig,
 )
-from trainers.config_files import read
-from trainers.config_ppo import PPOConfig
+from trainers.config.files import read
+from trainers.config.ppo import PPOConfig
 from trainers.learner import Learner
 from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy

@@ -12,6 +12,6 @@ def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the types are those
     Here so that a notebook needs one name, and imported late so that `trainers.config` stays
     free of torch.
     """
-    from trainers.runner import run as run_stages
+    from trainers.runner.run import run as run_stages
 
     return run_stages(*args, **kwargs)

@@ -12,38 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from trainers.backends.base import Engine
+from trainers.backends.gathering import gathered, whole
 from trainers.batch import Experience, Inputs, Metrics
 from trainers.config import Config
-from trainers.distributed import global_max, is_main
+from trainers.distributed.collectives import global_max
 from trainers.functional.logprobs import EntropyMode
+from trainers.functional.packing import packed
 from trainers.functional.schedules import rate_factor
-from trainers.models.adapters import adapters_off, has_adapters
-from trainers.models.plain import plain
-
-
-def packed(sizes: Tensor, budget: int) -> list[Tensor]:
-    """Group rows, longest first, so that rows times common width stays within `budget` tokens.
-
-    Args:
-        sizes: [B, 2] prompt and response width of each row.
-        budget: tokens of a group, padding included; a longer row is a group of its own.
-
-    Returns:
-        Row numbers of each group; every row is in exactly one.
-    """
-    order = torch.argsort(sizes.sum(1), descending=True, stable=True).tolist()
-    widths = sizes.tolist()
-    groups: list[list[int]] = []
-    prompt = response = 0
-    for row in order:
-        wide = (max(prompt, widths[row][0]), max(response, widths[row][1]))
-        if groups and (len(groups[-1]) + 1) * sum(wide) <= budget:
-            groups[-1].append(row)
-            prompt, response = wide
-        else:
-            groups.append([row])
-            prompt, response = widths[row]
-    return [torch.tensor(group, device=sizes.device) for group in groups]
+from trainers.models.adapters import adapters_off
 
 
 @torch.no_grad()
@@ -78,27 +54,6 @@ def evaluated(
     for _ in range(int(global_max(torch.tensor(len(groups), device=device))) - len(groups)):
         run(blank, torch.zeros(1, dtype=torch.long))
     return result.to(inputs.actions.device)
-
-
-def whole(engine: Engine) -> nn.Module:
-    """Return an engine's module with every weight, to be saved by rank 0; a collective.
-
-    Where weights are shared out, or adapters lie beside them, rank 0 gets a copy on the CPU, with
-    adapters merged, and the others the module as it is.
-    """
-    if not engine.is_sharded and not has_adapters(engine.module):
-        return engine.module
-    weights = gathered(engine)
-    return plain(engine.module, weights) if is_main() else engine.module
-
-
-def gathered(engine: Engine, *, trained: bool = False) -> dict[str, Tensor]:
-    """Return an engine's weights by name, on the CPU of rank 0; none elsewhere; a collective."""
-    weights: dict[str, Tensor] = {}
-    for name, tensor in engine.weights(trained=trained):
-        if is_main():
-            weights[name] = tensor.to("cpu", copy=True)
-    return weights
 
 
 @final

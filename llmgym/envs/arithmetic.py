@@ -11,13 +11,13 @@ from zlib import crc32
 
 import numpy as np
 
+from llmgym.data.rows import task_id
+from llmgym.data.splits import Split, check_split
+from llmgym.data.tasks import procedural
 from llmgym.env import SingleTurnEnv
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Task
 from llmgym.rewards.rules import Numeric
-from llmgym.rows import task_id
-from llmgym.splits import Split, check_split
-from llmgym.tasks import procedural
 
 OPERATIONS = {"+": add, "-": sub, "*": mul}
 TEST_ONE_IN = 5

@@ -11,14 +11,14 @@ from functools import lru_cache
 from typing import Any, ClassVar, final
 
 from llmgym.content import LastAssistant
+from llmgym.data.rows import Columns, task_id
+from llmgym.data.splits import Split, check_split, read_split
+from llmgym.data.tasks import TaskList, from_list
 from llmgym.env import RewardSpec, SingleTurnEnv
 from llmgym.envs.feedback_samples import BEGINNINGS, COMPARED, ENDINGS, WORDS
 from llmgym.errors import RewardError, TaskSourceError
 from llmgym.messages import Message, Sample, Task
 from llmgym.rewards.base import Reward, UnitReward
-from llmgym.rows import Columns, task_id
-from llmgym.splits import Split, check_split, read_split
-from llmgym.tasks import TaskList, from_list
 
 HELD_OUT_ONE_IN = 4
 """Of the texts written here, this many to one are held out."""
@@ -86,7 +86,7 @@ def make_preference(
 
     Args:
         path: a data file or a folder of them; None for the prompts written here.
-        split: "train", "test" or "all"; `llmgym/splits.py` says which rows that is.
+        split: "train", "test" or "all"; `llmgym/data/splits.py` says which rows that is.
         reward: judges the responses: a reward model, or any other; with a `path` it is needed.
         prompt_column: the column of prompts, text or lists of messages.
         chosen_column: the column of preferred responses, which `llmgym sft` then learns from.
@@ -135,8 +135,8 @@ def make_sentiment(  # noqa: PLR0913 - each is a setting of the config's `kwargs
 
     Args:
         path: a data file of texts, or a folder of them; None for the beginnings written here.
-        split: "train", "test" or "all"; `llmgym/splits.py` says which rows that is. A beginning
-            that is trained on is not held out.
+        split: "train", "test" or "all"; `llmgym/data/splits.py` says which rows that is. A
+            beginning that is trained on is not held out.
         reward: judges beginning and response together, such as a classifier; None counts words.
         emotion: "positive" or "negative": what is counted, without another reward.
         prompt_column: the column of texts.

@@ -13,13 +13,13 @@ from zlib import crc32
 
 import numpy as np
 
+from llmgym.data.rows import task_id
+from llmgym.data.splits import Split, check_split
+from llmgym.data.tasks import TaskSource, procedural
 from llmgym.env import LLMEnv, RewardSpec
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Completion, Reply, Sample, Task
 from llmgym.rewards.base import UnitReward
-from llmgym.rows import task_id
-from llmgym.splits import Split, check_split
-from llmgym.tasks import TaskSource, procedural
 
 HIGHEST = 999
 STEP = 10

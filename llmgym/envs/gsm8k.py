@@ -12,6 +12,9 @@ from math import fsum
 from typing import Any, final
 
 from llmgym.content import LastAssistant
+from llmgym.data.rows import Columns
+from llmgym.data.splits import Split, check_split, read_split
+from llmgym.data.tasks import TaskList, from_list
 from llmgym.env import SingleTurnEnv
 from llmgym.envs.problems import TEST, TRAIN
 from llmgym.errors import RewardError, TaskSourceError
@@ -19,9 +22,6 @@ from llmgym.messages import Sample, Score, Task
 from llmgym.rewards.base import Reward
 from llmgym.rewards.calculator import annotations, consistency, grounded
 from llmgym.rewards.rules import last_number, number
-from llmgym.rows import Columns
-from llmgym.splits import Split, check_split, read_split
-from llmgym.tasks import TaskList, from_list
 
 WEIGHTS: Mapping[str, float] = {
     "answer": 0.5,
@@ -101,7 +101,7 @@ def make(
 
     Args:
         path: a data file or a folder of them; None for the problems written here.
-        split: "train", "test" or "all"; `llmgym/splits.py` says which rows that is.
+        split: "train", "test" or "all"; `llmgym/data/splits.py` says which rows that is.
         prompt_column: the column of questions.
         solution_column: the column of worked solutions.
         weights: of the parts `answer`, `consistency`, `grounded` and `format`, 0 or more; a part

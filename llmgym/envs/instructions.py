@@ -20,13 +20,13 @@ from typing import Any, final
 
 import numpy as np
 
+from llmgym.data.rows import task_id
+from llmgym.data.splits import Split, check_split
+from llmgym.data.tasks import procedural
 from llmgym.env import SingleTurnEnv
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Sample, Score, Task
 from llmgym.rewards.base import UnitReward
-from llmgym.rows import task_id
-from llmgym.splits import Split, check_split
-from llmgym.tasks import procedural
 
 MIN_WORDS = 8
 """An answer of fewer words fails, whatever its rules."""

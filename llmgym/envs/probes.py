@@ -8,13 +8,13 @@ from itertools import product
 from typing import Any
 from zlib import crc32
 
+from llmgym.data.rows import task_id
+from llmgym.data.splits import Split, check_split
+from llmgym.data.tasks import TaskList
 from llmgym.env import SingleTurnEnv
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Task
 from llmgym.rewards.rules import Exact
-from llmgym.rows import task_id
-from llmgym.splits import Split, check_split
-from llmgym.tasks import TaskList
 
 LETTERS = "abcdefgh"
 HELD_OUT_ONE_IN = 8

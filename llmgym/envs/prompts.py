@@ -9,14 +9,14 @@ from functools import lru_cache
 from typing import Any, final
 
 from llmgym.content import LastAssistant
+from llmgym.data.rows import Columns, MultiLabel
+from llmgym.data.splits import Split, check_split, read_split
+from llmgym.data.tasks import TaskSource, from_list
 from llmgym.env import RewardSpec, SingleTurnEnv
 from llmgym.errors import RewardError
 from llmgym.messages import Sample
 from llmgym.rewards.base import Reward, UnitReward
 from llmgym.rewards.rules import Exact
-from llmgym.rows import Columns, MultiLabel
-from llmgym.splits import Split, check_split, read_split
-from llmgym.tasks import TaskSource, from_list
 
 PROMPTS = (
     ("Name a color of the rainbow.", "red orange yellow green blue indigo violet"),
@@ -74,7 +74,7 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
 
     Args:
         path: a data file or a folder of them; None for the prompts written here.
-        split: "train", "test" or "all"; `llmgym/splits.py` says which rows that is.
+        split: "train", "test" or "all"; `llmgym/data/splits.py` says which rows that is.
         reward: judges the responses; with a `path` and None, they are compared with the column
             of answers, or else of solutions.
         prompt_column: the column of prompts, text or lists of messages. A dotted name, here and

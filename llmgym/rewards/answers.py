@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from llmgym.data.tasks import TaskList, TaskSource, num_tasks
 from llmgym.messages import Task
 from llmgym.rewards.base import Reward
 from llmgym.rewards.scale import Composed
-from llmgym.tasks import TaskList, TaskSource, num_tasks
 
 MAX_ROWS = 20_000
 """Rows of a file that are checked, spread evenly; the others when they are scored."""

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from llmgym.messages import Completion, Message, Sample, Task
 from llmgym.rewards.base import score_samples
 from llmgym.rewards.model import RewardModel
-from trainers.config_files import read
-from trainers.evaluate import UNKNOWN, interval, paired
+from trainers.config.files import read
+from trainers.evaluation.statistics import UNKNOWN, interval, paired
 
 ROOT = Path(__file__).parents[2]
 TASKS = 128

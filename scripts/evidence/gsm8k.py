@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from llmgym.rewards.calculator import annotations, share_right
-from trainers.evaluate import UNKNOWN, interval, paired
+from trainers.evaluation.statistics import UNKNOWN, interval, paired
 
 ROOT = Path(__file__).parents[2]
 Row = Mapping[str, Any]

@@ -33,7 +33,7 @@ from trainers.config import Config, ModelConfig
 from trainers.generation.transformers import TransformersGenerator
 from trainers.learner import FrozenPolicy, Learner
 from trainers.models.loading import load_chat, load_tokenizer
-from trainers.runner import run
+from trainers.runner.run import run
 from trainers.runner.session import Session
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from trainers.evaluate import interval
+from trainers.evaluation.statistics import interval
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "runs" / "evidence"

@@ -20,73 +20,50 @@ from tests.architecture.source import (
 
 FLOORS = (
     "llmgym trainers",  # two rooms; "trainers" alone is its __init__, which imports nothing
-    "trainers.errors trainers.config trainers.config_ppo trainers.config_reward_model "
-    "trainers.config_backend trainers.config_text "
-    "trainers.config_schema trainers.config_files trainers.config_secrets trainers.redaction "
-    "trainers.text_files trainers.shares trainers.batch",
-    "trainers.functional trainers.distributed trainers.environments trainers.launcher "
-    "trainers.python_parts trainers.trust",
-    "trainers.models",
-    "trainers.backends trainers.generation",
-    "trainers.learner trainers.collect",
-    "trainers.ppo trainers.ppo_metrics trainers.sft trainers.demonstrations trainers.reward_model "
-    "trainers.epochs trainers.judgements trainers.run_lock "
-    "trainers.compress trainers.run_record trainers.checkpoint",  # a folder, read by the next floor
-    "trainers.run_folder trainers.evaluate trainers.export trainers.loggers trainers.plan "
-    "trainers.serve",
-    "trainers.report",  # it shows what the loggers wrote
+    "trainers.errors trainers.batch trainers.redaction",
+    "trainers.config trainers.distributed",
+    "trainers.functional trainers.checkpoint",
+    "trainers.models trainers.run_dir",
+    "trainers.backends trainers.generation trainers.export trainers.loggers",
+    "trainers.learner trainers.collect trainers.supervised trainers.report",
+    "trainers.ppo trainers.evaluation trainers.plan",
     "trainers.runner",
+    "trainers.inference",
     "trainers.cli",
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms.split()}
 DOORS = {
-    "deepspeed": "trainers/backends/deepspeed.py",
-    "vllm": "trainers/generation/vllm.py",
+    "deepspeed": "trainers/backends/zero/engine.py",
     "wandb": "trainers/loggers/wandb.py",
-    "datasets": "llmgym/tasks.py",
+    "datasets": "llmgym/data/tasks.py",
     "peft": "trainers/models/adapters.py",
     "gguf": "trainers/models/gguf.py",
-    "optuna": "trainers/cli/sweep.py",
-    "httpx": "llmgym/remote.py",
-    "tenacity": "llmgym/remote.py",
     "math_verify": "llmgym/rewards/algebra.py",
-    "reasoning_gym": "llmgym/envs/reasoning.py",
-    "fastapi": "trainers/serve/ llmgym/server.py",
-    "uvicorn": "trainers/serve/ llmgym/server.py",
     "accelerate": "nobody",  # installed with the extra `train`, never imported by us
 }
 NO_TORCH = (
     "trainers/__init__.py",
     "trainers/errors.py",
-    "trainers/config.py",
-    "trainers/config_ppo.py",
-    "trainers/config_reward_model.py",
-    "trainers/config_text.py",
-    "trainers/config_backend.py",
-    "trainers/config_schema.py",
-    "trainers/config_files.py",
-    "trainers/config_secrets.py",
-    "trainers/redaction.py",
-    "trainers/text_files.py",
-    "trainers/shares.py",
-    "trainers/environments.py",
-    "trainers/launcher.py",
-    "trainers/python_parts.py",
-    "trainers/trust.py",
-    "trainers/run_record.py",
-    "trainers/loggers/lines.py",
+    "trainers/redaction/",
+    "trainers/config/",
+    "trainers/run_dir/",
+    "trainers/distributed/launcher.py",
+    "trainers/backends/__init__.py",
+    "trainers/backends/zero/__init__.py",
+    "trainers/backends/zero/builds.py",
+    "trainers/backends/zero/json.py",
+    "trainers/backends/zero/keys.py",
+    "trainers/loggers/formatting.py",
+    "trainers/inference/targets.py",
     "trainers/cli/__init__.py",
+    "trainers/cli/main.py",
     "trainers/cli/early.py",
     "trainers/cli/folders.py",
-    "trainers/cli/targets.py",
     "trainers/cli/train.py",
-    "trainers/backends/__init__.py",
-    "trainers/backends/builds.py",
-    "trainers/backends/zero_config.py",
-    "trainers/backends/zero_keys.py",
 )
+"""Rooms, and files of other rooms, that import neither torch nor transformers."""
 # `trainers.run` is found on first use, by the module's __getattr__; nothing is imported before.
-ON_FIRST_USE = {"trainers/__init__.py": "trainers.runner.run"}
+ON_FIRST_USE = {"trainers/__init__.py": "trainers.runner.run.run"}
 
 
 def place(root: Path, target: str) -> tuple[int, str] | None:
@@ -165,7 +142,32 @@ def libraries_have_doors(root: Path) -> list[str]:
         for path in found(root, *CODE)
         for one in imports(path)
         if (library := one.target.split(".")[0]) in DOORS
-        and not name(root, path).startswith(tuple(DOORS[library].split()))
+        and not name(root, path).startswith(DOORS[library])
+    ]
+
+
+def floors_table() -> str:
+    """Return the table of CONTRIBUTING.md: each floor and its rooms."""
+    rows = ["| floor | rooms |", "| --- | --- |"]
+    for level, rooms in enumerate(FLOORS):
+        inside = [room.removeprefix("trainers.") for room in rooms.split() if room != "trainers"]
+        rows.append(f"| {level} | {' '.join(f'`{room}`' for room in inside)} |")
+    return "\n".join(rows) + "\n"
+
+
+def contributing_lists_the_floors(root: Path) -> list[str]:
+    """The table of floors in CONTRIBUTING.md is made of FLOORS."""
+    if floors_table() in (root / "CONTRIBUTING.md").read_text("utf-8"):
+        return []
+    return [f"CONTRIBUTING.md: the table of floors is not FLOORS; it is\n{floors_table()}"]
+
+
+def doors_exist(root: Path) -> list[str]:
+    """Each door is a file: one that moved takes its entry along."""
+    return [
+        f"{door}: the door of {library} is no file: correct DOORS"
+        for library, door in DOORS.items()
+        if door != "nobody" and not (root / door).is_file()
     ]
 
 
@@ -174,7 +176,7 @@ def is_torch_free(root: Path, path: Path) -> bool:
     here = name(root, path)
     says_so = "Needs: torch" in (ast.get_docstring(tree(path)) or "")
     may = says_so and here.startswith(("llmgym/envs/", "llmgym/rewards/model.py"))
-    return here in NO_TORCH or (here.startswith("llmgym/") and not may)
+    return here.startswith(NO_TORCH) or (here.startswith("llmgym/") and not may)
 
 
 def torch_stays_out(root: Path) -> list[str]:
@@ -205,6 +207,8 @@ RULES = (
     imports_are_absolute,
     no_import_cycle,
     libraries_have_doors,
+    doors_exist,
+    contributing_lists_the_floors,
     torch_stays_out,
     only_the_registry_imports_by_name,
 )

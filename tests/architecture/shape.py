@@ -22,13 +22,13 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 BAD_NAME = re.compile(r"(^|[./])(utils|helpers|common|misc)($|\.)|_(v\d+|old|new|legacy)($|\.)")
 EXCEPTION = re.compile(r"(Error|Exception|Warning|NotFound)$")
 WRITERS = {
-    "trainers/text_files.py": "the door",
-    "trainers/export.py": "model folders; a card is redacted as it is rendered",
+    "trainers/redaction/text_files.py": "the door",
+    "trainers/export/folders.py": "model folders; a card is redacted as it is rendered",
     "trainers/models/critic_folders.py": "model folders",
     "trainers/checkpoint/manifest.py": "its digest is of its text; settings come without secrets",
     "trainers/checkpoint/state_files.py": "states; the session hands them texts without secrets",
-    "trainers/run_lock.py": "host and process",
-    "trainers/runner/watch.py": "places in code",
+    "trainers/run_dir/lock.py": "host and process",
+    "trainers/distributed/watchdog.py": "places in code",
     "trainers/cli/scaffold.py": "templates, outside of a run",
 }
 """Files of trainers/ that write text, and why it is without secrets."""
@@ -151,7 +151,7 @@ def writes_text(node: ast.AST) -> bool:
 def texts_are_written_through_one_door(root: Path) -> list[str]:
     """In trainers/ text_files.py writes text, without secrets; a few files do, with a reason."""
     return [
-        f"{name(root, path)}:{node.lineno}: writes a file: use trainers/text_files.py"
+        f"{name(root, path)}:{node.lineno}: writes a file: use trainers/redaction/text_files.py"
         for path in found(root, "trainers")
         if name(root, path) not in WRITERS
         for node in nodes(path)

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import typing
 
-from trainers.cli import VERBS
+from trainers.cli.main import VERBS
 from trainers.cli.train import help_text
 from trainers.config import Config
 

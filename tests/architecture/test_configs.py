@@ -1,7 +1,7 @@
 """Every config file is read as a run would read it."""
 
 from tests.architecture.source import ROOT
-from trainers.config_files import read
+from trainers.config.files import read
 
 
 def test_every_config_file_loads_strictly():

@@ -19,7 +19,7 @@ loaded = sorted({{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_
 sys.stderr.write(json.dumps([loaded, spent]))
 """
 HELP = """
-from trainers.cli import main
+from trainers.cli.main import main
 sys.argv = ["llmgym", "--help"]
 try:
     main()

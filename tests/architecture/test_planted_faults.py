@@ -10,14 +10,14 @@ IN_ORDER = {
     "llmgym/registry.py": '"""Ids."""\nimport importlib\n\nM = importlib.import_module("json")\n',
     "llmgym/envs/model.py": '"""Scored by a model.\n\nNeeds: torch\n"""\nimport torch\n',
     "trainers/__init__.py": (
-        '"""Nothing."""\n\n\ndef __getattr__(name):\n    from trainers.runner import run\n'
+        '"""Nothing."""\n\n\ndef __getattr__(name):\n    from trainers.runner.run import run\n'
         "    return run\n"
     ),
     "trainers/errors.py": (
         '"""Failures."""\n\n\nclass BadError(ValueError):\n    """When bad."""\n\n\n'
         'class WorseError(BadError):\n    """When worse."""\n'
     ),
-    "trainers/config.py": (
+    "trainers/config/settings.py": (
         '"""Settings."""\n\n\nclass Ppo:\n    """P."""\n\n    gamma: float = 1.0\n    """Unit."""\n'
     ),
     "trainers/functional/kl.py": (
@@ -38,8 +38,8 @@ IN_ORDER = {
         '    return {"loss/policy_avg": 1, f"rewards/{part}/mean": 2}\n'
     ),
     "trainers/loggers/wandb.py": '"""W&B."""\nimport wandb\n',
-    "trainers/runner.py": '"""Assembles."""\nfrom trainers.ppo import update\n\nrun = update\n',
-    "scripts/train_ppo.py": '"""The entry."""\nfrom trainers.runner import run\n',
+    "trainers/runner/run.py": '"""Assembles."""\nfrom trainers.ppo import update\n\nrun = update\n',
+    "scripts/train_ppo.py": '"""The entry."""\nfrom trainers.runner.run import run\n',
     "tests/conftest.py": "import pytest\n\nSKIP = pytest.mark.skip\n",
     "tests/unit/test_one.py": "def test_one():\n    assert True\n",
     "docs/metrics.md": ("| key |\n| --- |\n| `loss/policy_avg` |\n| `rewards/{name}/mean` |\n"),
@@ -48,12 +48,16 @@ IN_ORDER = {
         "# Result:   1.0.\n# Run:      llmgym train quick\nrun: {name: quick}\n"
     ),
 }
+IN_ORDER |= {"CONTRIBUTING.md": imports.floors_table()}
+IN_ORDER |= {
+    door: '"""A door."""\n' for door in imports.DOORS.values() if door not in (*IN_ORDER, "nobody")
+}
 FAULTS = [
     (imports.every_file_has_a_floor, {"trainers/extra.py": '"""X."""\n'}, "trainers/extra.py"),
     (
         imports.imports_point_down,
-        {"trainers/ppo.py": "from trainers.runner import run\n"},
-        "trainers/ppo.py:1: on floor 6 imports trainers.runner",
+        {"trainers/ppo.py": "from trainers.runner.run import run\n"},
+        "trainers/ppo.py:1: on floor 7 imports trainers.runner",
     ),
     (
         imports.imports_point_down,
@@ -61,7 +65,7 @@ FAULTS = [
             "trainers/collect/base.py": "",
             "trainers/learner.py": "def f():\n    from trainers.collect import base\n",
         },
-        "trainers/learner.py:2: on floor 5",
+        "trainers/learner.py:2: on floor 6",
     ),
     (
         imports.imports_point_down,
@@ -75,13 +79,13 @@ FAULTS = [
     ),
     (
         imports.imports_point_down,
-        {"trainers/__init__.py": "from trainers.runner import run\n"},
+        {"trainers/__init__.py": "from trainers.runner.run import run\n"},
         "trainers/__init__.py:1",
     ),
     (
         imports.imports_point_down,
         {"trainers/backends/base.py": "from trainers.generation.sampling import draw\n"},
-        "trainers/backends/base.py:1: on floor 4",
+        "trainers/backends/base.py:1: on floor 5",
     ),
     (
         imports.imports_point_down,
@@ -113,6 +117,7 @@ FAULTS = [
         {"scripts/bench.py": "import wandb.util\n"},
         "scripts/bench.py:1: imports wandb: only trainers/loggers/wandb.py",
     ),
+    (imports.doors_exist, {"trainers/loggers/wandb.py": None}, "the door of wandb is no file"),
     (
         imports.libraries_have_doors,
         {"trainers/models/loading.py": "from accelerate import Accelerator\n"},
@@ -128,7 +133,11 @@ FAULTS = [
         {"llmgym/envs/other.py": '"""No word."""\nfrom transformers import AutoModel\n'},
         "llmgym/envs/other.py:2",
     ),
-    (imports.torch_stays_out, {"trainers/config.py": "import torch\n"}, "trainers/config.py:1"),
+    (
+        imports.torch_stays_out,
+        {"trainers/config/settings.py": "import torch\n"},
+        "trainers/config/settings.py:1",
+    ),
     (
         imports.only_the_registry_imports_by_name,
         {"llmgym/tasks.py": 'import importlib\n\nimportlib.import_module("os")\n'},
@@ -196,14 +205,22 @@ FAULTS = [
         "trainers/functional/kl.py:4: k1",
     ),
     (
+        imports.contributing_lists_the_floors,
+        {"CONTRIBUTING.md": "| floor | rooms |\n| --- | --- |\n| 0 | `llmgym` |\n"},
+        "CONTRIBUTING.md: the table of floors is not FLOORS",
+    ),
+    (
         words.settings_explain_themselves,
-        {"trainers/config.py": 'class Ppo:\n    """P."""\n\n    gamma: float = 1.0\n    b: int\n'},
-        "trainers/config.py:4: Ppo.gamma",
+        {
+            "trainers/config/settings.py": 'class Ppo:\n    """P."""\n\n'
+            "    gamma: float = 1.0\n    b: int\n"
+        },
+        "trainers/config/settings.py:4: Ppo.gamma",
     ),
     (
         words.metrics_are_documented,
-        {"trainers/runner.py": 'A = {"train/unknown": 1}\n'},
-        "trainers/runner.py: train/unknown has no row",
+        {"trainers/runner/run.py": 'A = {"train/unknown": 1}\n'},
+        "trainers/runner/run.py: train/unknown has no row",
     ),
     (
         words.metrics_are_documented,
@@ -231,6 +248,8 @@ FAULTS = [
 def planted(root, files):
     for name, text in files.items():
         path = root / name
+        if text is None:
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return root

@@ -18,11 +18,11 @@ TENSOR = re.compile(
 )  # itself, not an iterator or a dict of them
 SHAPE = re.compile(r"\[[^\]\n]*\]")
 SETTINGS = (
-    "trainers/config.py",
-    "trainers/config_ppo.py",
-    "trainers/config_reward_model.py",
-    "trainers/config_text.py",
-    "trainers/config_backend.py",
+    "trainers/config/settings.py",
+    "trainers/config/ppo.py",
+    "trainers/config/reward_model.py",
+    "trainers/config/text.py",
+    "trainers/config/backend.py",
 )
 HEADER = ("Purpose", "Hardware", "Result", "Run")
 

@@ -7,9 +7,9 @@ import threading
 from unittest import mock
 
 from tests import tiny
-from trainers.cli import main
-from trainers.collect.text import TextCollector
-from trainers.distributed import phase
+from trainers.cli.main import main
+from trainers.collect.rollout import TextCollector
+from trainers.distributed.collectives import phase
 from trainers.errors import NonFiniteError
 
 STUCK = threading.Event()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tests.processes import process
-from trainers.distributed import World, shutdown, start
+from trainers.distributed.collectives import World, shutdown, start
 
 
 def free_port() -> int:

@@ -10,16 +10,16 @@ import torch.distributed as dist
 from tests import tiny
 from tests.distributed import zero
 from tests.unit.trainers.models.families import ragged_inputs
-from trainers.backends.zero_config import frozen_json
+from trainers.backends.zero.json import frozen_json
 from trainers.config import LoRAConfig
-from trainers.config_backend import ZeroConfig
+from trainers.config.backend import ZeroConfig
 from trainers.errors import ConfigError
 from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic_folders import build_critic
 from trainers.models.loading import load_causal_lm
 from trainers.models.shards import Shard, layer_by_layer, shared_out, whole
-from trainers.runner.fingerprints import weights_digest
+from trainers.runner.digests import weights_digest
 
 
 def differing(one, other):
@@ -68,7 +68,7 @@ def loaded(pairs):
 
 def stepped(pairs):
     """For each (folder, case), after either load: figures and weights of two updates."""
-    from trainers.backends.deepspeed import frozen  # noqa: PLC0415 - where it is installed
+    from trainers.backends.zero.engine import frozen  # noqa: PLC0415 - where it is installed
 
     found = {}
     for folder, case in pairs:
@@ -112,7 +112,7 @@ def said_to_each(folders):
 
 def growth(folder):
     """Most bytes that this process takes more while a model loads, and while it is placed."""
-    from trainers.backends.deepspeed import frozen, library  # noqa: PLC0415 - where it is installed
+    from trainers.backends.zero.engine import frozen, library  # noqa: PLC0415 - where it is installed
 
     library()
     json = frozen_json(

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.distributed.ranks import run_ranks
-from trainers.checkpoint import Saver, find, manifest
-from trainers.distributed import World
+from trainers.checkpoint import manifest
+from trainers.checkpoint.saving import Saver, find
+from trainers.distributed.collectives import World
 
 SIZE = 2
 

@@ -22,7 +22,7 @@ from tests.unit.trainers.collect.tiny import (
     single_turn,
     written_by,
 )
-from trainers.distributed import World
+from trainers.distributed.collectives import World
 from trainers.models.chat import ChatFormat
 from trainers.ppo import learn, make_experience
 

@@ -6,10 +6,10 @@ from tests import tiny
 from tests.distributed.ranks import run_ranks
 from trainers.batch import Evaluation
 from trainers.config import EvalConfig
-from trainers.distributed import World
-from trainers.run_record import read_status
-from trainers.runner import run
+from trainers.distributed.collectives import World
+from trainers.run_dir.record import read_status
 from trainers.runner.held_out import HeldOut
+from trainers.runner.run import run
 
 
 def judged(by_rank):

@@ -7,12 +7,12 @@ import pytest
 
 from tests import tiny
 from tests.distributed.ranks import run_ranks
-from trainers import run_lock
-from trainers.config_files import read
-from trainers.distributed import World, from_main, limit_waits
+from trainers.config.files import read
+from trainers.distributed.collectives import World, from_main, limit_waits
 from trainers.errors import BackendError, CheckpointError
-from trainers.run_folder import open_run
-from trainers.runner import run
+from trainers.run_dir import lock as run_lock
+from trainers.run_dir.folder import open_run
+from trainers.runner.run import run
 
 LEARNS = {
     **tiny.RUN,
@@ -45,7 +45,7 @@ def asked_of_main(error):
 def learned(folder, place):
     """What this rank hears when the model cannot be written at `place`."""
     config = read([], {**LEARNS, "run.dir": folder})
-    with mock.patch(f"trainers.runner.{place}", refuse):
+    with mock.patch(f"trainers.runner.run.{place}", refuse):
         try:
             run(config, loggers=[])
         except CheckpointError as error:

@@ -9,7 +9,7 @@ import pytest
 from tests.distributed import zero
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_zero import assert_goes_on, assert_parity
-from trainers.backends.builds import check_locks
+from trainers.backends.zero.builds import check_locks
 
 pytestmark = [
     pytest.mark.deepspeed,

@@ -13,9 +13,9 @@ from tests import tiny
 from tests.distributed.ranks import run_ranks
 from trainers.batch import Metrics
 from trainers.errors import NonFiniteError
+from trainers.functional.ppo_metrics import describe
 from trainers.learner import evaluated
 from trainers.ppo import learn, make_experience, minibatches, update
-from trainers.ppo_metrics import describe
 
 ROWS = [[6, 0, 3], [1, 2, 4, 5, 7]]
 """The rows of each rank: unequal in number, in tokens and, under a small budget, in passes."""

@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from tests.distributed.ranks import run_ranks
 from trainers.batch import Metrics
-from trainers.distributed import (
+from trainers.distributed.collectives import (
     World,
     barrier,
     broadcast,

@@ -9,8 +9,8 @@ from llmgym.rewards.base import score_samples
 from llmgym.rewards.model import RewardModel
 from tests.distributed.ranks import run_ranks
 from tests.judges import RESPONSES, bert, said
-from tests.unit.trainers.collect.test_scales import collector
-from trainers.distributed import World
+from tests.unit.trainers.collect.test_reward_statistics import collector
+from trainers.distributed.collectives import World
 
 SAMPLES = [said(one) for one in RESPONSES]
 HEAD = "logit[good]"

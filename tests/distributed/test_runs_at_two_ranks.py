@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from tests import tiny
 from tests.distributed.ranks import free_port, run_ranks
 from tests.resume.trainee import differences, left_behind
-from trainers.checkpoint import find, load
-from trainers.collect.text import TextCollector
+from trainers.checkpoint.saving import find, load
+from trainers.collect.rollout import TextCollector
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.run_record import lines, read_status
-from trainers.runner import run
+from trainers.run_dir.record import lines, read_status
+from trainers.runner.run import run
 
 ROOT = Path(__file__).parents[2]
 ITERATIONS = 2

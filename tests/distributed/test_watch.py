@@ -13,11 +13,11 @@ import torch.distributed as dist
 
 from tests.distributed.ranks import free_port
 from tests.processes import process
-from trainers.distributed import World, gather, phase, start
-from trainers.run_folder import RunFolder
-from trainers.run_lock import RunLock
-from trainers.runner import watch
-from trainers.runner.peers import watched
+from trainers.distributed import watchdog as watch
+from trainers.distributed.collectives import World, gather, phase, start
+from trainers.distributed.failures import watched
+from trainers.run_dir.folder import RunFolder
+from trainers.run_dir.lock import RunLock
 
 SOON = {"BEAT_SECONDS": 0.1, "STILL_SECONDS": 3.0, "PATIENCE_SECONDS": 1.0}
 
@@ -88,7 +88,7 @@ def run(rank, port, folder, work, size):
     if world.is_main:
         lock.take()
     one = RunFolder(folder, 1, world, lock)
-    with watched(one, world, timeout, fail=lambda said: failed(one, said)):
+    with watched(one.log_file.parent, world, timeout, fail=lambda said: failed(one, said)):
         work(rank)
 
 

@@ -14,8 +14,8 @@ from tests import tiny
 from tests.distributed.ranks import free_port, run_ranks
 from tests.distributed.test_runs_at_two_ranks import TYPED, logged, timeless, trained
 from tests.resume.trainee import differences
-from trainers.checkpoint import find, load
-from trainers.run_record import read_status
+from trainers.checkpoint.saving import find, load
+from trainers.run_dir.record import read_status
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ from transformers import AutoModelForSequenceClassification
 from tests import tiny
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_zero_runs import settings
-from tests.unit.trainers.runner.test_judging import comments
-from trainers.config_files import read
+from tests.unit.trainers.runner.stages.test_reward_model_stage import comments
+from trainers.backends.zero.setup import check_zero
+from trainers.config.files import read
 from trainers.errors import ConfigError
-from trainers.runner import run
-from trainers.runner.zero import check_zero
+from trainers.runner.run import run
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.timeout(600)]
 

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 from tests import tiny
-from trainers.backends.zero_config import engine_json
-from trainers.config_backend import ZeroConfig
-from trainers.distributed import gather
+from trainers.backends.zero.json import engine_json
+from trainers.config.backend import ZeroConfig
+from trainers.distributed.collectives import gather
 from trainers.errors import NonFiniteError
 from trainers.ppo import update
 
@@ -63,7 +63,7 @@ def mine(made):
 
 def engines(stage, offload="none", dtype=torch.float32, **more):
     """What builds engines at this stage, with `more` for DeepSpeed's ZeRO."""
-    from trainers.backends.deepspeed import DeepSpeedEngine  # noqa: PLC0415 - where it is installed
+    from trainers.backends.zero.engine import DeepSpeedEngine  # noqa: PLC0415 - where it is installed
 
     def build(module, settings, name):
         adamw = {

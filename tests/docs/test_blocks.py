@@ -8,12 +8,12 @@ import sys
 import gymnasium
 import pytest
 
-import trainers.runner
+import trainers.runner.run
 from llmgym import registry
 from tests.docs.pages import START, blocks, name
 
 FILE = re.compile(r"# (\w+\.py)\n")
-run = trainers.runner.run
+run = trainers.runner.run.run
 
 
 def small(config, **kwargs):
@@ -40,7 +40,7 @@ def newcomer(tmp_path, monkeypatch):
     """An empty folder to work in; what is registered or imported there is forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(trainers.runner, "run", small)
+    monkeypatch.setattr(trainers.runner.run, "run", small)
     monkeypatch.setattr(registry, "_TAGS", dict(registry._TAGS))
     ids = set(gymnasium.registry)
     yield tmp_path

@@ -5,22 +5,11 @@ import re
 import pytest
 
 from tests.docs.pages import PAGES, ROOT, commands, name
-from trainers.cli import (
-    VERBS,
-    data,
-    envs,
-    export,
-    launch,
-    options,
-    play,
-    report,
-    rewards,
-    runs,
-    schema,
-)
+from trainers.cli import data, envs, export, launch, options, play, report, rewards, runs, schema
 from trainers.cli import eval as evaluation
 from trainers.cli.arguments import read_arguments
 from trainers.cli.doctor import Options as Doctor
+from trainers.cli.main import VERBS
 from trainers.cli.train import config_of
 
 OPTIONS = {

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from tests.docs.pages import ROOT, blocks
 from tests.processes import process
 from tests.tiny import save_model
-from trainers.cli import main
+from trainers.cli.main import main
 from trainers.models.chat import train_tokenizer
 
 FILE = re.compile(r"# (\w+\.(?:py|yaml))\n")

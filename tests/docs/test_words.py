@@ -10,9 +10,9 @@ import trainers.errors
 from llmgym.envs import BUILT_IN
 from scripts import env_pages
 from tests.docs.pages import PAGES, ROOT, name, prose, quoted
-from trainers import config_schema as schema
-from trainers.cli import VERBS
-from trainers.config_files import parse, presets
+from trainers.cli.main import VERBS
+from trainers.config import schema
+from trainers.config.files import parse, presets
 
 EVERYTHING = "\n".join(page.read_text("utf-8") for page in PAGES)
 SECTION = "|".join(schema.names(()))

@@ -27,7 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from llmgym.rewards.context import longest_sequence
 from tests import tiny
 from trainers.errors import ConfigError
-from trainers.export import export_critic, export_policy
+from trainers.export.folders import export_critic, export_policy
 from trainers.generation.base import Request, Sampling
 from trainers.generation.probe import check_rows
 from trainers.generation.transformers import TransformersGenerator

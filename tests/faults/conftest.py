@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainers import cli
-from trainers.config_files import read
-from trainers.distributed import World
+from trainers.cli import main as cli
+from trainers.config.files import read
+from trainers.distributed.collectives import World
 from trainers.models import loading
 from trainers.models.chat import train_tokenizer
-from trainers.run_folder import open_run
+from trainers.run_dir.folder import open_run
 
 SMALL = {
     "--ppo.num-iterations": 1,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from trainers import cli
-from trainers.checkpoint import Found, Saver, checkpoint_name, find, find_at, load
-from trainers.distributed import World, shutdown, start
+from trainers.checkpoint.saving import Found, Saver, checkpoint_name, find, find_at, load
+from trainers.cli import main as cli
+from trainers.distributed.collectives import World, shutdown, start
 from trainers.errors import CheckpointError
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir", "os.scandir")

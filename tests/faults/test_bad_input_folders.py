@@ -8,8 +8,8 @@ import pytest
 from tests.faults.conftest import SMALL
 from tests.faults.savers import train_with_file_limit
 from tests.processes import process
-from trainers.config_files import read
-from trainers.run_record import lines, read_status
+from trainers.config.files import read
+from trainers.run_dir.record import lines, read_status
 
 THREE = {"--ppo.num-iterations": 3, "--checkpoint.every": 1}
 
@@ -162,7 +162,7 @@ def test_a_full_disk_costs_no_work_and_the_run_goes_on_from_there(place, typed, 
 
 def test_a_model_that_could_not_be_written_at_the_end_is_written_by_a_resume(typed, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("trainers.export.fsync", _full)
+        patch.setattr("trainers.export.folders.fsync", _full)
         answer = typed(THREE)
     assert answer.code == 1
     assert "cannot write runs/a/model: No space left on device" in answer.said

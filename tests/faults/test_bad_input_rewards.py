@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import SMALL, write_rows
-from trainers.run_record import read_status
+from trainers.run_dir.record import read_status
 
 BAD = """
 import os, sys, time

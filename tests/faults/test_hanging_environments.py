@@ -7,14 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-from trainers.run_record import lines
+from trainers.run_dir.record import lines
 
 ROOT = Path(__file__).parents[2]
 CODE = """
 import sys, time
 import llmgym, trainers
-from llmgym.rows import Columns
-from trainers.config_files import read
+from llmgym.data.rows import Columns
+from trainers.config.files import read
 from trainers.runner import session
 
 session.STOP_SECONDS = 0.5

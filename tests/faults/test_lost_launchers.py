@@ -16,10 +16,10 @@ import pytest
 
 from tests import tiny
 from tests.distributed.ranks import free_port
-from trainers.checkpoint import find
 from trainers.checkpoint.manifest import published
-from trainers.run_record import read_status
-from trainers.runner import run
+from trainers.checkpoint.saving import find
+from trainers.run_dir.record import read_status
+from trainers.runner.run import run
 
 pytestmark = pytest.mark.timeout(600)
 

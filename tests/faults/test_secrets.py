@@ -9,13 +9,13 @@ from tests import tiny
 from tests.distributed.ranks import run_ranks
 from tests.faults.conftest import write_rows
 from trainers.checkpoint.identity import check_settings
-from trainers.collect.text import TextCollector
-from trainers.config_files import read
+from trainers.collect.rollout import TextCollector
+from trainers.config.files import read
 from trainers.errors import LostRankError
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.redaction import learn
-from trainers.run_record import read_status
-from trainers.runner import run
+from trainers.redaction.redact import learn
+from trainers.run_dir.record import read_status
+from trainers.runner.run import run
 
 # What no escape changes; around it stands what JSON, YAML, shells, URLs and pages write otherwise.
 CORES = ("c0reN4med", "c0reValu3d", "c0rePassw0rd")

@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from trainers.config_files import read
+from trainers.config.files import read
 
 PAD, END, ASK, ANSWER = "<pad>", "<end>", "<ask>", "<answer>"
 TOKENS = [PAD, END, ASK, ANSWER, *"abcdefgh"]

@@ -5,11 +5,11 @@ import pytest
 from gymnasium.wrappers import TransformReward
 
 from tests.learning.seeds import SEEDS
-from trainers.config_files import preset, read
-from trainers.distributed import World
-from trainers.evaluate import evaluate_control
-from trainers.export import load_mlp
-from trainers.runner import run
+from trainers.config.files import preset, read
+from trainers.distributed.collectives import World
+from trainers.evaluation.control import evaluate_control
+from trainers.export.folders import load_mlp
+from trainers.runner.run import run
 
 
 def settings(name, folder, seed, **changes):

@@ -7,8 +7,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
 from tests.unit.trainers.models.grid import tokenizer
-from trainers.config_files import read
-from trainers.runner import run
+from trainers.config.files import read
+from trainers.runner.run import run
 
 SAID = [{"role": "user", "content": "What?"}]
 

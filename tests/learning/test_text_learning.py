@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.learning.reversing import accuracy, partial, settings
 from tests.learning.seeds import SEEDS
-from trainers.runner import run
+from trainers.runner.run import run
 
 
 @pytest.mark.parametrize("seed", SEEDS)

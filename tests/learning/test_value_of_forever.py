@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from trainers.config_files import read
-from trainers.runner import run
+from trainers.config.files import read
+from trainers.runner.run import run
 
 GAMMA = 0.9
 LIMIT = 20

@@ -23,8 +23,8 @@ from trainers.generation.probe import check_rows
 from trainers.generation.sampling import uniforms
 from trainers.generation.transformers import TransformersGenerator
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.run_record import lines
-from trainers.runner import run
+from trainers.run_dir.record import lines
+from trainers.runner.run import run
 
 ALONE = "torch x 1"
 PLACES = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import tiny
-from trainers.learner import packed
+from trainers.functional.packing import packed
 
 BUDGETS = {"1 x 8": 88, "2 x 4": 44, "8 x 1": 1}
 """Micro-batches x rows, and the budget of tokens that gives them."""

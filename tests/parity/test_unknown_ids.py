@@ -5,11 +5,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
-from trainers.cli.speaker import load_speaker
-from trainers.cli.targets import target_of
 from trainers.functional.logprobs import linear_logprobs
 from trainers.generation.base import Request, Sampling
-from trainers.runner import run
+from trainers.inference.loading import load_speaker
+from trainers.inference.targets import target_of
+from trainers.runner.run import run
 
 PADDING = 80
 """Rows of the embedding that no token has; a third of what an untrained policy samples."""

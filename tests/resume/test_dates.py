@@ -11,16 +11,16 @@ from llmgym.errors import RewardError
 from llmgym.rewards.model import RewardModel
 from llmgym.rewards.rendering import judged_ids
 from tests import tiny
-from trainers import run_record
-from trainers.cli.speaker import load_speaker
-from trainers.cli.targets import target_of
-from trainers.config_files import read
-from trainers.environments import reward_of
+from trainers.config.environments import reward_of
+from trainers.config.files import read
 from trainers.errors import ConfigError
 from trainers.generation.base import Sampling
+from trainers.inference.loading import load_speaker
+from trainers.inference.targets import target_of
 from trainers.models.chat import TEMPLATE
 from trainers.models.loading import load_chat, load_tokenizer
-from trainers.runner import run
+from trainers.run_dir import record as run_record
+from trainers.runner.run import run
 
 DATED = "{% set today = strftime_now('%d %b %Y') %}{{ today }}" + TEMPLATE
 FIRST, NEXT = real.date(2026, 11, 28), real.date(2026, 11, 29)
@@ -110,7 +110,7 @@ def test_a_reward_model_reads_the_day_of_the_run(tmp_path, set_day):
 
 
 def test_the_day_of_a_run_reaches_its_reward_models(monkeypatch):
-    monkeypatch.setattr("trainers.environments.resolve", lambda entries: None)
+    monkeypatch.setattr("trainers.config.environments.resolve", lambda entries: None)
     changes = {"run.date": "2026-11-28", "rewards": [{"model": "rm"}, {"name": "exact"}]}
     entries = reward_of(read([], changes), None)
     assert [one["kwargs"] for one in entries] == [{"day": "2026-11-28"}, {}]

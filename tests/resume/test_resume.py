@@ -12,8 +12,8 @@ import pytest
 
 from tests.processes import process
 from tests.resume.trainee import differences, left_behind, train
-from trainers.checkpoint import find
-from trainers.run_record import read_status
+from trainers.checkpoint.saving import find
+from trainers.run_dir.record import read_status
 
 KINDS = ("text", "turns", "lora", "control")
 ITERATIONS = 4

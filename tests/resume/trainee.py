@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from trainers.checkpoint import find, load
-from trainers.config_files import read
+from trainers.checkpoint.saving import find, load
+from trainers.config.files import read
 from trainers.loggers.base import Logger
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.run_record import lines
-from trainers.runner import run
+from trainers.run_dir.record import lines
+from trainers.runner.run import run
 
 TEXT = {
     "sft.num_epochs": 1,

@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainers.config import SCHEMA, Config
-from trainers.config_files import difference
-from trainers.config_secrets import without_secrets
-from trainers.distributed import World, gather
+from trainers.config.files import difference
+from trainers.config.python_parts import LAMBDA, PREFIX
+from trainers.config.secrets import without_secrets
+from trainers.distributed.collectives import World, gather
 from trainers.errors import BackendError, ConfigError
-from trainers.python_parts import LAMBDA, PREFIX
-from trainers.redaction import HIDDEN
+from trainers.redaction.redact import HIDDEN
 
 CHANGEABLE = frozenset(
     {

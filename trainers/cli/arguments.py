@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainers import config_schema as schema
-from trainers.config_files import parse, presets, typed
+from trainers.config import schema
+from trainers.config.files import parse, presets, typed
 from trainers.errors import ConfigError
 
 SHORT = {

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from llmgym.content import LastAssistant
+from llmgym.data.survey import MOST_COLUMNS, Survey, percentiles, shown, sibling_of, surveyed
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Message
 from llmgym.plural import counted
-from llmgym.survey import MOST_COLUMNS, Survey, percentiles, shown, sibling_of, surveyed
 from trainers.cli.options import read
 from trainers.config import Config, GenerationConfig, ModelConfig, TokenizerConfig
 from trainers.errors import ConfigError
@@ -75,8 +75,8 @@ class Tokens:
 def tokens_of(survey: Survey, model: str, template: str | None = None) -> Tokens:
     """Return the rows as a model reads them; its tokenizer is loaded, its weights are not."""
     from llmgym.rewards.context import longest_sequence
+    from trainers.models.hf_logging import without_progress_bars
     from trainers.models.loading import load_chat, load_config, load_tokenizer
-    from trainers.models.quiet import without_progress_bars
 
     without_progress_bars()
     tokenizer = TokenizerConfig(chat_template=template)

@@ -19,7 +19,7 @@ from urllib.parse import urlparse
 from urllib.request import getproxies
 
 from llmgym.plural import counted
-from trainers.backends.builds import stale_locks
+from trainers.backends.zero.builds import stale_locks
 from trainers.cli.options import read
 from trainers.loggers.credentials import has_credentials
 

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
+from llmgym.data.tables import READERS, check_file
 from llmgym.registry import spec
-from llmgym.tables import READERS, check_file
 from trainers.config import Config
-from trainers.environments import check_data, reward_of, text_envs
-from trainers.run_record import refuse_work
+from trainers.config.environments import check_data, reward_of, text_envs
+from trainers.run_dir.record import refuse_work
 
 OURS = "llmgym/"
 """Environments that are cheap to build: what they read is read once a process."""

@@ -16,7 +16,7 @@ from llmgym.episodes import JUNK, played
 from llmgym.plural import counted
 from trainers.cli.options import read
 from trainers.cli.scaffold import files_of, id_of, scaffold
-from trainers.config_files import typed
+from trainers.config.files import typed
 from trainers.errors import ConfigError
 
 Plugins = tyro.conf.UseAppendAction[tuple[str, ...]]

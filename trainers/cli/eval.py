@@ -11,9 +11,9 @@ import tyro
 from llmgym.plural import counted
 from trainers.cli.options import Target, read
 from trainers.config import Config, EnvConfig
-from trainers.config_secrets import with_secrets
+from trainers.config.secrets import with_secrets
 from trainers.errors import ConfigError
-from trainers.loggers.lines import WIDTH, answer, cut, figure, interval
+from trainers.loggers.formatting import WIDTH, answer, cut, figure, interval
 
 if TYPE_CHECKING:
     from trainers.batch import Evaluation
@@ -70,7 +70,7 @@ def report(found: "Sequence[tuple[str, Evaluation]]", how: str) -> list[str]:
     lines += [f"  {name:<{width}}  {interval(one)}" for name, one in found]
     if len(found) == 1:
         return [*lines, *_samples(first)]
-    from trainers.evaluate import before_after, paired
+    from trainers.evaluation.statistics import before_after, paired
 
     other = found[1][1]
     mean, low, high = paired(first.scores, other.scores)
@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
     options: Options = read(Options, argv, "eval")
     from llmgym.registry import load_plugins
     from trainers.cli.folders import check_target
-    from trainers.cli.targets import target_of
+    from trainers.inference.targets import target_of
 
     load_plugins(options.plugins)
     target = target_of(options.target)
@@ -143,9 +143,9 @@ def main(argv: Sequence[str]) -> int:
         targets.append(target_of(run, "base"))
     elif options.against is not None:
         targets.append(target_of(options.against))
-    from trainers.cli.speaker import held_out_score
     from trainers.generation.base import Sampling
-    from trainers.models.quiet import without_progress_bars
+    from trainers.inference.loading import held_out_score
+    from trainers.models.hf_logging import without_progress_bars
 
     without_progress_bars()
     sampling, how = Sampling(greedy=True), "greedy"

@@ -61,7 +61,7 @@ def unpacked(source: str, out: Path) -> Path:
         CheckpointError: it cannot be written.
     """
     from trainers.config import Config, ModelConfig
-    from trainers.export import replacing
+    from trainers.export.folders import replacing
     from trainers.models.loading import load_causal_lm, load_tokenizer
 
     _refuse_existing(out)
@@ -113,12 +113,12 @@ def _told(apart: float) -> str:
 def main(argv: Sequence[str]) -> int:
     """Copy, check, and say where."""
     options: Options = read(Options, argv, "export")
-    from trainers.cli.targets import target_of
+    from trainers.inference.targets import target_of
 
     target = target_of(options.target, "best" if options.best else "model")
     source = Path(target.model)
     from trainers.models.gguf import is_gguf
-    from trainers.models.quiet import without_progress_bars
+    from trainers.models.hf_logging import without_progress_bars
 
     if not source.is_dir() and not is_gguf(target.model):
         raise ConfigError(f"{target.name} is no folder; export takes a run or a .gguf file.")
@@ -128,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         out = copied(source, options.out)
     if target.config.is_control:
-        from trainers.export import load_mlp
+        from trainers.export.folders import load_mlp
 
         load_mlp(out)
         print(f"{out}: the policy of {target.name}")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from trainers.cli.arguments import Launch
-from trainers.cli.targets import Target
 from trainers.config import Config
-from trainers.config_files import layer, read
+from trainers.config.files import layer, read
+from trainers.config.python_parts import refuse_command_line
 from trainers.errors import ConfigError
-from trainers.python_parts import refuse_command_line
-from trainers.trust import named_code, note, refusal, untrusted
+from trainers.inference.targets import Target
+from trainers.run_dir.trust import named_code, note, refusal, untrusted
 
 SETTINGS = "config.yaml"
 WRITTEN = ("status.json", "command.txt", "environment.txt", "metrics.jsonl")

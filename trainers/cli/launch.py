@@ -20,10 +20,10 @@ from trainers.cli.launch_scripts import SCRIPTS, Job
 from trainers.cli.options import read
 from trainers.cli.train import config_of
 from trainers.config import Config
-from trainers.config_secrets import secret_variables
+from trainers.config.batch_check import check_batch
+from trainers.config.secrets import secret_variables
 from trainers.errors import ConfigError
-from trainers.redaction import HIDDEN, without_values
-from trainers.shares import check_batch
+from trainers.redaction.redact import HIDDEN, without_values
 
 GPUS = 8
 """GPUs of a node where nothing says otherwise."""

@@ -17,20 +17,20 @@ import torch
 from llmgym.errors import LLMGymError
 from llmgym.registry import spec
 from llmgym.vector import LLMVectorEnv
+from trainers.backends.zero.setup import Zero
 from trainers.cli.arguments import Launch
 from trainers.cli.doctor import available_memory
 from trainers.cli.early import OURS
 from trainers.collect.control import make_envs
 from trainers.config import Config
-from trainers.config_files import dump
-from trainers.demonstrations import demonstrations
-from trainers.distributed import World
-from trainers.environments import constructing, env_kwargs, text_envs
+from trainers.config.checks import remarks
+from trainers.config.environments import constructing, env_kwargs, text_envs
+from trainers.config.files import dump
+from trainers.distributed.collectives import World
 from trainers.errors import ConfigError
-from trainers.judgements import labelled, preferences
+from trainers.models.hf_logging import without_progress_bars
 from trainers.models.loading import count_parameters, load_chat, load_tokenizer
 from trainers.models.mlp import build_control
-from trainers.models.quiet import without_progress_bars
 from trainers.plan.batch import Batch
 from trainers.plan.forecast import Forecast, forecast_control, forecast_text
 from trainers.plan.lengths import Lengths, at_limits, sampled
@@ -39,8 +39,8 @@ from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
 from trainers.plan.state import Holding
 from trainers.runner.assemble import check_prompts, check_shares, compute_dtype, engines_json
-from trainers.runner.idle import remarks
-from trainers.runner.zero import Zero
+from trainers.supervised.preference_data import labelled, preferences
+from trainers.supervised.sft_data import demonstrations
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def show(config: Config, launch: Launch) -> int:
         gymnasium.error.NameNotFound: no such environment.
     """
     without_progress_bars()
-    for said in remarks(config):
+    for said in remarks(config, has_gpu=torch.cuda.is_available()):
         _log.warning("%s", said)
     ranks = config.backend.ranks or World.from_launcher().size
     pace, lengths, engines = None, None, {}

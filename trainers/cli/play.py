@@ -9,9 +9,9 @@ import tyro
 
 from trainers.cli.options import Target, read
 from trainers.config import EnvConfig
-from trainers.config_secrets import with_secrets
+from trainers.config.secrets import with_secrets
 from trainers.errors import ConfigError
-from trainers.loggers.lines import answer, figure, visible
+from trainers.loggers.formatting import answer, figure, visible
 
 HELP = "Enter: the next task. Text: your own prompt. End with Ctrl-D."
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     options: Options = read(Options, argv, "play")
     from llmgym.registry import load_plugins
     from trainers.cli.folders import check_target
-    from trainers.cli.targets import target_of
+    from trainers.inference.targets import target_of
 
     load_plugins(options.plugins)
     target = target_of(options.target)
@@ -82,8 +82,8 @@ def main(argv: Sequence[str]) -> int:
         if target.run_dir is None:
             raise ConfigError("only a run has a base. Play it by itself: llmgym play MODEL")
         shown.append(target_of(str(target.run_dir), "base"))
-    from trainers.cli.stage import Stage
-    from trainers.models.quiet import without_progress_bars
+    from trainers.inference.arena import Stage
+    from trainers.models.hf_logging import without_progress_bars
 
     without_progress_bars()
     stage = Stage(config, shown)

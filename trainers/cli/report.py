@@ -23,8 +23,8 @@ class Options:
 def main(argv: Sequence[str]) -> int:
     """Write the page and print its path."""
     options: Options = read(Options, argv, "report")
-    from trainers.cli.targets import newest_run
-    from trainers.run_record import check_run
+    from trainers.inference.targets import newest_run
+    from trainers.run_dir.record import check_run
 
     runs = options.runs or (newest_run(),)
     for run in runs:

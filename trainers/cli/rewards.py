@@ -10,14 +10,14 @@ from typing import Any, Literal
 import tyro
 
 from llmgym.content import LastAssistant
+from llmgym.data.rows import Columns
+from llmgym.data.tables import read_table
+from llmgym.data.tasks import TaskList, from_file, from_list
 from llmgym.errors import RewardError
 from llmgym.registry import load_plugins
 from llmgym.rewards.answers import check_answers
 from llmgym.rewards.base import Reward, resolve
 from llmgym.rewards.trial import GOLD, WORST, Answer, Trial, spread, tried, written_at
-from llmgym.rows import Columns
-from llmgym.tables import read_table
-from llmgym.tasks import TaskList, from_file, from_list
 from trainers.cli.envs import arguments
 from trainers.cli.options import read
 from trainers.errors import ConfigError
@@ -173,7 +173,7 @@ def main(argv: Sequence[str]) -> int:
     load_plugins(options.plugins)
     spec = specification(options)
     if "model" in spec:
-        from trainers.models.quiet import without_progress_bars
+        from trainers.models.hf_logging import without_progress_bars
 
         without_progress_bars()
     reward = resolve(spec)

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from trainers.cli.options import read
-from trainers.config_files import flat
+from trainers.config.files import flat
 from trainers.errors import ConfigError
 from trainers.report.panels import FINAL
-from trainers.run_record import RunRecord, figure, read_run, summary
+from trainers.run_dir.record import RunRecord, figure, read_run, summary
 
 Key = Literal["when", "name", "state", "kind", "reward", "score", "size"]
 FIGURES = {"when": "updated", "size": "bytes"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from trainers.errors import ConfigError
-from trainers.text_files import naming
+from trainers.redaction.text_files import naming
 
 OPPOSITES = (
     "hot cold, big small, up down, left right, open closed, fast slow, high low, old young, "
@@ -57,8 +57,8 @@ ENV = Template('''\
 from pathlib import Path
 
 import llmgym
-from llmgym.rows import Columns
-from llmgym.splits import read_split
+from llmgym.data.rows import Columns
+from llmgym.data.splits import read_split
 
 TASKS = Path(__file__).with_name("tasks.jsonl")
 COLUMNS = Columns(answer="answer", solution="answer")

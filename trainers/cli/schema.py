@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers import config_schema as schema
 from trainers.cli.options import read
-from trainers.config import SCHEMA, Config
-from trainers.config_files import parse
+from trainers.config import SCHEMA, Config, schema
+from trainers.config.files import parse
 from trainers.errors import ConfigError
 
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainers import config_schema as schema
 from trainers.cli.arguments import OPTIONS, Launch, read_arguments
-from trainers.config import Config
-from trainers.config_files import difference, layer, preset, presets, purpose, read
-from trainers.config_secrets import with_secrets, without_secrets
-from trainers.run_record import dated
+from trainers.config import Config, schema
+from trainers.config.files import difference, layer, preset, presets, purpose, read
+from trainers.config.secrets import with_secrets, without_secrets
+from trainers.run_dir.record import dated
 
 WIDTH = 80
 FRESH_EPOCHS = 3
@@ -139,8 +138,8 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
     config = with_secrets(config)
     check_start(config, is_new=not (launch.resume or launch.clean))
     _announce(config, launch)
-    from trainers.loggers.usual import usual_loggers
-    from trainers.runner import run
+    from trainers.loggers.default import usual_loggers
+    from trainers.runner.run import run
 
     run(
         config,

@@ -21,10 +21,16 @@ from llmgym.errors import EnvTimeoutError
 from llmgym.limits import CallLimit, LateCall, within
 from trainers.batch import ControlInputs, Experience, Metrics, Rollout
 from trainers.collect.base import Actor, Collector
-from trainers.collect.figures import Phases, performance
+from trainers.collect.metrics import Phases, performance
 from trainers.collect.shaping import ScoreScale
 from trainers.config import Config
-from trainers.distributed import World, gather, global_metrics, global_moments, global_sum
+from trainers.distributed.collectives import (
+    World,
+    gather,
+    global_metrics,
+    global_moments,
+    global_sum,
+)
 from trainers.generation.sampling import uniforms
 from trainers.models.mlp import PolicyMLP, SharedMLP
 

@@ -16,10 +16,10 @@ from llmgym.errors import RewardError, TaskSourceError
 from llmgym.messages import Completion
 from llmgym.vector import LLMVectorEnv
 from trainers.collect.episodes import Episodes
-from trainers.collect.figures import Phases
 from trainers.collect.ledger import Limits, TokenLedger
+from trainers.collect.metrics import Phases
 from trainers.config import Config
-from trainers.distributed import World, gather, global_max, global_sum
+from trainers.distributed.collectives import World, gather, global_max, global_sum
 from trainers.errors import GenerationError
 from trainers.generation.base import Generator, Request, Response, Sampling
 from trainers.models.chat import ChatFormat

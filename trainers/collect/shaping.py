@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from trainers.collect.episodes import summed_by
-from trainers.config_ppo import PPOConfig
-from trainers.distributed import global_sum
+from trainers.config.ppo import PPOConfig
+from trainers.distributed.collectives import global_sum
 from trainers.functional.kl import KLController
 
 # Scores that differ by less than this are equal: their deviation is rounding, not a scale.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trainers.config_ppo import PPOConfig
+from trainers.config.ppo import PPOConfig
 
 MAX_LOG_RATIO = 20.0
 """exp(20) = 5e8 is still far from fp32's overflow; beyond it exp gives inf, and inf * 0 = NaN."""

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from trainers.distributed import global_max
+from trainers.distributed.collectives import global_max
 from trainers.errors import GenerationError
 from trainers.functional.logprobs import without
 from trainers.generation.base import Generator, Request, Response, Sampling
-from trainers.generation.cache import keep_rows, roomy_cache
+from trainers.generation.kv_cache import keep_rows, roomy_cache
 from trainers.generation.sampling import sample, token_logprobs, uniforms
 from trainers.models.causal_lm import CausalPolicy, hides_left_padding
 from trainers.models.critic import SharedActorCritic

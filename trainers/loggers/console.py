@@ -19,15 +19,24 @@ from rich.text import Text
 from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.config import Config
-from trainers.config_secrets import secret_variables
-from trainers.environments import env_kwargs
-from trainers.launcher import continuing
+from trainers.config.environments import env_kwargs
+from trainers.config.python_parts import call, named_in
+from trainers.config.secrets import secret_variables
+from trainers.distributed.launcher import continuing
 from trainers.loggers.alarms import Alarms
 from trainers.loggers.base import Evaluations, Logger, Stage, Status
-from trainers.loggers.lines import WIDTH, answer, cut, duration, figure, interval, sample, sparkline
+from trainers.loggers.formatting import (
+    WIDTH,
+    answer,
+    cut,
+    duration,
+    figure,
+    interval,
+    sample,
+    sparkline,
+)
 from trainers.loggers.wandb import mode, offline_parts
-from trainers.python_parts import call, named_in
-from trainers.run_record import read_status
+from trainers.run_dir.record import read_status
 
 STEPS_A_LINE: Mapping[Stage, int] = {"sft": 20, "reward_model": 100, "ppo": 1}
 # A short name on the line, and the metric it shows.

@@ -9,15 +9,8 @@ from typing import Any
 
 from trainers.batch import Evaluation
 from trainers.config import Config
-from trainers.loggers.base import (
-    STEP_KEYS,
-    Evaluations,
-    Logger,
-    Stage,
-    Status,
-    evaluation_values,
-)
-from trainers.text_files import append
+from trainers.loggers.base import STEP_KEYS, Evaluations, Logger, Stage, Status, evaluation_values
+from trainers.redaction.text_files import append
 
 _log = logging.getLogger(__name__)
 

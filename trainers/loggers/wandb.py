@@ -17,18 +17,11 @@ from typing import Any
 
 from trainers.batch import Evaluation
 from trainers.config import Config
-from trainers.config_secrets import without_secrets
+from trainers.config.secrets import without_secrets
 from trainers.errors import ConfigError
-from trainers.loggers.base import (
-    STEP_KEYS,
-    Evaluations,
-    Logger,
-    Stage,
-    Status,
-    evaluation_values,
-)
+from trainers.loggers.base import STEP_KEYS, Evaluations, Logger, Stage, Status, evaluation_values
 from trainers.loggers.credentials import has_credentials
-from trainers.loggers.lines import parts_of
+from trainers.loggers.formatting import parts_of
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from trainers.config import Config, LoRAConfig
 from trainers.errors import BackendError, ConfigError
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import Critic, SharedActorCritic
-from trainers.models.files import explained
+from trainers.models.hub import explained
 from trainers.models.loading import llama_config, load_config
 
 NAME = "default"

@@ -23,9 +23,8 @@ from llmgym.rewards.rendering import check_ends
 from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.models.chat import end_every_text
-from trainers.models.files import explained
-from trainers.models.fresh import llama_config
 from trainers.models.gguf import read_model
+from trainers.models.hub import explained
 from trainers.models.loading import (
     check_vocabulary,
     dropout_off,
@@ -33,6 +32,7 @@ from trainers.models.loading import (
     load_tokenizer,
     new_weights,
 )
+from trainers.models.presets import llama_config
 
 
 @final

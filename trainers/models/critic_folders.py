@@ -45,7 +45,7 @@ from trainers.models.critic import (
     name_of_head,
     value_width,
 )
-from trainers.models.files import check_weight_names, explained
+from trainers.models.hub import check_weight_names, explained
 from trainers.models.loading import (
     dropout_off,
     enable_checkpointing,

@@ -28,14 +28,9 @@ from trainers.models.causal_lm import CausalPolicy, check_head
 from trainers.models.chat import ChatFormat, train_tokenizer
 from trainers.models.critic import SharedActorCritic
 from trainers.models.end_tokens import chat_that_ends
-from trainers.models.files import (
-    check_exists,
-    check_model_files,
-    check_weight_names,
-    explained,
-)
-from trainers.models.fresh import VOCAB_SIZES, fresh_llama, llama_config
 from trainers.models.gguf import is_gguf, read, read_model, read_tokenizer
+from trainers.models.hub import check_exists, check_model_files, check_weight_names, explained
+from trainers.models.presets import VOCAB_SIZES, fresh_llama, llama_config
 from trainers.models.shards import layer_by_layer, tie_head
 from trainers.models.templates import template_of
 

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from trainers.distributed import name_accelerator
+from trainers.distributed.collectives import name_accelerator
 from trainers.errors import CheckpointError, ConfigError
 from trainers.models.critic import Critic, classifier_of
 

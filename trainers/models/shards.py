@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import PreTrainedModel
 
-from trainers.distributed import World, gather, gather_runs
+from trainers.distributed.collectives import World, gather, gather_runs
 from trainers.errors import ConfigError
 
 LOADED = "_is_hf_initialized"

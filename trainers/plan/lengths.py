@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import gymnasium
 
+from llmgym.data.tasks import num_tasks
 from llmgym.env import core_env
 from llmgym.errors import TaskSourceError
-from llmgym.tasks import num_tasks
 from trainers.config import Config
-from trainers.demonstrations import Demonstration, from_env
 from trainers.errors import ConfigError
 from trainers.models.loading import load_chat, load_config, load_tokenizer
 from trainers.plan.rehearsal import Usage
+from trainers.supervised.sft_data import Demonstration, from_env
 
 Messages = Sequence[Mapping[str, Any]]
 Count = Callable[[Messages], int]

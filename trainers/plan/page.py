@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from trainers.config import Config
-from trainers.config_secrets import without_secrets
+from trainers.config.secrets import without_secrets
 from trainers.plan.batch import spelled
 from trainers.plan.forecast import Forecast, Phase, shown
 from trainers.plan.lengths import Lengths

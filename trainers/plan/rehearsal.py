@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicLayer
 from trainers.batch import TextInputs
 from trainers.config import Config
 from trainers.generation.base import Sampling
-from trainers.generation.cache import ROOM, roomy_cache
+from trainers.generation.kv_cache import ROOM, roomy_cache
 from trainers.generation.sampling import sample, token_logprobs
 from trainers.generation.transformers import caching, next_logits
 from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, position_ids

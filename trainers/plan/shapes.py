@@ -22,7 +22,7 @@ from trainers.generation.probe import check_described, check_rows
 from trainers.models.adapters import adapt
 from trainers.models.critic import Critic, value_width
 from trainers.models.critic_folders import critic_outline
-from trainers.models.files import explained
+from trainers.models.hub import explained
 from trainers.models.loading import (
     VOCAB_SIZES,
     check_context,

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.backends.zero_config import can_leave
+from trainers.backends.zero.json import can_leave
 
 WEIGHT = GRADIENT = BUCKET = MASTER = 4
 MOMENTS = 8

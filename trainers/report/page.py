@@ -14,22 +14,15 @@ from typing import Any
 
 import jinja2
 
-from trainers import run_record
 from trainers.config import Config
-from trainers.config_files import flat
+from trainers.config.files import flat
 from trainers.loggers.alarms import Alarms
+from trainers.redaction.text_files import write
 from trainers.report.panels import DRIFT, FINAL, HELD_OUT, SECTIONS, Panel
 from trainers.report.pictures import phases, svg
-from trainers.report.texts import (
-    before_after,
-    extremes,
-    printable,
-    readable,
-    sampled,
-    through_time,
-)
-from trainers.run_record import Curves, RunRecord, interval, read_run, summary
-from trainers.text_files import write
+from trainers.report.texts import before_after, extremes, printable, readable, sampled, through_time
+from trainers.run_dir import record as run_record
+from trainers.run_dir.record import Curves, RunRecord, interval, read_run, summary
 
 TRAINS_POLICY = ("ppo", "control")
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from trainers.run_record import Curves
+from trainers.run_dir.record import Curves
 
 Kind = Literal["lines", "scatter", "stack"]
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullLocator
 
 from trainers.report.panels import HELD_OUT, OVERVIEW, TOTAL, Panel
 from trainers.report.texts import printable
-from trainers.run_record import Curves, RunRecord, curves, interval, lines
+from trainers.run_dir.record import Curves, RunRecord, curves, interval, lines
 
 Curve = Mapping[int, float]
 

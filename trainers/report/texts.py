@@ -13,8 +13,8 @@ from typing import Any
 
 from trainers.checkpoint.manifest import published, sequence_of
 from trainers.checkpoint.state_files import read_state
-from trainers.loggers.lines import parts_of
-from trainers.run_record import lines
+from trainers.loggers.formatting import parts_of
+from trainers.run_dir.record import lines
 
 EACH = 4  # rows of a kind
 MOST_CHARACTERS = 4000

@@ -13,16 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from llmgym.data.tasks import TaskSampler
 from llmgym.env import SingleTurnEnv, core_env, task_at
-from llmgym.tasks import TaskSampler
 from llmgym.vector import LLMVectorEnv
 from trainers.backends.base import Engine
-from trainers.backends.deepspeed import DeepSpeedEngine, frozen
 from trainers.backends.torch import OptimizerSettings, TorchEngine
+from trainers.backends.zero.engine import DeepSpeedEngine, frozen
+from trainers.backends.zero.setup import Zero, loading
 from trainers.checkpoint.identity import same_everywhere
 from trainers.collect.base import Reference
 from trainers.config import Config, ModelConfig
-from trainers.distributed import World, from_main, limit_waits
+from trainers.config.batch_check import check_batch
+from trainers.distributed.collectives import World, from_main, limit_waits
 from trainers.errors import ConfigError
 from trainers.generation.transformers import WeightSource
 from trainers.learner import BasePolicy, FrozenPolicy, Learner
@@ -31,12 +33,10 @@ from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.critic_folders import build_critic, check_critic, critic_outline
-from trainers.models.fresh import llama_config
 from trainers.models.loading import count_parameters, load_config, policy_outline
+from trainers.models.presets import llama_config
 from trainers.models.saving import check_savable
 from trainers.runner.session import Session
-from trainers.runner.zero import Zero, loading
-from trainers.shares import check_batch
 
 MOST = 10_000
 Policy = CausalPolicy | SharedActorCritic

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from trainers.batch import Evaluation
 from trainers.config import EvalConfig
-from trainers.distributed import broadcast
+from trainers.distributed.collectives import broadcast
 
 
 @final

@@ -10,7 +10,7 @@ from llmgym.plural import counted
 from trainers.batch import Evaluation
 from trainers.checkpoint.state_files import random_state
 from trainers.collect.base import Collector
-from trainers.distributed import gather, phase
+from trainers.distributed.collectives import gather, phase
 from trainers.errors import CheckpointError, ConfigError
 from trainers.learner import Learner
 from trainers.ppo import train

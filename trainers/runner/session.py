@@ -20,7 +20,6 @@ import torch
 from llmgym.limits import CallLimit
 from llmgym.plural import counted
 from trainers.batch import Evaluation
-from trainers.checkpoint import Loaded, Saver, checkpoint_name, find, find_at, load
 from trainers.checkpoint.identity import (
     check_code,
     check_digests,
@@ -28,15 +27,16 @@ from trainers.checkpoint.identity import (
     identity_of,
     same_everywhere,
 )
+from trainers.checkpoint.saving import Loaded, Saver, checkpoint_name, find, find_at, load
 from trainers.checkpoint.state_files import random_state, restore_random_state, seed_random_state
 from trainers.config import Config
-from trainers.distributed import World, gather, global_max
-from trainers.launcher import is_lost
+from trainers.distributed.collectives import World, gather, global_max
+from trainers.distributed.failures import watched
+from trainers.distributed.launcher import is_lost
 from trainers.loggers.base import Logger, Stage
-from trainers.redaction import redacted
-from trainers.run_folder import RunFolder, Status
+from trainers.redaction.redact import redacted
+from trainers.run_dir.folder import RunFolder, Status
 from trainers.runner.held_out import HeldOut
-from trainers.runner.peers import watched
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 STOP_SECONDS = 30.0
@@ -132,7 +132,7 @@ class Session:
     def watched(self) -> AbstractContextManager[None]:
         """Return what the work is done under: ranks that are lost are named, and end the others."""
         seconds = self.config.backend.timeout_seconds
-        return watched(self.folder, self.world, seconds, fail=self._fail)
+        return watched(self.folder.log_file.parent, self.world, seconds, fail=self._fail)
 
     def _fail(self, reason: str) -> None:
         """Leave status and lock in order, for a process that ends without coming back here."""

@@ -3,10 +3,10 @@
 import threading
 from typing import final
 
+from llmgym.data.tasks import from_list, procedural
 from llmgym.env import LLMEnv, SingleTurnEnv
 from llmgym.messages import Completion, Message, Reply, Sample, Score, Task
 from llmgym.rewards.base import Reward, UnitReward
-from llmgym.tasks import from_list, procedural
 
 WORDS = ("red", "caf\u00e9", "\u4f60\u597d", "blue")
 TASKS = tuple(

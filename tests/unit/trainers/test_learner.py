@@ -4,7 +4,8 @@ import torch
 from tests import tiny
 from trainers.batch import ControlInputs
 from trainers.errors import NonFiniteError
-from trainers.learner import FrozenPolicy, evaluated, packed
+from trainers.functional.packing import packed
+from trainers.learner import FrozenPolicy, evaluated
 from trainers.models.causal_lm import CausalPolicy
 from trainers.ppo import describe, learn, make_experience, update
 

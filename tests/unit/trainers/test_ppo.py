@@ -7,9 +7,10 @@ import torch
 
 from tests import tiny
 from trainers.batch import ControlInputs, Metrics, Rollout
-from trainers.config_ppo import PPOConfig
-from trainers.ppo import gae, make_experience, minibatches, over_target_kl, whiten
-from trainers.ppo_metrics import describe
+from trainers.config.ppo import PPOConfig
+from trainers.functional.advantages import gae
+from trainers.functional.ppo_metrics import describe
+from trainers.ppo import make_experience, minibatches, over_target_kl, whiten
 
 PLAIN = PPOConfig(whiten_advantages=False, gamma=0.97, gae_lambda=0.9)
 COLUMNS = (

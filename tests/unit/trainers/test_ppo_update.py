@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests import tiny
 from trainers.backends.torch import TorchEngine
-from trainers.config_ppo import PPOConfig
+from trainers.config.ppo import PPOConfig
 from trainers.errors import NonFiniteError
 from trainers.functional.kl import kl_estimate
 from trainers.learner import FrozenPolicy, Learner

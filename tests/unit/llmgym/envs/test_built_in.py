@@ -4,11 +4,11 @@ import gymnasium as gym
 import pytest
 
 import llmgym
+from llmgym.data.tasks import disjoint, num_tasks
 from llmgym.envs import BUILT_IN
 from llmgym.envs.arithmetic import MakeTask, split_of
 from llmgym.envs.probes import words
 from llmgym.errors import RewardError, TaskSourceError
-from llmgym.tasks import disjoint, num_tasks
 
 IDS = [id for id, _, _ in BUILT_IN]
 JUNK = ("", "junk", "0x99", "\x00", "#### ", "a a a a", "<<>>", "99999999999", "\u0663", "(" * 300)

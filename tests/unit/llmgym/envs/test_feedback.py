@@ -3,10 +3,10 @@
 import gymnasium as gym
 import pytest
 
+from llmgym.data.tasks import disjoint
 from llmgym.envs.feedback import Lexicon, Named, compared
 from llmgym.errors import RewardError, TaskSourceError
 from llmgym.messages import Completion, Sample
-from llmgym.tasks import disjoint
 from tests.unit.llmgym.samples import sample
 
 

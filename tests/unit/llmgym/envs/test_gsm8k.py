@@ -5,11 +5,11 @@ from dataclasses import replace
 import gymnasium as gym
 import pytest
 
+from llmgym.data.tasks import disjoint
 from llmgym.envs.gsm8k import WEIGHTS, final_number, is_marked
 from llmgym.errors import RewardError, TaskSourceError
 from llmgym.rewards.base import score_samples
 from llmgym.rewards.calculator import annotations, share_right
-from llmgym.tasks import disjoint
 from tests.unit.llmgym.samples import sample
 
 ID = "llmgym/GSM8K-v0"

@@ -8,8 +8,8 @@ import pytest
 
 from trainers.checkpoint.identity import check_identity, identity_of
 from trainers.config import Config, DataConfig, EvalConfig, LogConfig, RunConfig, SFTConfig
-from trainers.config_ppo import PPOConfig
-from trainers.distributed import World
+from trainers.config.ppo import PPOConfig
+from trainers.distributed.collectives import World
 from trainers.errors import ConfigError
 
 RUN = Path("runs/a")

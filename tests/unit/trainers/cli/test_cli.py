@@ -9,11 +9,11 @@ import warnings
 
 import pytest
 
-from trainers import cli
 from trainers.cli import data, doctor, envs, eval, export, play, report, rewards, runs, schema
+from trainers.cli import main as cli
 from trainers.cli.eval import report as told
 from trainers.errors import CheckpointError
-from trainers.evaluate import summary
+from trainers.evaluation.statistics import summary
 
 
 @pytest.fixture(autouse=True)

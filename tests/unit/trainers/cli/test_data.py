@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from llmgym.survey import percentiles
+from llmgym.data.survey import percentiles
 from tests.tiny import save_model
-from trainers import cli
+from trainers.cli import main as cli
 
 
 @pytest.fixture

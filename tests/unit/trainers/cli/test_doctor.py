@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from trainers import cli
 from trainers.cli import doctor
+from trainers.cli import main as cli
 
 NAMES = ("Python", "packages", "training", "CPU", "GPU", "compiler", "disk", "memory", "runs")
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.source import ROOT
-from trainers import cli
 from trainers.cli import early, train
+from trainers.cli import main as cli
 from trainers.cli.arguments import read_arguments
-from trainers.config_files import dump, preset, read
+from trainers.config.files import dump, preset, read
 from trainers.errors import ConfigError
 
 CODE = """
 import sys
-from trainers import cli
+from trainers.cli import main as cli
 code = cli.main(sys.argv[1:])
 heavy = {"torch", "transformers"} & sys.modules.keys()
 assert not heavy, heavy

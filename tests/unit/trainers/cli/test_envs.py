@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainers import cli
+from trainers.cli import main as cli
 
 REWARD = """
 def picky(response, answer):

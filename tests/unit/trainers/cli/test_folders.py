@@ -8,10 +8,10 @@ import pytest
 
 from llmgym.rewards.base import _resolved
 from tests import tiny
-from trainers import cli
-from trainers.config_files import read
+from trainers.cli import main as cli
+from trainers.config.files import read
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.runner import run
+from trainers.runner.run import run
 
 REWARD = """
 from pathlib import Path

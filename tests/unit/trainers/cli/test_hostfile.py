@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainers.cli import main
 from trainers.cli.hostfile import check_reachable, chosen, count, read_hostfile
+from trainers.cli.main import main
 from trainers.errors import BackendError, ConfigError
 
 POOL = {"a": [0, 1, 2], "b": [0, 1], "c": [0]}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainers.cli import main
-from trainers.config_files import presets, read
-from trainers.distributed import World
+from trainers.cli.main import main
+from trainers.config.files import presets, read
+from trainers.distributed.collectives import World
 from trainers.errors import ConfigError
 from trainers.runner.assemble import check_shares
 

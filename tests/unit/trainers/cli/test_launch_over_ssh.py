@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from trainers.cli import main
+from trainers.cli.main import main
 
 SSH = """#!/bin/bash
 echo 127.0.0.1

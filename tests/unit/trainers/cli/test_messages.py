@@ -7,10 +7,11 @@ import re
 import pytest
 
 from tests.architecture.source import PACKAGES, ROOT, found, name, nodes
-from trainers import config_schema as schema
-from trainers.cli import VERBS, data, envs, eval, export, launch, play, report, rewards, runs
+from trainers.cli import data, envs, eval, export, launch, play, report, rewards, runs
 from trainers.cli import schema as schema_verb
 from trainers.cli.arguments import OPTIONS as START
+from trainers.cli.main import VERBS
+from trainers.config import schema
 
 VERBS_OPTIONS = (eval.Options, play.Options, export.Options, schema_verb.Options)
 VERBS_OPTIONS += (envs.List, envs.Show, envs.Check, envs.New, rewards.Options, data.Options)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainers import cli
 from trainers.cli import export
-from trainers.cli.speaker import load_speaker
-from trainers.cli.targets import newest_run, target_of
-from trainers.config_files import dump, read
+from trainers.cli import main as cli
+from trainers.config.files import dump, read
 from trainers.errors import ConfigError
-from trainers.export import export_policy
+from trainers.export.folders import export_policy
 from trainers.generation.base import Sampling
+from trainers.inference.loading import load_speaker
+from trainers.inference.targets import newest_run, target_of
 from trainers.models.loading import load_chat, load_tokenizer
 
 SETTINGS = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers import cli
+from trainers.cli import main as cli
 from trainers.cli.options import Target, read
 
 VERBS = (

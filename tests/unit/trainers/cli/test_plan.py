@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from trainers.cli import main
 from trainers.cli import plan as module
+from trainers.cli.main import main
 from trainers.plan.pace import Pace, on_threads, one_thread, probed, tried
 from trainers.plan.rehearsal import Usage
 

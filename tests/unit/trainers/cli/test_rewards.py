@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.judges import bert
-from trainers import cli
+from trainers.cli import main as cli
 
 REWARDS = """
 import random

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainers import cli
+from trainers.cli import main as cli
 from trainers.cli import runs
-from trainers.config_files import dump, read
+from trainers.config.files import dump, read
 
 NOW = datetime(2030, 1, 2, 12, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import save_model
-from trainers import cli
+from trainers.cli import main as cli
 from trainers.cli.scaffold import checked_name, files_of, id_of, scaffold
 from trainers.errors import ConfigError
 

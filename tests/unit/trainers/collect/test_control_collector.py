@@ -10,8 +10,8 @@ from gymnasium.spaces import Box, Discrete
 from tests.unit.trainers.collect.tiny import config
 from trainers.batch import ControlInputs
 from trainers.collect.control import ControlCollector, make_envs
-from trainers.config_files import read
-from trainers.distributed import World
+from trainers.config.files import read
+from trainers.distributed.collectives import World
 from trainers.errors import ConfigError
 from trainers.models.mlp import PolicyMLP, ValueMLP
 from trainers.ppo import make_experience

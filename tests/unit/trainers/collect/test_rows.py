@@ -30,7 +30,7 @@ from tests.unit.trainers.collect.tiny import (
 from tests.unit.trainers.models.templates import CHATML, FORGETS, QWEN, chatml
 from trainers.collect.ledger import Limits
 from trainers.collect.play import PlayOptions, play
-from trainers.distributed import World
+from trainers.distributed.collectives import World
 from trainers.generation.base import Sampling
 from trainers.models.chat import ChatFormat
 from trainers.ppo import make_experience, update

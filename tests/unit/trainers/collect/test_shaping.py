@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainers.collect.shaping import RewardShaper, RunningMoments, Unshaped, last_true
-from trainers.config_ppo import PPOConfig
+from trainers.config.ppo import PPOConfig
 
 
 def episodes(rewards, ends, *, own=None, owner=None, **flags):

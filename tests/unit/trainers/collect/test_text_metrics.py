@@ -16,8 +16,8 @@ from tests.unit.trainers.collect.tiny import (
     written_by,
 )
 from trainers.batch import Experience
-from trainers.collect.figures import performance
-from trainers.distributed import World
+from trainers.collect.metrics import performance
+from trainers.distributed.collectives import World
 from trainers.models.causal_lm import CausalPolicy
 
 

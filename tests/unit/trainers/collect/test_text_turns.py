@@ -22,7 +22,7 @@ from tests.unit.trainers.collect.tiny import (
     tasks,
 )
 from trainers.batch import TextInputs
-from trainers.collect.text import next_values
+from trainers.collect.rollout import next_values
 from trainers.ppo import make_experience
 
 

@@ -3,14 +3,14 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llmgym.data.tasks import TaskSampler
 from llmgym.env import LLMEnv, SingleTurnEnv
 from llmgym.messages import Reply, Task
 from llmgym.rewards.base import per_sample
-from llmgym.tasks import TaskSampler
 from llmgym.vector import LLMVectorEnv
-from trainers.collect.text import TextCollector, TextParts
+from trainers.collect.rollout import TextCollector, TextParts
 from trainers.config import Config, EnvConfig
-from trainers.distributed import World
+from trainers.distributed.collectives import World
 from trainers.generation.base import Generator, Response
 from trainers.generation.transformers import TransformersGenerator
 from trainers.models.causal_lm import CausalPolicy

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trainers.config_ppo import PPOConfig
+from trainers.config.ppo import PPOConfig
 from trainers.functional.kl import MAX_LOG_RATIO, KLController, kl_estimate, ratio_of
 
 F64 = torch.float64

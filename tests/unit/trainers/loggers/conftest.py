@@ -3,7 +3,7 @@
 import pytest
 
 from trainers.batch import Evaluation
-from trainers.config_files import read
+from trainers.config.files import read
 
 
 @pytest.fixture

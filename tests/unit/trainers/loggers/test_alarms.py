@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainers.config_files import presets, read
+from trainers.config.files import presets, read
 from trainers.loggers.alarms import LASTING, RISE, WINDOW, Alarms, drifts, wrong
 
 HEALTHY = {

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from trainers.config_files import read
+from trainers.config.files import read
 from trainers.loggers.console import ConsoleLogger
-from trainers.loggers.lines import answer, cut, duration, figure, sample, sparkline, visible
+from trainers.loggers.formatting import answer, cut, duration, figure, sample, sparkline, visible
 
 VALUES = {
     "objective/scores": 0.41,

@@ -3,7 +3,7 @@
 import json
 
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.run_record import lines
+from trainers.run_dir.record import lines
 
 
 def started(config, folder):

@@ -10,10 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from tests import tiny
+from trainers.backends.gathering import gathered, whole
 from trainers.config import LoRAConfig
-from trainers.config_files import read
+from trainers.config.files import read
 from trainers.errors import BackendError, ConfigError
-from trainers.learner import BasePolicy, gathered, whole
+from trainers.learner import BasePolicy
 from trainers.models import adapters
 from trainers.models.adapters import adapt, adapter_of, adapters_off, check_lora, has_adapters
 from trainers.models.causal_lm import CausalPolicy

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from tests.unit.trainers.models.families import UNCLASSIFIED, WIDTH, family_model, ragged_inputs
 from trainers.errors import CheckpointError, ConfigError
-from trainers.export import HOW_TO_READ, export_critic
+from trainers.export.folders import HOW_TO_READ, export_critic
 from trainers.models import critic_folders, saving
 from trainers.models.critic import Critic, SharedActorCritic, classifier_of, value_width
 from trainers.models.critic_folders import build_critic, check_critic, critic_outline

@@ -13,13 +13,13 @@ from transformers import (
 )
 
 from tests.tiny import letters, run_settings
-from trainers.cli import main
+from trainers.cli.main import main
 from trainers.config import Config, ModelConfig, TokenizerConfig
 from trainers.errors import ConfigError
 from trainers.models import gguf as door
 from trainers.models.chat import train_tokenizer
 from trainers.models.loading import load_causal_lm, load_chat, load_config, load_tokenizer
-from trainers.runner import run
+from trainers.runner.run import run
 
 pytestmark = pytest.mark.gguf
 TOKENS = torch.arange(6, 36)[None]

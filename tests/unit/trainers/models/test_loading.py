@@ -10,12 +10,11 @@ from torch import nn
 from tests.unit.trainers.models.families import FAMILIES, family_config, family_model, ragged_inputs
 from trainers.config import Config, GenerationConfig, ModelConfig, PPOConfig, TokenizerConfig
 from trainers.errors import ConfigError
-from trainers.models import files
+from trainers.models import hub as files
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import train_tokenizer
 from trainers.models.critic import SharedActorCritic
 from trainers.models.critic_folders import build_critic
-from trainers.models.fresh import fresh_llama, llama_config
 from trainers.models.loading import (
     check_context,
     count_parameters,
@@ -26,6 +25,7 @@ from trainers.models.loading import (
     load_policy_model,
     load_tokenizer,
 )
+from trainers.models.presets import fresh_llama, llama_config
 
 ENV = "llmgym/Arithmetic-v0"
 TEXTS = ["12 + 34 = 46"]

@@ -9,7 +9,7 @@ from transformers import AutoModel
 
 from tests.unit.trainers.models.families import family_model, ragged_inputs
 from trainers.errors import ConfigError
-from trainers.export import export_critic
+from trainers.export.folders import export_critic
 from trainers.models.critic import SharedActorCritic, surprisal
 from trainers.models.critic_folders import build_critic, critic_outline
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from trainers.cli import main
 from trainers.cli import plan as module
+from trainers.cli.main import main
 from trainers.config import Config, GenerationConfig
-from trainers.config_files import presets, read
+from trainers.config.files import presets, read
 from trainers.plan.lengths import Lengths, Work
 from trainers.plan.pace import ASSUMED, BETWEEN, HIGH, LOW, WITHIN, Pace
 from trainers.plan.rehearsal import Usage

@@ -16,14 +16,14 @@ from trainers.config import (
     LoRAConfig,
     ModelConfig,
 )
-from trainers.config_ppo import PPOConfig
+from trainers.config.ppo import PPOConfig
 from trainers.errors import ConfigError
-from trainers.generation.cache import roomy_cache
+from trainers.generation.kv_cache import roomy_cache
 from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic_folders import build_critic
-from trainers.models.fresh import fresh_llama, llama_config
 from trainers.models.loading import count_parameters
+from trainers.models.presets import fresh_llama, llama_config
 from trainers.plan.fakes import grouped_result
 from trainers.plan.forecast import forecast_text
 from trainers.plan.rehearsal import Rehearsal, cache_bytes, counted

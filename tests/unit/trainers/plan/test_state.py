@@ -2,10 +2,10 @@
 
 import pytest
 
-from trainers.backends.zero_config import engine_json
+from trainers.backends.zero.json import engine_json
 from trainers.config import BackendConfig, Config, GenerationConfig, ModelConfig
-from trainers.config_backend import ZeroConfig
-from trainers.config_ppo import PPOConfig
+from trainers.config.backend import ZeroConfig
+from trainers.config.ppo import PPOConfig
 from trainers.plan.batch import Batch, spelled
 from trainers.plan.state import Holding, checkpoint_bytes, export_bytes
 

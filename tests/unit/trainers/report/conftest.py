@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from trainers.config_files import preset, read
+from trainers.config.files import preset, read
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.runner import run
+from trainers.runner.run import run
 
 SMALL = {
     "log.wandb.enabled": False,

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from trainers.checkpoint.manifest import published
-from trainers.config_files import dump, read
+from trainers.config.files import dump, read
 from trainers.errors import ConfigError
 from trainers.report.page import write_report
 

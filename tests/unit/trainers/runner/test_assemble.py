@@ -8,11 +8,11 @@ import pytest
 import llmgym
 from llmgym.errors import TaskSourceError
 from tests import tiny
-from trainers.config_files import read
-from trainers.environments import accepted, text_envs
+from trainers.config.environments import accepted, text_envs
+from trainers.config.files import read
 from trainers.errors import ConfigError
 from trainers.loggers.console import ConsoleLogger
-from trainers.runner import run
+from trainers.runner.run import run
 
 WORDS = {"train": ["one", "two", "three"], "test": ["four", "five"]}
 

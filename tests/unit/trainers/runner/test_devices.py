@@ -3,11 +3,11 @@
 import torch
 
 from tests import tiny
+from trainers.backends.zero.setup import Zero
 from trainers.config import BackendConfig, Config
-from trainers.config_backend import ZeroConfig
+from trainers.config.backend import ZeroConfig
 from trainers.models.causal_lm import CausalPolicy
 from trainers.runner.assemble import Devices, writer_of
-from trainers.runner.zero import Zero
 
 
 def devices(stage):

@@ -11,15 +11,15 @@ from llmgym.errors import RewardError
 from tests import tiny
 from tests.resume.trainee import differences, left_behind
 from trainers.batch import Evaluation
-from trainers.checkpoint import find
+from trainers.checkpoint.saving import find
 from trainers.config import EvalConfig
 from trainers.errors import CheckpointError
 from trainers.loggers.console import ConsoleLogger
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.run_record import lines, read_status
-from trainers.runner import run
+from trainers.run_dir.record import lines, read_status
 from trainers.runner.held_out import HeldOut
-from trainers.runner.text import TextTraining
+from trainers.runner.run import run
+from trainers.runner.stages.ppo_text import TextTraining
 
 OFTEN = {
     "ppo.num_iterations": 8,

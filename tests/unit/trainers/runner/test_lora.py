@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests import tiny
-from tests.unit.trainers.runner.test_judging import comments
-from trainers import cli
-from trainers.checkpoint import find, load
-from trainers.config_files import read
+from tests.unit.trainers.runner.stages.test_reward_model_stage import comments
+from trainers.checkpoint.saving import find, load
+from trainers.cli import main as cli
+from trainers.config.files import read
 from trainers.errors import ConfigError
-from trainers.run_record import lines
-from trainers.runner import run
+from trainers.run_dir.record import lines
+from trainers.runner.run import run
 
 LORA = {"model.lora.rank": 3, "model.lora.alpha": 6.0, "ppo.learning_rate": 1e-2}
 TOKENS = torch.arange(3, 19).view(2, 8)

@@ -10,14 +10,14 @@ import pytest
 
 import llmgym
 from tests import tiny
-from trainers import cli
-from trainers.config_files import read
+from trainers.cli import main as cli
+from trainers.config.files import read
+from trainers.config.python_parts import RECORD, recorded
 from trainers.errors import ConfigError
 from trainers.loggers.console import ConsoleLogger
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.python_parts import RECORD, recorded
-from trainers.run_record import read_run, summary
-from trainers.runner import run
+from trainers.run_dir.record import read_run, summary
+from trainers.runner.run import run
 
 WORDS = ("one", "two", "three", "four")
 

@@ -5,12 +5,12 @@ import signal
 
 import pytest
 
-from trainers import checkpoint
 from trainers.batch import Evaluation
-from trainers.config_files import read
-from trainers.distributed import World
-from trainers.run_folder import open_run
-from trainers.run_record import read_status
+from trainers.checkpoint import saving as checkpoint
+from trainers.config.files import read
+from trainers.distributed.collectives import World
+from trainers.run_dir.folder import open_run
+from trainers.run_dir.record import read_status
 from trainers.runner import session as module
 from trainers.runner.session import Session
 

@@ -1,0 +1,1 @@
+"""Rows, tables and splits: tasks from files and functions."""

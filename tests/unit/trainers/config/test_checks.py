@@ -1,0 +1,145 @@
+"""A setting that changes nothing is named with what does, once a start."""
+
+import pytest
+
+from tests import tiny
+from trainers.config.checks import IDLE, for_practice, without_effect
+from trainers.config.files import presets, read
+from trainers.errors import ConfigError
+from trainers.runner.run import run
+
+MLP = {"model.preset": "mlp", "ppo.kl_placement": "none"}
+IN_VAIN = [
+    ("ppo.critic_learning_rate", 1e-3, {"ppo.critic": "shared"}, "ppo.learning_rate"),
+    ("ppo.critic_init", "a/b", {"ppo.critic": "shared"}, "ppo.critic separate"),
+    ("ppo.critic_reads_logprobs", True, MLP, "a text run"),
+    ("ppo.value_coef", 0.5, {}, "ppo.critic_learning_rate"),
+    ("ppo.kl_target", 3.0, {}, "ppo.kl_controller adaptive"),
+    ("ppo.kl_horizon", 3.0, {}, "ppo.kl_controller adaptive"),
+    ("ppo.truncation_penalty", -1.0, {}, "ppo.on_truncation penalty"),
+    ("ppo.samples_per_prompt", 2, MLP, "ppo.num_prompts"),
+    ("ppo.num_steps", 7, {}, "generation.max_new_tokens"),
+    ("data.response_column", "a", {}, "envs.0.kwargs.solution_column"),
+    ("data.num_examples", 8, {}, "sft.num_epochs"),
+    ("model.lora.alpha", 8.0, {}, "model.lora.rank"),
+    ("model.lora.targets", ["q_proj"], {}, "model.lora.rank"),
+    ("model.lora.critic", "whole", {"ppo.critic": "shared", "model.lora.rank": 2}, "separate"),
+    ("model.hidden_sizes", [8], {}, "model.preset"),
+    ("backend.zero.stage", 3, {}, "backend.name deepspeed"),
+    ("backend.zero.offload", "optimizer", {}, "backend.name deepspeed"),
+    ("backend.zero.gather_gb", 1.0, {}, "backend.name deepspeed"),
+    ("backend.offload_between_phases", True, {}, "stage 2 or 3 without offload"),
+    ("eval.min_delta", 0.1, {}, "eval.patience"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "others", "remedy"),
+    IN_VAIN,
+)
+def test_a_setting_in_vain_is_named_with_its_value_and_what_has_an_effect(
+    name, value, others, remedy
+):
+    (said,) = without_effect(read([], {**others, name: value}), has_gpu=False)
+    assert said.startswith(f"{name} {value} has no effect while ")
+    assert said.endswith(f"{remedy}.") or f"{remedy}, " in said
+    assert without_effect(read([], others), has_gpu=False) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ppo.critic_learning_rate": 1e-3},
+        {"ppo.critic": "shared", "ppo.value_coef": 0.5},
+        {"ppo.kl_controller": "adaptive", "ppo.kl_target": 3.0, "ppo.kl_horizon": 9.0},
+        {"ppo.on_truncation": "penalty", "ppo.truncation_penalty": -1.0},
+        {**MLP, "ppo.samples_per_prompt": 1, "ppo.num_steps": 7, "model.hidden_sizes": [8]},
+        {"eval.patience": 2, "eval.min_delta": 0.1},
+        {"sft.num_epochs": 1, "data.num_examples": 8, "data.response_column": "a"},
+        {"model.lora.rank": 2, "model.lora.alpha": 8.0, "model.lora.critic": "whole"},
+    ],
+)
+def test_a_setting_that_has_an_effect_is_not(changes):
+    assert without_effect(read([], changes), has_gpu=False) == []
+
+
+def test_no_preset_sets_anything_in_vain():
+    found = {name: without_effect(read([file]), has_gpu=False) for name, file in presets().items()}
+    assert found
+    assert {name: said for name, said in found.items() if said} == {}
+
+
+def test_every_such_setting_is_tried_above():
+    assert [name for name, *_ in IN_VAIN] == [name for name, *_ in IDLE]
+
+
+def test_a_run_says_it_once(tmp_path):
+    model = tiny.save_model(tmp_path / "model")
+    config = tiny.run_settings(model, tmp_path, **{"ppo.kl_target": 3.0})
+    folder = run(config, reward=tiny.letters, loggers=[]).run_dir
+    log = (folder / "logs" / "latest" / "rank_0.log").read_text()
+    assert log.count("ppo.kl_target 3.0 has no effect") == 1
+
+
+OWN_ROWS = {"envs.0.id": "llmgym/Prompts-v0", "envs.0.kwargs.path": "my.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "options"),
+    [
+        ({}, ["a fresh model"], ["--model.path MODEL"]),
+        (OWN_ROWS, ["a fresh model"], ["--model.path MODEL"]),
+        (
+            {"envs.0.id": "llmgym/Prompts-v0"},
+            ["a fresh model", "the few written in llmgym/Prompts-v0"],
+            ["--model.path MODEL", "--data my.jsonl --reward my_reward.py:score"],
+        ),
+        (
+            {"envs.0.id": "llmgym/Prompts-v0", "model.path": "a/b"},
+            ["the few written in llmgym/Prompts-v0"],
+            ["--data my.jsonl --reward my_reward.py:score"],
+        ),
+    ],
+)
+def test_a_run_for_practice_says_what_was_not_named_and_how_it_is(changes, words, options):
+    (said,) = for_practice(read([], changes))
+    assert all(one in said for one in words)
+    assert said.endswith(f"Name your own: {' '.join(options)}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**OWN_ROWS, "model.path": "a/b"},
+        {"sft.num_epochs": 1},
+        {"ppo.num_iterations": 0, "sft.num_epochs": 1},
+        {**MLP, "envs.0.id": "CartPole-v1"},
+    ],
+)
+def test_a_run_that_names_its_model_and_prompts_is_not_for_practice(changes):
+    assert for_practice(read([], changes)) == []
+
+
+def test_a_run_that_trains_nothing_is_refused(tmp_path):
+    settings = {"run.dir": str(tmp_path), "ppo.num_iterations": 0, "model.path": "a/b"}
+    with pytest.raises(ConfigError, match=r"leave nothing to train\. .*llmgym eval"):
+        run(read([], settings), loggers=[])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("zero", "stays"),
+    [
+        ({}, False),
+        ({"stage": 1}, True),
+        ({"stage": 2}, False),
+        ({"stage": 2, "offload": "optimizer"}, True),
+        ({"stage": 3}, False),
+        ({"stage": 3, "offload": "params"}, True),
+    ],
+)
+def test_on_a_gpu_moments_leave_where_the_backend_can_move_them(zero, stays):
+    words = {f"backend.zero.{name}": value for name, value in zero.items()}
+    words |= {"backend.name": "deepspeed"} if zero else {}
+    said = without_effect(read([], {**words, "backend.offload_between_phases": True}), has_gpu=True)
+    assert [one.split()[0] for one in said] == ["backend.offload_between_phases"] * stays

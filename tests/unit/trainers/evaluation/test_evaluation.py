@@ -1,0 +1,377 @@
+"""Held-out scores: their intervals, who plays what, and that nothing is disturbed."""
+
+import math
+import random
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import nn
+
+import llmgym
+from llmgym.errors import RewardError, TaskSourceError
+from llmgym.vector import LLMVectorEnv
+from trainers.config import Config, EvalConfig, GenerationConfig
+from trainers.config.ppo import PPOConfig
+from trainers.distributed.collectives import World
+from trainers.errors import ConfigError
+from trainers.evaluation import text as text_evaluation
+from trainers.evaluation.control import evaluate_control
+from trainers.evaluation.statistics import UNKNOWN, before_after, interval, paired, summary
+from trainers.evaluation.text import check_disjoint, evaluate_text, rounds
+from trainers.evaluation.undisturbed import undisturbed
+from trainers.generation.base import Generator, Response
+from trainers.loggers import formatting as lines
+from trainers.loggers.base import evaluation_values
+from trainers.models.chat import ChatFormat, train_tokenizer
+from trainers.models.mlp import PolicyMLP
+
+
+def wilson(successes, number):
+    """The interval from its definition: both roots of (p - mean)^2 = z^2 p (1 - p) / n."""
+    z, mean = 1.959963984540054, successes / number
+    a, b, c = 1 + z * z / number, -(2 * mean + z * z / number), mean * mean
+    root = math.sqrt(b * b - 4 * a * c)
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+@pytest.mark.parametrize(("successes", "number"), [(0, 5), (5, 5), (3, 7), (410, 512)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 3.0)])
+def test_scores_that_all_lie_on_known_bounds_have_wilsons_interval(successes, number, low, high):
+    scores = [high] * successes + [low] * (number - successes)
+    share = [low + (high - low) * end for end in wilson(successes, number)]
+    assert interval(scores, (low, high)) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("bounds", [UNKNOWN, (-1.0, 1.0), (0.0, math.inf), (0.0, 0.5)])
+def test_scores_that_happen_to_be_0_and_1_are_no_share(bounds):
+    scores = [1.0] * 3 + [0.0] * 4
+    low, high = interval(scores, bounds)
+    assert 0.0 <= low < 3 / 7 < high <= 1.0
+    assert (low, high) != pytest.approx(wilson(3, 7), abs=1e-3)
+
+
+def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(100):
+        low, high = interval(rng.exponential(size=60).tolist())
+        hits += low <= 1.0 <= high
+    assert 88 <= hits <= 99
+
+
+def test_equal_scores_give_equal_intervals_whatever_was_drawn_before():
+    scores = np.random.default_rng(1).normal(size=30).tolist()
+    first = interval(scores)
+    random.random()
+    torch.rand(3)
+    assert interval(scores) == first
+
+
+@pytest.mark.parametrize("score", [0.25, 0.0, 1.0])
+def test_equal_scores_within_bounds_leave_room_for_those_not_seen(score):
+    unseen = wilson(0, 40)[1]
+    expected = (score * (1 - unseen), score + (1 - score) * unseen)
+    assert interval([score] * 40, (0.0, 1.0)) == pytest.approx(expected, abs=1e-12)
+    assert interval([score], (0.0, 1.0))[0] <= interval([score] * 40, (0.0, 1.0))[0]
+    assert interval([2.0] * 3, (2.0, 2.0)) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("scores", [[1.0] * 4, [0.0], [500.0] * 50])
+def test_equal_scores_without_bounds_claim_no_certainty(scores):
+    found = summary("e", scores)
+    assert math.isnan(found.ci_low)
+    assert math.isnan(found.ci_high)
+    assert evaluation_values([found]) == {"eval/e/mean": scores[0], "eval/score": scores[0]}
+    assert lines.interval(found) == f"{scores[0]:.3g} (all equal)"
+
+
+def test_failed_tasks_count_in_no_mean():
+    found = summary("e", [1.0, math.nan, 0.0, 1.0], bounds=(0.0, 1.0))
+    assert found.mean == pytest.approx(2 / 3)
+    assert (found.ci_low, found.ci_high) == pytest.approx(wilson(2, 3))
+    assert len(found.scores) == 4
+
+
+def test_no_score_at_all_is_an_error():
+    with pytest.raises(RewardError, match="none of 2 tasks has a score"):
+        summary("e", [math.nan, math.nan])
+
+
+def test_pairing_sees_what_two_intervals_do_not():
+    rng = np.random.default_rng(2)
+    hardness = rng.normal(size=200)
+    ours, theirs = hardness + 0.1 + 0.01 * rng.normal(size=200), hardness
+    difference, low, high = paired(ours.tolist(), theirs.tolist())
+    assert low < difference < high
+    assert low > 0.09
+    assert high < 0.11
+    assert interval(theirs.tolist())[1] > interval(ours.tolist())[0]
+
+
+def test_pairing_leaves_out_a_task_that_failed_on_either_side():
+    difference, _, _ = paired([1.0, math.nan, 1.0], [0.0, 0.0, math.nan])
+    assert difference == 1.0
+
+
+def test_pairing_needs_the_same_tasks():
+    with pytest.raises(ConfigError, match="got 2 and 3 scores"):
+        paired([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize("num_tasks", [1, 5, 8, 13])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_task_is_played_and_ranks_play_equally_often(num_tasks, size):
+    dealt = [rounds(num_tasks, 2, World(rank=rank, size=size)) for rank in range(size)]
+    assert len({len(one) for one in dealt}) == 1
+    assert all(len(slots) == 2 for one in dealt for slots in one)
+    assert {task for one in dealt for slots in one for task in slots} == set(range(num_tasks))
+
+
+TOKENIZER = train_tokenizer(["yes no 0 1 2 3 4 5"], 300)
+CHAT = ChatFormat(TOKENIZER, eos_token_ids=[TOKENIZER.eos_token_id])
+
+
+class Echo(Generator):
+    """Answers with the prompt's last letter; notes how it was asked to draw."""
+
+    exact = True
+    policy_version = 0
+
+    def __init__(self):
+        self.asked = []
+        self.calls = 0
+
+    def generate(self, requests, sampling):
+        self.asked.append(sampling)
+        self.calls += 1
+        random.random(), torch.rand(1), np.random.rand()  # noqa: NPY002
+        return [self.answer(one) for one in requests]
+
+    def answer(self, request):
+        text = CHAT.tokenizer.decode([request.token_ids[-3]])
+        ids = tuple(CHAT.response_ids(text))
+        return Response(
+            token_ids=ids, logprobs=(0.0,) * len(ids), finish_reason="stop", policy_version=0
+        )
+
+    def load_weights(self, weights, version):
+        """Nothing to load."""
+
+    def sleep(self):
+        """Nothing to free."""
+
+    def wake(self):
+        """Nothing to restore."""
+
+
+def length(answer, response):
+    """1.0 where the response is the answer."""
+    return float(response.strip() == answer)
+
+
+def judges(num_envs=2, number=5, reward=length, **settings):
+    tasks = llmgym.from_list([
+        llmgym.Task(id=str(i), prompt=f"say {i}", answer=str(i if i != 3 else "no"))
+        for i in range(number)
+    ])  # fmt: skip
+    make = lambda: llmgym.SingleTurnEnv(tasks, reward, **settings)  # noqa: E731 - one callable, one group
+    return LLMVectorEnv([make] * num_envs)
+
+
+def settings(num_tasks=99, **ppo):
+    return Config(
+        eval=EvalConfig(num_tasks=num_tasks),
+        generation=GenerationConfig(max_new_tokens=8),
+        ppo=PPOConfig(**ppo),
+    )
+
+
+def judged(envs, config, generator=None):
+    return evaluate_text(envs, generator or Echo(), chat=CHAT, config=config, world=World())
+
+
+def test_each_task_is_answered_once_greedily_and_in_order():
+    generator = Echo()
+    found = judged(judges(), settings(), generator)
+    assert found.scores == (1.0, 1.0, 1.0, 0.0, 1.0)
+    assert [row["prompt"] for row in found.rows] == [f"say {i}" for i in range(5)]
+    assert [row["completion"] for row in found.rows] == list("01234")
+    assert all(sampling.greedy for sampling in generator.asked)
+    assert generator.calls == 3
+
+
+def test_the_interval_is_that_of_a_share_where_the_environment_knows_its_bounds():
+    bounded = judged(judges(reward_bounds=(0.0, 1.0)), settings())
+    found = judged(judges(), settings())
+    assert (bounded.ci_low, bounded.ci_high) == pytest.approx(wilson(4, 5), abs=1e-12)
+    assert (found.ci_low, found.ci_high) == interval(found.scores)
+
+
+def test_num_tasks_is_a_limit():
+    assert judged(judges(), settings(num_tasks=3)).scores == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("num_envs", [1, 2, 3, 8])
+def test_the_result_does_not_depend_on_the_number_of_slots(num_envs):
+    assert judged(judges(num_envs), settings()) == judged(judges(5), settings())
+
+
+def test_ranks_together_score_what_one_does(monkeypatch):
+    whole = judged(judges(), settings())
+    parts = []
+    monkeypatch.setattr("trainers.collect.play._anywhere", lambda flag, _: flag)
+    for rank in range(2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(text_evaluation, "summary", lambda *_, **__: None)
+            patch.setattr(
+                text_evaluation, "gather", lambda mine: parts.append(mine) or [_all(mine)]
+            )
+            world = World(rank=rank, size=2)
+            evaluate_text(judges(1), Echo(), chat=CHAT, config=settings(), world=world)
+    assert set(parts[0]) | set(parts[1]) == set(range(5))
+    merged = {**parts[0], **parts[1]}
+    assert tuple(merged[i][0] for i in range(5)) == whole.scores
+
+
+def _all(mine):
+    """Fill up with other ranks' tasks, whatever they are."""
+    return {i: mine.get(i, (0.0, {})) for i in range(5)}
+
+
+def fails_on_2(answer, response):
+    """Fail on one task."""
+    if answer == "2":
+        raise ValueError("no idea")
+    return length(answer, response)
+
+
+def test_a_failed_reward_is_no_zero():
+    found = judged(judges(reward=fails_on_2), settings(max_error_rate=1.0))
+    assert math.isnan(found.scores[2])
+    assert found.mean == pytest.approx(3 / 4)
+
+
+def test_too_many_failed_rewards_raise():
+    with pytest.raises(RewardError, match="the reward failed"):
+        judged(judges(reward=fails_on_2), settings(max_error_rate=0.1))
+
+
+def test_rows_before_and_after_stand_side_by_side():
+    before, after = judged(judges(), settings()), judged(judges(), settings())
+    row = before_after(before, after)[3]
+    assert row == {
+        "prompt": "say 3",
+        "before": "3",
+        "after": "3",
+        "reward_before": 0.0,
+        "reward_after": 0.0,
+    }
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+
+def test_evaluation_draws_nothing_from_the_global_generators():
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    expected = draws()
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    judged(judges(), settings())
+    assert draws() == expected
+
+
+def raised(module):
+    with undisturbed(module):
+        raise KeyError
+
+
+def test_modes_come_back_one_by_one_even_after_an_error():
+    module = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
+    module[1].eval()
+    with undisturbed(module):
+        assert not any(part.training for part in module.modules())
+        assert not torch.is_grad_enabled()
+    with pytest.raises(KeyError):
+        raised(module)
+    assert [part.training for part in module.modules()] == [True, True, False, False]
+
+
+def test_overlap_of_train_and_held_out_tasks_is_refused():
+    first = llmgym.from_list(["a", "b", "c"])
+    check_disjoint(first, llmgym.from_list(["d"]))
+    with pytest.raises(TaskSourceError, match="1 of 2 held-out tasks are also in train"):
+        check_disjoint(first, llmgym.from_list(["c", "d"]))
+
+
+class Count(gymnasium.Env):
+    """Pays 1 a step for `seed % 7 + 1` steps; the seeds it was given are kept."""
+
+    observation_space = Box(-1, 1, (2,))
+    action_space = Discrete(2)
+    seeds: list[int] = []  # noqa: RUF012 - shared on purpose
+
+    def reset(self, *, seed=None, options=None):
+        self.left = seed % 7 + 1
+        self.seeds.append(seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.left -= 1
+        return np.zeros(2, np.float32), 1.0, self.left == 0, False, {}
+
+
+def policy(space):
+    return PolicyMLP(2, space, hidden_sizes=[4], rng=torch.Generator().manual_seed(0))
+
+
+def control(num_episodes, world=None, make=Count, seed=0):
+    return evaluate_control(
+        policy(make().action_space),
+        make,
+        env="Count",
+        num_episodes=num_episodes,
+        seed=seed,
+        world=world or World(),
+    )
+
+
+@pytest.mark.parametrize("num_episodes", [1, 16, 21])
+def test_returns_are_those_of_the_seeds(num_episodes):
+    Count.seeds.clear()
+    found = control(num_episodes)
+    assert found.scores == tuple(seed % 7 + 1 for seed in Count.seeds)
+    assert len(set(Count.seeds)) == num_episodes
+
+
+def test_another_seed_plays_other_episodes():
+    assert control(16).scores == control(16).scores
+    assert control(16).scores != control(16, seed=1).scores
+
+
+def test_ranks_share_the_episodes(monkeypatch):
+    whole = control(5).scores
+    parts = []
+    monkeypatch.setattr(text_evaluation, "gather", lambda mine: parts.append(mine) or [mine])
+    for rank in range(2):
+        control(5, World(rank=rank, size=2))
+    merged = {**parts[0], **parts[1]}
+    assert tuple(merged[i] for i in range(5)) == whole
+    assert not parts[0].keys() & parts[1].keys()
+
+
+class Bounded(Count):
+    """Takes numbers in a narrow range."""
+
+    action_space = Box(np.float32(-0.001), np.float32(0.001), (3,))
+
+
+def test_continuous_actions_are_clipped_to_the_space():
+    assert control(2, make=Bounded).scores

@@ -1,0 +1,1 @@
+"""DeepSpeed's ZeRO: the engine, its settings, its states."""

@@ -1,0 +1,314 @@
+"""Text rollouts: environments times the policy, one turn of every slot at a time.
+
+E episodes, B rows (those of an episode side by side), T actions, L = P + T.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from llmgym.env import SingleTurnEnv, inner_env
+from llmgym.errors import RewardError
+from llmgym.messages import StopReason
+from llmgym.vector import LLMVectorEnv
+from trainers.batch import Experience, Metrics, Rollout, TextInputs
+from trainers.collect.base import Actor, Collector, Reference
+from trainers.collect.episodes import Episodes, summed_by
+from trainers.collect.metrics import Outcome, Phases, sample_rows, text_metrics
+from trainers.collect.play import PlayOptions, play
+from trainers.collect.reward_statistics import RewardScales
+from trainers.collect.shaping import RewardShaper, Unshaped, last_true
+from trainers.config import Config
+from trainers.distributed.collectives import World, gather, global_sum
+from trainers.functional.kl import kl_estimate
+from trainers.generation.base import Generator, Sampling
+from trainers.models.chat import ChatFormat
+
+
+class Sampler(Protocol):
+    """Deals out task numbers, each rank its own."""
+
+    def next(self, n: int) -> list[int]:
+        """Return this rank's next `n` task numbers."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextParts:
+    """What a text collector is made of.
+
+    Attributes:
+        envs: one slot for each of this rank's episodes of an iteration.
+        reference: None where no KL to a reference is measured.
+        max_tokens: longest sequence the model takes, or None.
+    """
+
+    envs: LLMVectorEnv
+    generator: Generator
+    chat: ChatFormat
+    sampler: Sampler
+    reference: Reference | None = None
+    max_tokens: int | None = None
+
+
+@final
+class TextCollector(Collector):
+    """Plays the text environments of a run with the learner's current weights.
+
+    Args:
+        parts: environments, generator, chat format, sampler, reference.
+        config: of the run.
+        world: this process among its peers.
+    """
+
+    def __init__(self, parts: TextParts, config: Config, world: World) -> None:
+        self._parts = parts
+        self._config = config
+        self._world = world
+        self._shaper = RewardShaper(config.ppo)
+        self._scales = RewardScales(parts.envs)
+        self._env_ids = [config.envs[0].id] * parts.envs.num_envs
+        self._totals = {"episodes": 0, "tokens": 0}
+        self._metrics = Metrics()
+        self._samples: list[dict[str, Any]] = []
+
+    def collect(self, actor: Actor, iteration: int) -> Rollout:
+        """Return this rank's part of an iteration's episodes.
+
+        Raises:
+            RewardError: on every rank, when too many rewards failed.
+            GenerationError: the generator's weights are not the actor's.
+        """
+        phases = Phases()
+        with phases.of("sync"):
+            self.sync(actor)
+        with phases.of("rollout"):
+            self._scales.forget()
+            episodes = self._play(iteration)
+            self._parts.generator.sleep()
+            self._scales.learn()
+        phases.move("rollout", "score", episodes.score_seconds)
+        check_error_rate(episodes, self._config.ppo.max_error_rate)
+        shaped = self._shaper.shape(self._unshaped(episodes))
+        mask = episodes.sampled & shaped.keep[:, None]
+        reference = self._parts.reference
+        with phases.of("logprobs"):
+            logprobs = self._logprobs(actor, episodes, mask)
+            ref = None if reference is None else reference.logprobs(episodes.inputs, mask)
+        with phases.of("values"):
+            inputs = self._read_by_critic(episodes, logprobs)
+            values = actor.values(inputs)
+        outcome = Outcome(
+            episodes=episodes,
+            shaped=shaped,
+            mask=mask,
+            logprobs=logprobs,
+            ref_logprobs=ref,
+            env_ids=self._env_ids,
+            best=[inner_env(env).reward_bounds[1] for env in self._parts.envs.envs],
+            kl_coef=self._shaper.controller.coef,
+        )
+        rollout = self._rollout(outcome, inputs, values)
+        self._note(outcome, phases)
+        return rollout
+
+    def record(self, experience: Experience) -> None:
+        """Take note of each episode's mean advantage, for the samples shown."""
+        mask, count = experience.response_mask, len(self._samples)
+        owner = experience.index.unique(return_inverse=True)[1]
+        totals = summed_by(owner, experience.advantages * mask, count)
+        means = totals / summed_by(owner, mask, count).clamp(min=1)
+        for row, mean in zip(self._samples, means.tolist(), strict=True):
+            row["advantage"] = mean
+
+    def metrics(self) -> Metrics:
+        """Return the figures of the last rollout, pooled over all ranks."""
+        return self._metrics
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Return the last rollout's rows, this rank's, as written to samples.jsonl."""
+        return self._samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the tasks, the memory of rewards and shaper, and the totals."""
+        return {
+            "sampler": self._parts.sampler.state_dict(),
+            "rewards": self._scales.state_dict(),
+            "shaper": self._shaper.state_dict(),
+            "totals": dict(self._totals),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._parts.sampler.load_state_dict(state["sampler"])
+        self._scales.load_state_dict(state["rewards"])
+        self._shaper.load_state_dict(state["shaper"])
+        self._totals = dict(state["totals"])
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._parts.envs.close()
+
+    def sync(self, actor: Actor) -> None:
+        """Give the generator the actor's weights, where it has others."""
+        generator, version = self._parts.generator, actor.policy_version
+        if generator.policy_version != version:
+            generator.load_weights(actor.weights(), version)
+
+    def _play(self, iteration: int) -> Episodes:
+        config, parts = self._config, self._parts
+        prompts = self._world.share(config.ppo.num_prompts)
+        size = config.ppo.samples_per_prompt
+        # Counted over all ranks, so that a row draws the same at any number of them.
+        index = [prompt * size + k for prompt in prompts for k in range(size)]
+        sampling = Sampling(
+            temperature=config.generation.temperature, seed=config.run.seed, iteration=iteration
+        )
+        options = PlayOptions(
+            indices=parts.sampler.next(len(prompts)),
+            index=index,
+            group_size=size,
+            world=self._world,
+            max_tokens=parts.max_tokens,
+        )
+        return play(
+            parts.envs,
+            parts.generator,
+            chat=parts.chat,
+            config=config,
+            sampling=sampling,
+            options=options,
+        )
+
+    def _unshaped(self, episodes: Episodes) -> Unshaped:
+        envs = [env.unwrapped for env in self._parts.envs.envs]
+        pairs = list(zip(episodes.slots, envs, strict=True))
+        at_end = torch.tensor([_scores_at_end(env) for env in envs])
+        stopped = [slot.stop_reason == StopReason.CONTEXT for slot in episodes.slots]
+        return Unshaped(
+            rewards=episodes.rewards,
+            env_rewards=episodes.env_rewards,
+            turn_ends=episodes.turn_ends,
+            owner=episodes.owner,
+            valid=episodes.valid,
+            terminated=episodes.terminated,
+            truncated=episodes.truncated,
+            out_of_tokens=torch.tensor([slot.finish_reason == "length" for slot, _ in pairs]),
+            single_turn=torch.tensor([isinstance(env, SingleTurnEnv) for env in envs]),
+            scored_at_end=at_end,
+            unscored=at_end & torch.tensor(stopped),
+        )
+
+    def _logprobs(self, actor: Actor, episodes: Episodes, mask: Tensor) -> Tensor:
+        """Return [B, T] by the trainer's forward, unless nothing depends on that pass."""
+        ppo = self._config.ppo
+        if ppo.reuses_logprobs and ppo.kl_placement != "reward" and self._parts.generator.exact:
+            return episodes.generator_logprobs * mask
+        return actor.logprobs(episodes.inputs, mask)
+
+    def _read_by_critic(self, episodes: Episodes, logprobs: Tensor) -> TextInputs:
+        """Return the rows, with their log-probabilities [B, T] where the critic reads them."""
+        reads = self._config.ppo.critic_reads_logprobs
+        return replace(episodes.inputs, logprobs=logprobs) if reads else episodes.inputs
+
+    def _rollout(self, outcome: Outcome, inputs: TextInputs, values: Tensor) -> Rollout:
+        """Put the rollout together, and let the controller see its KL afterwards."""
+        episodes, mask, ref = outcome.episodes, outcome.mask, outcome.ref_logprobs
+        rewards = outcome.shaped.rewards
+        if ref is not None and self._config.ppo.kl_placement == "reward":
+            kl = kl_estimate(outcome.logprobs, ref, self._config.ppo.kl_estimator)
+            rewards = self._shaper.penalize(rewards, kl * mask)
+            total = global_sum(torch.stack([outcome.kl.sum().double(), outcome.learned.sum()]))
+            count = int(total[1])
+            self._shaper.controller.update(float(total[0]) / max(count, 1), count)
+        return Rollout(
+            inputs=inputs,
+            response_mask=mask,
+            logprobs=outcome.logprobs,
+            generator_logprobs=episodes.generator_logprobs * mask,
+            ref_logprobs=ref,
+            rewards=rewards * mask,
+            values=values[:, :-1],
+            next_values=next_values(values, episodes),
+            terminated=outcome.shaped.terminated,
+            boundary=outcome.shaped.boundary,
+            index=episodes.index,
+        )
+
+    def _note(self, outcome: Outcome, phases: Phases) -> None:
+        counts = torch.stack([outcome.episodes.valid.sum(), outcome.episodes.sampled.sum()])
+        episodes, tokens = global_sum(counts).tolist()
+        self._totals["episodes"] += episodes
+        self._totals["tokens"] += tokens
+        self._metrics = text_metrics(
+            outcome,
+            phases.seconds,
+            self._config.ppo,
+            world=self._world,
+            running_std=self._shaper.scale.running_std,
+        ) | Metrics.scalars(
+            {
+                "train/episodes": self._totals["episodes"],
+                "train/tokens": self._totals["tokens"],
+            }
+        )
+        self._samples = sample_rows(outcome)
+
+
+def next_values(values: Tensor, episodes: Episodes) -> Tensor:
+    """Return [B, T] the value of the state in which the next action of the episode is taken.
+
+        sampled  1 1 0 0 1 .        values [B, T + 1] stand *before* tokens:
+        values   0 1 2 3 4 5        next of token 0: 1, of token 1: 4 (the turn's observation is
+        next     1 4 . . 5 .        read first), of token 4, the last one: 5, behind the row's end,
+                                    or the first value of the next row, where the episode has one
+
+    Args:
+        values: [B, T + 1] the critic at every position.
+        episodes: which tokens are actions, and which row goes on with which.
+    """
+    sampled, owner = episodes.sampled, episodes.owner
+    end = episodes.inputs.sizes[:, 1:]
+    here = torch.where(sampled, torch.arange(sampled.shape[1]), end)
+    ahead = torch.cat([here[:, 1:], end], 1).flip(1).cummin(1).values.flip(1)
+    goes_on = torch.cat([owner[1:] == owner[:-1], torch.tensor([False])])
+    leaves = last_true(sampled) & goes_on[:, None]
+    return torch.where(leaves, values.roll(-1, 0)[:, :1], values.gather(1, ahead))
+
+
+def check_error_rate(episodes: Episodes, max_error_rate: float) -> None:
+    """Raise on every rank where more than a share of all rewards failed; a collective.
+
+    Raises:
+        RewardError: with the first failure, of the lowest rank that had one.
+    """
+    played = [slot for slot in episodes.slots if not slot.too_long]
+    failed = [slot for slot in played if not slot.valid]
+    counts = global_sum(torch.tensor([len(failed), len(played)], dtype=torch.float64))
+    errors, total = counts.tolist()
+    first = None
+    if failed:
+        said = failed[0].completions[-1][:80]
+        first = f"{failed[0].error} on task {failed[0].task_id} (response {said!r})"
+    found = [text for text in gather(first) if text is not None]
+    if errors > max_error_rate * total:
+        raise RewardError(
+            f"the reward failed on {errors / total:.0%} of samples, max_error_rate is "
+            f"{max_error_rate:.0%}. First: {found[0]}. A failed reward is never counted as 0.\n"
+            "Mend the reward or the environment; failures that are its nature: --ppo.max-error-rate"
+        )
+
+
+def _scores_at_end(env: Any) -> bool:  # noqa: ANN401 - the unwrapped environment of a slot
+    return env.reward is not None and not env.reward.per_turn

@@ -1,0 +1,47 @@
+"""Every setting: frozen, strict, documented under each field. No torch, no tyro."""
+
+from trainers.config.backend import BackendConfig
+from trainers.config.ppo import PPOConfig
+from trainers.config.reward_model import RewardModelConfig
+from trainers.config.settings import (
+    SCHEMA,
+    CheckpointConfig,
+    Config,
+    DimensionsConfig,
+    EvalConfig,
+    LogConfig,
+    LoRAConfig,
+    ModelConfig,
+    RunConfig,
+    SFTConfig,
+    WandbConfig,
+)
+from trainers.config.text import (
+    DataConfig,
+    EnvConfig,
+    GenerationConfig,
+    RewardConfig,
+    TokenizerConfig,
+)
+
+__all__ = [
+    "SCHEMA",
+    "BackendConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "DimensionsConfig",
+    "EnvConfig",
+    "EvalConfig",
+    "GenerationConfig",
+    "LoRAConfig",
+    "LogConfig",
+    "ModelConfig",
+    "PPOConfig",
+    "RewardConfig",
+    "RewardModelConfig",
+    "RunConfig",
+    "SFTConfig",
+    "TokenizerConfig",
+    "WandbConfig",
+]

@@ -1,0 +1,184 @@
+"""Settings that change nothing, or leave nothing of use to learn. A run says so once."""
+
+from collections.abc import Callable
+
+from trainers.config.environments import env_kwargs
+from trainers.config.files import parse
+from trainers.config.schema import value_at
+from trainers.config.settings import SCHEMA, BackendConfig, Config
+from trainers.errors import ConfigError
+
+
+def _stay(backend: BackendConfig) -> bool:
+    """Tell whether DeepSpeed keeps moments and masters where they are between phases."""
+    is_fixed = backend.zero.stage < 2 or backend.zero.offload != "none"
+    return backend.name == "deepspeed" and is_fixed
+
+
+IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
+    (
+        "ppo.critic_learning_rate",
+        lambda config: config.ppo.critic == "shared",
+        "ppo.critic is shared",
+        "set ppo.learning_rate, the trunk's",
+    ),
+    (
+        "ppo.critic_init",
+        lambda config: config.ppo.critic == "shared",
+        "ppo.critic is shared",
+        "set ppo.critic separate",
+    ),
+    (
+        "ppo.critic_reads_logprobs",
+        lambda config: config.is_control,
+        "model.preset is mlp",
+        "set model.path, of a text run",
+    ),
+    (
+        "ppo.value_coef",
+        lambda config: config.ppo.critic == "separate",
+        "ppo.critic is separate",
+        "set ppo.critic_learning_rate",
+    ),
+    (
+        "ppo.kl_target",
+        lambda config: config.ppo.kl_controller == "fixed",
+        "ppo.kl_controller is fixed",
+        "set ppo.kl_controller adaptive",
+    ),
+    (
+        "ppo.kl_horizon",
+        lambda config: config.ppo.kl_controller == "fixed",
+        "ppo.kl_controller is fixed",
+        "set ppo.kl_controller adaptive",
+    ),
+    (
+        "ppo.truncation_penalty",
+        lambda config: config.ppo.on_truncation != "penalty",
+        "ppo.on_truncation is not penalty",
+        "set ppo.on_truncation penalty",
+    ),
+    (
+        "ppo.samples_per_prompt",
+        lambda config: config.is_control and config.ppo.samples_per_prompt != 1,
+        "model.preset is mlp",
+        "set ppo.num_prompts, the number of environments",
+    ),
+    (
+        "ppo.num_steps",
+        lambda config: not config.is_control,
+        "the run is of text",
+        "set generation.max_new_tokens",
+    ),
+    *(
+        (
+            f"data.{name}",
+            lambda config: not (config.sft.num_epochs or config.reward_model.num_epochs),
+            "no supervised stage reads rows",
+            remedy,
+        )
+        for name, remedy in (
+            ("response_column", "set envs.0.kwargs.solution_column"),
+            ("num_examples", "set sft.num_epochs, or give a shorter file"),
+        )
+    ),
+    *(
+        (
+            f"model.lora.{name}",
+            lambda config: not config.model.lora.rank,
+            "model.lora.rank is 0",
+            "set model.lora.rank",
+        )
+        for name in ("alpha", "targets")
+    ),
+    (
+        "model.lora.critic",
+        lambda config: not config.model.lora.rank or config.ppo.critic == "shared",
+        "model.lora.rank is 0 or ppo.critic is shared",
+        "set model.lora.rank and ppo.critic separate",
+    ),
+    (
+        "model.hidden_sizes",
+        lambda config: not config.is_control,
+        "the run is of text",
+        "set model.preset",
+    ),
+    *(
+        (
+            f"backend.zero.{name}",
+            lambda config: config.backend.name == "torch",
+            "backend.name is torch",
+            "set backend.name deepspeed",
+        )
+        for name in ("stage", "offload", "gather_gb")
+    ),
+    (
+        "backend.offload_between_phases",
+        lambda config: _stay(config.backend),
+        "there is no GPU, or DeepSpeed has moments and masters stay (below stage 2, or offloaded)",
+        "train on a GPU by plain torch or at stage 2 or 3 without offload",
+    ),
+    (
+        "eval.min_delta",
+        lambda config: config.eval.patience is None,
+        "eval.patience is off",
+        "set eval.patience",
+    ),
+)
+"""A setting, when it has no effect, why, and what has."""
+
+NEED_GPU = ("backend.offload_between_phases",)
+"""Settings that have no effect without a GPU."""
+PROMPTS = "llmgym/Prompts-v0"
+"""It asks what is written in it where no file is named."""
+
+
+def without_effect(config: Config, *, has_gpu: bool) -> list[str]:
+    """Return a sentence for each setting that differs from its default in vain."""
+    given, usual = (SCHEMA.dump_python(one, mode="json") for one in (config, Config()))
+    said = []
+    for name, is_idle, why, remedy in IDLE:
+        value = value_at(given, parse(name))
+        is_vain = is_idle(config) or (name in NEED_GPU and not has_gpu)
+        if is_vain and value != value_at(usual, parse(name)):
+            said.append(f"{name} {value} has no effect while {why}. Drop it, or {remedy}.")
+    return said
+
+
+def for_practice(config: Config) -> list[str]:
+    """Return a sentence where PPO trains a model that knows nothing, or on nobody's prompts."""
+    if config.is_control or not config.ppo.num_iterations:
+        return []
+    given, missing = {**env_kwargs(config), **config.eval.kwargs}, {}
+    if config.model.path is None and not config.sft.num_epochs:
+        missing["PPO starts from a fresh model, which has learned nothing"] = "--model.path MODEL"
+    if config.envs[0].id == PROMPTS and given.get("path") is None:
+        rows = f"the prompts are the few written in {PROMPTS}"
+        missing[rows] = "--data my.jsonl --reward my_reward.py:score"
+    if not missing:
+        return []
+    said, options = ", and ".join(missing), " ".join(missing.values())
+    return [f"{said}: nothing else was named. Name your own: {options}"]
+
+
+def check_work(config: Config, *, has_own: bool) -> None:
+    """Refuse a run that trains nothing, or takes nothing of what the caller gives.
+
+    Raises:
+        ConfigError: says what to set.
+    """
+    if config.reward_model.num_epochs:
+        if has_own:
+            raise ConfigError(
+                "a reward model learns from rows: env and reward would have no effect."
+            )
+    elif not (config.sft.num_epochs or config.ppo.num_iterations):
+        raise ConfigError(
+            "ppo.num_iterations 0 and sft.num_epochs 0 leave nothing to train. Set one of them; "
+            "llmgym eval scores a model as it is."
+        )
+
+
+def remarks(config: Config, *, has_gpu: bool) -> list[str]:
+    """Return what a run says of its settings at its start."""
+    return [*without_effect(config, has_gpu=has_gpu), *for_practice(config)]

@@ -1,0 +1,142 @@
+"""Settings of what a text run reads and writes: tokenizer, rows, environment, rewards, sampling.
+
+No torch.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from trainers.config.ppo import RULES, Count, Positive, Whole
+from trainers.errors import ConfigError
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class TokenizerConfig:
+    """The tokenizer, where it is not the model's own."""
+
+    path: str | None = None
+    """A tokenizer folder or hub id; null: the model's own, or a fresh one for a fresh model."""
+    pad_token: str | None = None
+    """A token of the vocabulary that fills up short rows; null: the one the tokenizer names."""
+    chat_template: str | None = None
+    """A file with a Jinja chat template, or for a base model `plain` (a prompt is fed as it is) or
+    `chatml`; null: the tokenizer's own."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class DataConfig:
+    """Rows of the stages sft and reward_model, and of an environment that has no file of its own.
+
+    A column is named as in the file; a dotted name (`reward_model.ground_truth`) reaches into one.
+    """
+
+    path: str | None = None
+    """A .jsonl, .parquet, .csv or .tsv file, or a hub id; null: the solutions of `envs`. In a run
+    with PPO it is the file of an environment that takes a `path` and has none."""
+    prompt_column: str = "prompt"
+    """Column with the prompt: text, or a list of messages. Rows have none where this is empty, or
+    is `prompt` and `columns` does not name it."""
+    response_column: str = "response"
+    """Column with the response."""
+    columns: list[str] | None = None
+    """Names of a CSV's or TSV's columns, where it has no header line."""
+    num_examples: Count | None = None
+    """How many rows to use, the first ones; null: all (1024 of a procedural environment)."""
+    last_assistant: Literal["raise", "split", "prefill"] = "raise"
+    """What messages are that end with the assistant: an error; a prompt and its answer, the
+    response (split); or a prompt whose response has begun (prefill)."""
+    too_long: Literal["raise", "drop"] = "raise"
+    """A row or a prompt over the length limit stops the run, or is dropped and counted."""
+    split: str = "train"
+    """Split of a hub data set."""
+
+    def __post_init__(self) -> None:
+        """Refuse a column that is named twice."""
+        twice = [name for name in self.columns or () if (self.columns or ()).count(name) > 1]
+        if twice:
+            raise ConfigError(f'data.columns names "{twice[0]}" twice. Name each column once.')
+
+    @property
+    def has_prompts(self) -> bool:
+        """False where a row is a response alone: the model learns the language of that column."""
+        is_named = self.columns is None or self.prompt_column in self.columns
+        return bool(self.prompt_column) and (is_named or self.prompt_column != "prompt")
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class EnvConfig:
+    """The environment of the run."""
+
+    id: str = "llmgym/Arithmetic-v0"
+    """A registered Gymnasium id, or `pkg.mod:ns/Name-v0`."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the environment."""
+    timeout_seconds: Positive = 600.0
+    """Time one call of the environment may take; a later reply is a failed sample."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class RewardConfig:
+    """One reward; at most one of function, name and model. None: the environment's own."""
+
+    function: str | None = None
+    """`pkg.mod:fn` or `FILE.py:fn`. Short form: --reward."""
+    name: str | None = None
+    """A registered reward, such as `math.boxed`."""
+    model: str | None = None
+    """A reward model or classifier: a folder or hub id. It keeps its own tokenizer and template."""
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Factor of this reward in the sum."""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the reward."""
+    isolated: bool = True
+    """Run a function in a process that can be killed when it hangs."""
+    timeout_seconds: Positive = 30.0
+    """Time one call of an isolated function may take."""
+
+    def __post_init__(self) -> None:
+        """Refuse two sources for one reward."""
+        if len(self.source) > 1:
+            given = " and ".join(f"{name} {value!r}" for name, value in self.source.items())
+            raise ConfigError(f"a reward has one source, got {given}. Give one of them.")
+
+    @property
+    def source(self) -> dict[str, str]:
+        """What the reward is made of: its function, name or model, under that word."""
+        given = {"function": self.function, "name": self.name, "model": self.model}
+        return {name: value for name, value in given.items() if value}
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
+class GenerationConfig:
+    """How responses are sampled."""
+
+    max_prompt_tokens: Count = 256
+    """Longest prompt, in tokens; a longer one is never cut (see data.too_long)."""
+    max_new_tokens: Count = 64
+    """Longest response of a turn, in tokens."""
+    temperature: Positive = 1.0
+    """Divides the logits, for policy, old policy and reference alike."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus of evaluation and play; training needs 1.0."""
+    top_k: Whole = 0
+    """Most likely tokens of evaluation and play; 0: all. Training needs 0."""
+    eos_token_ids: list[Whole] | None = None
+    """Ids that end a response; null: every one the model and its tokenizer name."""
+    mask_unknown: bool = False
+    """Give ids that the tokenizer does not hold (a padded vocabulary) probability 0, in sampling
+    and in every log-probability alike; sampled ones vanish from the text that is scored."""
+    batch_size: Count = 256
+    """Most rows generated at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse sampling from another support than the one that is scored."""
+        for field, got, neutral in (("top_p", self.top_p, 1.0), ("top_k", self.top_k, 0)):
+            if got != neutral:
+                raise ConfigError(
+                    f"generation.{field} must be {neutral} in training, got {got}: narrowing the "
+                    "support makes every ratio wrong. For evaluation: llmgym eval "
+                    f"--{field.replace('_', '-')}"
+                )

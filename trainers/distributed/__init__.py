@@ -1,0 +1,1 @@
+"""Processes: their collectives, their launcher, and what happens when one of them fails."""

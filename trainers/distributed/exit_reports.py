@@ -1,0 +1,107 @@
+"""What a rank says when it ends, in a file beside its log, and what all make of it: one message."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from trainers.distributed.collectives import phase_of
+from trainers.redaction.redact import redact
+from trainers.redaction.text_files import write
+
+NO_ANSWER = re.compile(r"NCCL|[Cc]onnection (closed|reset|refused|was)|Broken pipe|[Tt]imed? ?out")
+"""What an error of torch.distributed says where another rank did not answer."""
+OF_GLOO = re.compile(r"/gloo/|monitoredBarrier")
+"""What its errors alone say, the file of its source: they are plain ones, as those of a tool."""
+TIMED_OUT = re.compile(r"[Tt]imed? ?out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Farewell:
+    """What a rank says when it ends.
+
+    Attributes:
+        phase: what it was doing.
+        error: the first line of its error, with its class.
+        is_cause: False where another rank did not answer it.
+        is_told: whether the one message is said already, by who wrote this.
+    """
+
+    phase: str
+    error: str
+    is_cause: bool
+    is_told: bool = False
+
+    @classmethod
+    def of(cls, error: Exception) -> "Farewell":
+        """Make it of an error."""
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        said = str(error)
+        lost = isinstance(error, dist.DistError) and NO_ANSWER.search(said) is not None
+        lost = lost or (type(error) is RuntimeError and OF_GLOO.search(said) is not None)
+        return cls(phase=phase_of(error), error=text, is_cause=not lost)
+
+
+def leave(logs: Path, rank: int, said: Farewell) -> None:
+    """Write the farewell of a rank, seen whole or not at all; a full disk leaves none."""
+    file = logs / f"rank_{rank}.farewell"
+    body = asdict(said) | {"error": redact(said.error)}
+    with suppress(OSError):  # what ended the rank must not be hidden by that
+        write(file, json.dumps(body))
+
+
+def heard(logs: Path) -> dict[int, Farewell]:
+    """Return the farewells that can be read now, by rank."""
+    found = {}
+    for file in logs.glob("rank_*.farewell"):
+        rank = int(file.stem.removeprefix("rank_"))
+        with suppress(OSError, ValueError):  # a file server shows it late, or half of it
+            found[rank] = Farewell(**json.loads(file.read_text(encoding="utf-8")))
+    return dict(sorted(found.items()))
+
+
+def told(
+    farewells: Mapping[int, Farewell], hosts: Sequence[str], logs: Path, timeout_seconds: float
+) -> str:
+    """Return which rank ended the others, how, and where it left words.
+
+    Args:
+        farewells: what ranks said; one that is missing is lost.
+        hosts: of each rank.
+        logs: the folder of their logs.
+        timeout_seconds: how long they were waited for.
+    """
+    causes = {rank: said for rank, said in farewells.items() if said.is_cause}
+    silent = [rank for rank in range(len(hosts)) if rank not in farewells]
+    heard = next(iter(farewells.values()))
+    ends = "Continue with the same command and --resume."
+    if causes:
+        rank, said = next(iter(causes.items()))
+        return (
+            f"rank {rank} ({hosts[rank]}) failed in {said.phase}: {said.error}."
+            f"{_log('Its log', logs, rank)}\n{ends}"
+        )
+    if not silent:
+        return (
+            f"ranks lost each other in {heard.phase}: {heard.error}. Look at the network.\n{ends}"
+        )
+    who = ", ".join(f"{rank} ({hosts[rank]})" for rank in silent[:4])
+    who += f" and {len(silent) - 4} more" * (len(silent) > 4)
+    late = any(TIMED_OUT.search(said.error) for said in farewells.values())
+    how = f"did not finish {heard.phase} within {timeout_seconds:g} s" if late else ""
+    how = how or f"died in {heard.phase}: its connection was closed"
+    return (
+        f"rank {who} {how}; the other {len(farewells)} stopped."
+        f"{_log('Last words', logs, silent[0])}\n{ends}"
+    )
+
+
+def _log(what: str, logs: Path, rank: int) -> str:
+    """Point to the log of a rank, and say where nothing stands in it."""
+    file = logs / f"rank_{rank}.log"
+    has_words = file.exists() and file.stat().st_size > 0
+    return f" {what}: {file}{'' if has_words else ' (empty)'}"

@@ -1,0 +1,1 @@
+"""Held-out scores of text and of control, and their intervals."""

@@ -1,0 +1,83 @@
+"""Held-out returns of numeric environments, with the most likely actions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from trainers.batch import Evaluation
+from trainers.distributed.collectives import World, gather
+from trainers.evaluation.statistics import summary
+from trainers.evaluation.undisturbed import undisturbed
+from trainers.models.mlp import PolicyMLP, SharedMLP
+
+MAX_STEPS = 10_000  # of a control episode, where the environment has no limit of its own
+NUM_ENVS = 16  # control environments stepped together
+
+
+def evaluate_control(
+    policy: PolicyMLP | SharedMLP,
+    make_env: Callable[[], gymnasium.Env],
+    *,
+    env: str,
+    num_episodes: int,
+    seed: int,
+    world: World,
+) -> Evaluation:
+    """Return the mean return of episodes with the most likely actions.
+
+    Args:
+        policy: acts.
+        make_env: builds one environment; those of training are not touched.
+        env: its name.
+        num_episodes: over all ranks; each starts from a seed of its own.
+        seed: of the run.
+        world: this process among its peers.
+    """
+    mine = list(range(num_episodes))[world.rank :: world.size]
+    envs = [make_env() for _ in range(min(NUM_ENVS, len(mine)))]
+    returns: dict[int, float] = {}
+    try:
+        with undisturbed(policy):
+            for start in range(0, len(mine), NUM_ENVS):
+                episodes = mine[start : start + NUM_ENVS]
+                returns |= _play_control(policy, envs, episodes, seed)
+    finally:
+        for one in envs:
+            one.close()
+    merged = {episode: value for part in gather(returns) for episode, value in part.items()}
+    return summary(env, [merged[episode] for episode in sorted(merged)])
+
+
+def _play_control(
+    policy: PolicyMLP | SharedMLP, envs: Sequence[gymnasium.Env], episodes: Sequence[int], seed: int
+) -> dict[int, float]:
+    """Play one episode in each environment, side by side."""
+    device = next(policy.parameters()).device
+    live = dict(zip(episodes, envs, strict=False))
+    obs = {episode: env.reset(seed=_seed(seed, episode))[0] for episode, env in live.items()}
+    returns = dict.fromkeys(episodes, 0.0)
+    for _ in range(MAX_STEPS):
+        if not live:
+            break
+        batch = torch.from_numpy(np.stack([obs[episode] for episode in live])).to(device)
+        actions = policy.mode(batch).cpu().numpy()
+        for action, (episode, env) in zip(actions, list(live.items()), strict=True):
+            obs[episode], reward, terminated, truncated, _ = env.step(_allowed(action, env))
+            returns[episode] += float(reward)
+            if terminated or truncated:
+                del live[episode]
+    return returns
+
+
+def _allowed(action: np.ndarray, env: gymnasium.Env) -> Any:  # noqa: ANN401 - of any space
+    space = env.action_space
+    if isinstance(space, gymnasium.spaces.Box):
+        return np.clip(action, space.low, space.high).astype(space.dtype)
+    return action
+
+
+def _seed(seed: int, episode: int) -> int:
+    return int(np.random.default_rng((seed, episode)).integers(2**31))

@@ -1,0 +1,1 @@
+"""Model folders that other programs load."""

@@ -1,0 +1,1 @@
+"""A model folder, ready to answer."""

@@ -1,0 +1,80 @@
+"""Models side by side in one environment, a task at a time: what `llmgym play` shows."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+
+from trainers.collect.episodes import Slot
+from trainers.collect.play import PlayOptions, play
+from trainers.config import Config
+from trainers.config.environments import reward_of, text_envs
+from trainers.distributed.collectives import World
+from trainers.generation.base import Request, Sampling
+from trainers.inference.loading import Speaker, load_speaker
+from trainers.inference.targets import Target
+
+GREEDY = Sampling(greedy=True)
+
+
+@final
+class Stage:
+    """One environment, and the models that answer in it, the trained one first.
+
+    Args:
+        config: environment, rewards and limits.
+        targets: the models; the first is called `answer`, a second `base`.
+    """
+
+    def __init__(self, config: Config, targets: Sequence[Target]) -> None:
+        self._config = config
+        speakers = [load_speaker(replace(one, config=config), GREEDY) for one in targets]
+        self._speakers = dict(zip(("answer", "base"), speakers, strict=False))
+        reward = reward_of(config, None)
+        self._envs = text_envs(config, 1, env=None, reward=reward, held_out=True)
+
+    def task(self, number: int) -> tuple[str, list[tuple[str, str, float, dict[str, float]]]]:
+        """Return the prompt of a held-out task, and a name, answer, reward and parts a model."""
+        count = self._envs.num_tasks()
+        index = number if count is None else number % count
+        prompt, found = "", []
+        for name, speaker in self._speakers.items():
+            slot = self._played(speaker, index)
+            prompt = "\n".join(str(message["content"]) for message in slot.opening)
+            said = "\n".join(slot.completions)
+            found.append((name, said, sum(slot.rewards), dict(slot.parts)))
+        return prompt, found
+
+    def _played(self, speaker: Speaker, index: int) -> Slot:
+        options = PlayOptions(
+            indices=[index], index=[index], world=World(), max_tokens=speaker.longest
+        )
+        with torch.no_grad():
+            return play(
+                self._envs,
+                speaker.generator,
+                chat=speaker.chat,
+                config=self._config,
+                sampling=GREEDY,
+                options=options,
+            ).slots[0]
+
+    def answers(self, text: str) -> list[tuple[str, str]]:
+        """Return each model's name and answer to the user's own words."""
+        found = []
+        for name, speaker in self._speakers.items():
+            ids = speaker.chat.prompt_ids(({"role": "user", "content": text},))
+            limit = min(self._config.generation.max_new_tokens, speaker.longest - len(ids))
+            if limit < 1:
+                found.append((name, f"(the prompt has {len(ids)} tokens, too many for it)"))
+                continue
+            request = Request(token_ids=ids, index=0, max_new_tokens=limit)
+            with torch.no_grad():
+                (response,) = speaker.generator.generate([request], GREEDY)
+            found.append((name, speaker.chat.decode(response.token_ids)))
+        return found
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._envs.close()

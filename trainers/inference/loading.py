@@ -1,0 +1,144 @@
+"""A target's model, loaded: it answers, or is scored on held-out tasks."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from llmgym.registry import spec
+from llmgym.rewards.context import longest_sequence
+from trainers.batch import Evaluation
+from trainers.collect.control import make_envs
+from trainers.config import Config
+from trainers.config.environments import reward_of, text_envs
+from trainers.distributed.collectives import World
+from trainers.evaluation.control import evaluate_control
+from trainers.evaluation.text import evaluate_text
+from trainers.export.folders import load_mlp
+from trainers.generation.base import Generator, Request, Response, Sampling
+from trainers.generation.probe import check_rows, keeps_cache
+from trainers.generation.transformers import TransformersGenerator
+from trainers.inference.targets import Target
+from trainers.models.causal_lm import CausalPolicy
+from trainers.models.chat import ChatFormat
+from trainers.models.loading import load_chat, load_policy_model, load_tokenizer, policy_of
+from trainers.runner.assemble import Devices
+
+
+@final
+class Drawn(Generator):
+    """A generator that draws as it was told to, whatever its caller asks for."""
+
+    def __init__(self, inner: Generator, sampling: Sampling) -> None:
+        self.exact = inner.exact
+        self._inner, self._sampling = inner, sampling
+
+    @property
+    def policy_version(self) -> int:
+        """The version of the weights in use."""
+        return self._inner.policy_version
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        """Write one response to each request."""
+        return self._inner.generate(requests, self._sampling)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Take weights."""
+        self._inner.load_weights(weights, version)
+
+    def sleep(self) -> None:
+        """Give back memory."""
+        self._inner.sleep()
+
+    def wake(self) -> None:
+        """Undo `sleep`."""
+        self._inner.wake()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speaker:
+    """A loaded model that answers.
+
+    Attributes:
+        config: the target's, naming its model.
+        longest: tokens the model takes.
+    """
+
+    config: Config
+    policy: CausalPolicy
+    chat: ChatFormat
+    generator: Generator
+    longest: int
+
+
+def load_speaker(target: Target, sampling: Sampling) -> Speaker:
+    """Load a target's model and tokenizer; no critic.
+
+    Raises:
+        ConfigError: the folder lacks a tokenizer, a template, or is no model.
+    """
+    own = target.config.model
+    config = replace(
+        target.config, model=replace(own, path=target.model), tokenizer=target.tokenizer
+    )
+    chat = load_chat(config, load_tokenizer(config), env=config.envs[0].id)
+    cached = check_rows(config.model.path)
+    model = load_policy_model(config, chat, needs_room=False)
+    policy = policy_of(model, config, chat)
+    policy.to(World().device).eval()
+    if cached is None:
+        cached = keeps_cache(model, str(config.model.path))
+    generator = TransformersGenerator(
+        policy,
+        eos_token_ids=chat.eos_token_ids,
+        pad_token_id=chat.pad_token_id,
+        batch_size=config.generation.batch_size,
+        autocast=Devices.of(config, World(), policy).autocast,
+        cached=cached,
+    )
+    return Speaker(
+        config=config,
+        policy=policy,
+        chat=chat,
+        generator=Drawn(generator, sampling),
+        longest=longest_sequence(model.config),
+    )
+
+
+def held_out_score(target: Target, sampling: Sampling) -> Evaluation:
+    """Score a target on held-out tasks, or a control policy on held-out episodes."""
+    config = target.config
+    if config.is_control:
+        found, kwargs = spec(config.envs[0].id), config.envs[0].kwargs
+        return evaluate_control(
+            load_mlp(Path(target.model)),
+            lambda: make_envs(lambda: gymnasium.make(found, **kwargs), 1)[0],
+            env=config.envs[0].id,
+            num_episodes=config.eval.num_tasks,
+            seed=config.run.seed + 1,
+            world=World(),
+        )
+    speaker = load_speaker(target, sampling)
+    envs = text_envs(
+        config,
+        min(config.eval.num_tasks, config.generation.batch_size),
+        env=None,
+        reward=reward_of(config, None),
+        held_out=True,
+    )
+    try:
+        with torch.no_grad():
+            return evaluate_text(
+                envs,
+                speaker.generator,
+                chat=speaker.chat,
+                config=config,
+                world=World(),
+                max_tokens=speaker.longest,
+            )
+    finally:
+        envs.close()

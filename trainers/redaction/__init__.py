@@ -1,0 +1,1 @@
+"""Secrets are hidden here, in everything that a run writes."""

@@ -1,0 +1,74 @@
+"""What a run is made of behind its settings: digests of tasks, demonstrations and weights."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmgym.env import core_env
+from llmgym.rewards.model import RewardModel
+from llmgym.rewards.scale import walked
+from llmgym.vector import LLMVectorEnv
+from trainers.models.shards import whole
+from trainers.supervised.preference_data import Example
+from trainers.supervised.sft_data import Demonstration
+
+ENDLESS = 1000
+"""Tasks looked at of a source that has no end."""
+MOST = 100_000
+"""Most tasks looked at; how many there are counts as well."""
+
+
+def tasks_digest(envs: LLMVectorEnv) -> str:
+    """Return the digest of an environment's tasks: prompts, answers and every other column."""
+    size = envs.num_tasks()
+    tasks = envs.tasks(range(min(ENDLESS if size is None else size, MOST)))
+    return _digest([size], ([one.id, one.answer, one.solution, dict(one.meta)] for one in tasks))
+
+
+def reward_digests(envs: LLMVectorEnv) -> dict[str, str]:
+    """Return the digest of each reward model's weights by its name; they are in no checkpoint.
+
+    Raises:
+        RewardError: one does not load.
+    """
+    models: dict[str, RewardModel] = {}
+    for env in envs.envs:
+        for name, one in walked(core_env(env).reward):
+            if isinstance(one, RewardModel):
+                models.setdefault(f"reward model {name}", one)
+    loaded = {name: one.module() for name, one in models.items()}
+    return {name: weights_digest(one) for name, one in loaded.items() if one is not None}
+
+
+def demonstrations_digest(shown: Iterable[Demonstration]) -> str:
+    """Return the digest of what the supervised stage learns, in order."""
+    return _digest(([dict(m) for m in one.messages], one.response) for one in shown)
+
+
+def judgements_digest(examples: Iterable[Example]) -> str:
+    """Return the digest of what a reward model learns, in its tokens and in order."""
+    return _digest([one.texts, one.label, one.margin] for one in examples)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return the digest of a module's weights by name, to the last bit; a collective."""
+    found = hashlib.sha256()
+    for name, weight in sorted(module.state_dict(keep_vars=True).items()):
+        value = whole(weight)
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        found.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()[:12]
+
+
+def _digest(*parts: Iterable[Any]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        for one in part:
+            # What is no plain value has an address in its text, which is new in every process.
+            text = json.dumps(one, sort_keys=True, default=lambda other: type(other).__name__)
+            found.update(text.encode() + b"\n")
+    return found.hexdigest()[:12]

@@ -1,0 +1,234 @@
+"""A text run: demonstrations where there are any, then PPO."""
+
+from typing import final
+
+from torch import nn
+
+from llmgym.env import SingleTurnEnv, core_env
+from llmgym.rewards.context import longest_sequence
+from llmgym.vector import LLMVectorEnv
+from trainers.backends.zero.setup import loading, save_json
+from trainers.batch import Evaluation
+from trainers.collect.rollout import TextCollector, TextParts
+from trainers.config import Config
+from trainers.config.environments import EnvFactory, accepted, check_data, reward_of, text_envs
+from trainers.distributed.collectives import from_main
+from trainers.evaluation.text import check_disjoint, evaluate_text
+from trainers.export.folders import copy_export, export_critic, export_policy
+from trainers.generation.probe import NO_CACHE, check_rows, keeps_cache
+from trainers.generation.transformers import TransformersGenerator
+from trainers.models.adapters import Adapter, adapter_of, check_lora, has_adapters
+from trainers.models.causal_lm import CausalPolicy
+from trainers.models.critic import Critic, SharedActorCritic
+from trainers.models.loading import count_parameters, load_chat, load_policy, load_tokenizer
+from trainers.models.shards import layer_by_layer
+from trainers.runner.assemble import (
+    Devices,
+    card,
+    check_folders,
+    check_prompts,
+    engines_json,
+    task_sampler,
+    text_models,
+)
+from trainers.runner.digests import reward_digests, tasks_digest, weights_digest
+from trainers.runner.loop import improve
+from trainers.runner.session import Session
+from trainers.runner.stages.sft import base_model
+
+
+def train_text(
+    session: Session, env: EnvFactory | str | None, reward: object | None
+) -> dict[str, float]:
+    """Run the stages; what can be refused is refused before weights load.
+
+    Returns:
+        The last iteration's figures by name; none if PPO was left out or never began.
+    """
+    config = session.config
+    check_data(config, has_env=env is not None)
+    check_lora(config)
+    cached = check_rows(config.model.path)
+    check_folders(config, session.folder.path)
+    rewarded = reward_of(config, reward)
+    if not config.ppo.num_iterations:
+        _learn_only(session, env=env, reward=rewarded)
+        return {}
+    num_envs = config.ppo.num_episodes // session.world.size
+    envs = text_envs(config, num_envs, env=env, reward=rewarded)
+    held_out = _held_out(session, envs, env=env, reward=rewarded)
+    for one in (envs, held_out):
+        if one is not None:
+            session.bound(one.limit)
+    try:
+        started = base_model(session, envs, held_out)
+        if started is None:
+            return {}
+        training = TextTraining(session, started, envs=envs, held_out=held_out, cached=cached)
+        figures = improve(session, training)
+        training.learner.close()
+        return figures
+    finally:
+        envs.close()
+        if held_out is not None:
+            held_out.close()
+
+
+def _learn_only(session: Session, *, env: EnvFactory | str | None, reward: object | None) -> None:
+    """Run the supervised stage and no other."""
+    config = session.config
+    solved = config.data.path is None
+    envs = text_envs(config, 1, env=env, reward=reward) if solved else None
+    try:
+        learned = base_model(session, envs)
+    finally:
+        if envs is not None:
+            envs.close()
+    if learned is not None:  # model/ is what every run ends with
+        path = session.folder.path
+        from_main(lambda: copy_export(path / "base", path / "model"))
+
+
+def _held_out(
+    session: Session, envs: LLMVectorEnv, *, env: EnvFactory | str | None, reward: object | None
+) -> LLMVectorEnv | None:
+    """Build the environment of evaluation, whose tasks are not among those trained on.
+
+    A callable that takes none of `eval.kwargs` makes one environment only: its tasks are scored
+    greedily, and the header says that they are not held out.
+    """
+    config, world = session.config, session.world
+    if not config.eval.num_tasks:
+        return None
+    num_envs = min(-(-config.eval.num_tasks // world.size), config.generation.batch_size)
+    held_out = text_envs(config, num_envs, env=env, reward=reward, held_out=True)
+    if callable(env) and not accepted(env, config.eval.kwargs):
+        names = ", ".join(config.eval.kwargs) or "eval.kwargs"
+        session.note("held out", f"nothing: env takes no {names}; scored on the tasks of training")
+        return held_out
+    check_disjoint(core_env(envs.envs[0]).tasks, core_env(held_out.envs[0]).tasks)
+    return held_out
+
+
+@final
+class TextTraining:
+    """Policy, critic, reference, generator and environments of a text run.
+
+    Args:
+        session: of the run.
+        started: settings whose `model.path` is what PPO starts from.
+        envs: slots of this rank's episodes.
+        held_out: slots of evaluation, or None.
+        cached: what `check_rows` returned.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        started: Config,
+        *,
+        envs: LLMVectorEnv,
+        held_out: LLMVectorEnv | None,
+        cached: bool | None,
+    ) -> None:
+        config, world = session.config, session.world
+        self._session, self._held_out = session, held_out
+        self._chat = load_chat(started, load_tokenizer(started), env=config.envs[0].id)
+        first = envs.envs[0]
+        if not isinstance(first.unwrapped, SingleTurnEnv):
+            opening, _ = first.reset(options={"index": 0})
+            session.note("turns", self._chat.way_on(opening))
+        if started is config:  # else they were looked at before anything was learned
+            check_prompts(config, self._chat, envs, held_out)
+        with loading(config):
+            self._policy = load_policy(started, self._chat)
+        cached = self._keeps_cache(cached)
+        size = count_parameters(self._policy)
+        devices = Devices.of(config, world, self._policy)
+        if world.is_main and devices.zero is not None:
+            save_json(session.folder.path / "deepspeed.json", engines_json(config, devices.zero))
+        self._longest = longest_sequence(self._policy.model.config)
+        session.identify(
+            tasks=tasks_digest(envs), tokenizer=self._chat.digest, **reward_digests(envs)
+        )
+        if config.ppo.kl_placement != "none" or config.model.lora.rank:
+            session.identify(reference=weights_digest(self._policy.model))  # in no checkpoint
+        models = text_models(config, self._policy, devices)
+        self.learner, self._base = models.learner, started.model.path
+        self._generator = TransformersGenerator(
+            models.writer.policy,
+            eos_token_ids=self._chat.eos_token_ids,
+            pad_token_id=self._chat.pad_token_id,
+            batch_size=config.generation.batch_size,
+            autocast=devices.autocast,
+            weights=models.writer.weights,
+            cached=cached,
+        )
+        parts = TextParts(
+            envs=envs,
+            generator=self._generator,
+            chat=self._chat,
+            sampler=task_sampler(config, envs, world),
+            reference=models.reference,
+            max_tokens=self._longest,
+        )
+        self.collector = TextCollector(parts, config, world)
+        number, kept = envs.num_tasks(), config.eval.num_tasks
+        there = None if held_out is None else held_out.num_tasks()
+        kept = kept if there is None else min(kept, there)
+        session.note("model", f"{size / 1e6:.1f} M parameters, critic {config.ppo.critic}")
+        if models.num_trained < size:
+            session.note("lora", f"{models.num_trained / 1e6:.2f} M parameters of them learn, "
+                                 f"rank {config.model.lora.rank}")  # fmt: skip
+        session.note("tasks", f"{config.envs[0].id}: {number or 'endless'} train, "
+                              f"{kept} held out")  # fmt: skip
+
+    def _keeps_cache(self, tried: bool | None) -> bool:
+        """Tell whether the policy generates with a cache; try its weights if nothing else was."""
+        if tried is None:
+            with layer_by_layer(self._policy):
+                tried = keeps_cache(self._policy.model, str(self._session.config.model.path))
+        if not tried:
+            self._session.note("generation", NO_CACHE)
+        return tried
+
+    def evaluate(self) -> list[Evaluation]:
+        """Answer held-out tasks greedily; empty where there are none."""
+        if self._held_out is None:
+            return []
+        with self.learner.offloaded():
+            self.collector.sync(self.learner)
+            evaluation = evaluate_text(
+                self._held_out,
+                self._generator,
+                chat=self._chat,
+                config=self._session.config,
+                world=self._session.world,
+                max_tokens=self._longest,
+            )
+            self._generator.sleep()
+        return [evaluation]
+
+    def export(self, name: str) -> None:
+        """Write the current policy, or its critic under the name `critic`; a collective."""
+        said = card(self._session, self._session.config.model.path)
+        module, folder = self._whole(name), self._session.folder.path / name
+        adapter = None if name == "critic" else self._adapter()
+        if not self._session.world.is_main:
+            return
+        if name == "critic":
+            assert isinstance(module, Critic | SharedActorCritic)
+            export_critic(folder, module, said)
+        else:
+            assert isinstance(module, CausalPolicy | SharedActorCritic)
+            export_policy(folder, module.model, self._chat, said, adapter=adapter)
+
+    def _adapter(self) -> Adapter | None:
+        """Return what was learned beside the base, on rank 0; a collective."""
+        if not has_adapters(self._policy):
+            return None
+        return adapter_of(self._policy, self.learner.trained_policy(), self._base)
+
+    def _whole(self, name: str) -> nn.Module:
+        critic = self.learner.whole_critic() if name == "critic" else None
+        return self.learner.whole_policy() if critic is None else critic

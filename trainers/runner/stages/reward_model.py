@@ -1,0 +1,258 @@
+"""A reward model's run: rows, classifier, the stage, and what it is worth on rows it never saw."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from llmgym.plural import counted
+from trainers.backends.base import Engine
+from trainers.backends.gathering import whole
+from trainers.backends.torch import OptimizerSettings
+from trainers.backends.zero.setup import loading, save_json
+from trainers.config import Config
+from trainers.distributed.collectives import from_main
+from trainers.errors import ConfigError
+from trainers.export.folders import export_judge
+from trainers.models.adapters import adapt, check_lora
+from trainers.models.classifier import Judge, judge_context, judge_tokenizer, load_judge
+from trainers.models.loading import count_parameters, enable_checkpointing
+from trainers.runner.assemble import Devices
+from trainers.runner.digests import judgements_digest, weights_digest
+from trainers.runner.session import Session
+from trainers.supervised.preference_data import (
+    Classes,
+    Example,
+    Judgement,
+    file_of_test,
+    labelled,
+    preferences,
+    split,
+    tokenize,
+)
+from trainers.supervised.reward_model import Judging, Verdict, class_weights, judge, train
+from trainers.supervised.schedule import num_steps
+
+RULE = "A row belongs to a class if all its labels do; every other row is left out."
+PARTS = {"holdout": "rows kept back", "test": "rows of the test file"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What a run learns from and is judged by, as read.
+
+    Attributes:
+        classes: None of preferences.
+        said: where they come from, for the card.
+        note: the same in a line, for the header.
+    """
+
+    train: list[Judgement]
+    test: list[Judgement]
+    classes: Classes | None
+    said: str
+    note: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names; none of preferences."""
+        return () if self.classes is None else self.classes.names
+
+
+def train_reward_model(session: Session) -> dict[str, float]:
+    """Run the stage and write `model/`.
+
+    Returns:
+        The figures of the last step and of the rows it never saw, by name.
+    """
+    config = session.config
+    check_lora(config)
+    rows = _rows(config)
+    texts = (
+        text
+        for one in rows.train
+        for text in (*(str(said["content"]) for said in one.messages), *one.responses)
+    )
+    tokenizer = judge_tokenizer(config, texts, has_prompts=config.data.has_prompts)
+    learned, parts = _examples(session, rows, tokenizer)
+    session.identify(rows=judgements_digest(learned))
+    with loading(config):
+        model, has_head = load_judge(config, tokenizer, rows.names)
+    if config.backend.gradient_checkpointing:
+        enable_checkpointing(model.model)
+    origin = config.model.path or f"{config.model.preset}, built in place"
+    head = "its own head" if has_head else "a new head"
+    session.note("model", f"{origin}, {count_parameters(model) / 1e6:.1f} M, {head}")
+    judging = _judging(session, rows, learned, tokenizer)
+    devices = Devices.of(config, session.world, model)
+    if config.model.lora.rank:
+        session.identify(base=weights_digest(model))  # in no checkpoint
+        adapt(model.model, config.model.lora, seed=config.run.seed)
+    if devices.zero is not None and session.world.is_main:
+        given = {"judge": devices.zero.trained(_optimizer(config))}
+        save_json(session.folder.path / "deepspeed.json", given)
+    engine = devices.engine(model, _optimizer(config), "judge")
+    metrics = _learn(session, engine, learned, judging, parts["holdout"])
+    if metrics is None:
+        engine.close()
+        return {}
+    verdicts = {name: judge(engine, part, learned, judging) for name, part in parts.items() if part}
+    for name, verdict in verdicts.items():
+        found = f"accuracy {verdict.accuracy:.3f}, without reading {verdict.baseline:.3f}"
+        session.note(name, f"{found}, calibration error {verdict.calibration_error:.3f}")
+    if "test" in verdicts:
+        found = verdicts["test"].metrics("test")
+        session.log(found, *_ended(config, learned))
+        metrics |= found
+    card, folder = _card(session, rows, verdicts), session.folder.path / "model"
+    trained = whole(engine)
+    assert isinstance(trained, Judge)
+    from_main(lambda: export_judge(folder, trained, tokenizer, card))
+    engine.close()
+    return metrics
+
+
+def _rows(config: Config) -> Rows:
+    """Read the rows that are learned, and those of the test file."""
+    if config.data.path is None:
+        raise ConfigError("a reward model learns from rows. Give a file or hub id: --data FILE")
+    path, test, limit = config.data.path, file_of_test(config), config.data.num_examples
+    if config.reward_model.label_column is None:
+        rows = preferences(config, path, limit=limit)
+        tested = preferences(config, test) if test else []
+        pairs = counted(len(rows), "pair")
+        said = f"{pairs} of {path}."
+        return Rows(train=rows, test=tested, classes=None, said=said, note=pairs)
+    rows, classes, num_left = labelled(config, path, limit=limit)
+    tested, _, num_tested_left = labelled(config, test, classes) if test else ([], None, 0)
+    counts = Counter(one.label for one in rows)
+    each = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes.names))
+    said = f"{counted(len(rows), 'row')} of {path}: {each}. {RULE} So were {num_left} of these"
+    said += f", and {num_tested_left} of the test file." if test else "."
+    note = f"{each}; {num_left} left out: in several classes or none"
+    return Rows(train=rows, test=tested, classes=classes, said=said, note=note)
+
+
+def _examples(
+    session: Session, rows: Rows, tokenizer: PreTrainedTokenizerFast
+) -> tuple[list[Example], dict[str, list[Example]]]:
+    """Return what is learned, and what is judged by the name of its part."""
+    config = session.config
+    stage, longest = config.reward_model, judge_context(config, tokenizer)
+    read = partial(
+        tokenize, tokenizer, longest=longest, too_long=config.data.too_long, day=config.run.day
+    )
+    examples, dropped = read(rows.train)
+    learned, held_out = split(examples, stage.holdout, config.run.seed)
+    tested, made = [], []
+    if rows.test:
+        made, more = read(rows.test)
+        dropped += more
+        seen = {one.subject for one in examples}
+        tested = [one for one in made if one.subject not in seen]
+    session.note("data", rows.note)
+    session.note("rows", f"{len(learned)} learned, {len(held_out)} kept back, {dropped} too long")
+    if rows.test:
+        seen_too = len(made) - len(tested)
+        session.note(
+            "test", f"{counted(len(tested), 'row')}; {seen_too} left out, seen in training"
+        )
+    return learned, {"holdout": held_out, "test": tested}
+
+
+def _judging(
+    session: Session, rows: Rows, learned: Sequence[Example], tokenizer: PreTrainedTokenizerFast
+) -> Judging:
+    config, pad = session.config, tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    missing = set(range(len(rows.names))) - {one.label for one in learned}
+    if missing:
+        raise ConfigError(
+            f'the class "{rows.names[min(missing)]}" has no row left to learn from. Give more rows '
+            "of it, or lower --reward-model.holdout."
+        )
+    kind = config.reward_model.class_weights
+    weights = class_weights(learned, len(rows.names), kind) if rows.names else ()
+    return Judging(config=config, world=session.world, pad_token_id=pad, class_weights=weights)
+
+
+def _optimizer(config: Config) -> OptimizerSettings:
+    stage = config.reward_model
+    return OptimizerSettings(
+        learning_rate=stage.learning_rate,
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.max_grad_norm,
+    )
+
+
+def _ended(config: Config, learned: Sequence[Example]) -> tuple[int, Any, int]:
+    total = num_steps(len(learned), config.reward_model)
+    return total, "reward_model", total
+
+
+def _learn(
+    session: Session,
+    engine: Engine,
+    learned: Sequence[Example],
+    judging: Judging,
+    held_out: Sequence[Example],
+) -> dict[str, float] | None:
+    """Run the stage; return the last step's figures, or None if it was asked to stop before."""
+    stage = session.config.reward_model
+    total, begin = num_steps(len(learned), stage), 0
+    session.note("steps", f"{total} of {stage.batch_size} rows")
+    if found := session.resumed("reward_model"):
+        begin, loaded = found
+        engine.load_state_dict(loaded.parts["engine"])
+        session.restore(loaded)
+    session.start_loggers()
+    figures: dict[str, float] = {}
+    steps = train(engine, learned, judging, held_out=held_out, start=begin)
+    for step, metrics in enumerate(steps, start=begin + 1):
+        figures = metrics.values()
+        session.log(figures, step, "reward_model", total)
+        stop = session.should_stop()
+        if stop or step % (total // stage.num_epochs) == 0 or session.save_is_overdue():
+            state = {"engine": engine.state_dict()}
+            session.save("reward_model", step, parts=state, own={}, must=stop)
+        if stop and step < total:
+            return None
+    return figures
+
+
+def _card(session: Session, rows: Rows, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
+    """Return what the model card says: what was learned, and what it is worth."""
+    config = session.config
+    classes = {number: name for number, name in enumerate(rows.names)}
+    judged = f"classes {classes}" if classes else "one score, higher is better"
+    reads = (
+        "a dialogue and its response, in the chat template of this tokenizer if it has one"
+        if config.data.has_prompts
+        else "a text alone; of a dialogue, its texts with a space between"
+    )
+    said = [f"Judges {reads}. Logits: {judged}.", f"Data: {rows.said}"]
+    metrics = {}
+    rule = "always the most frequent class" if classes else "always the longer, or the shorter,"
+    for name, one in verdicts.items():
+        metrics |= one.metrics(name)
+        said.append(
+            f"On {one.num_rows} {PARTS[name]}: accuracy {one.accuracy:.3f}, where {rule} reaches "
+            f"{one.baseline:.3f}; expected calibration error {one.calibration_error:.3f}."
+        )
+        table = ["| mean confidence | rows | accuracy |", "| --- | --- | --- |"]
+        table += [f"| {sure:.3f} | {number} | {right:.3f} |" for number, sure, right in one.bins]
+        said.append("\n".join(table))
+    said.append(
+        "Figures by their names in metrics.jsonl are below. "
+        f"Settings: config.yaml of the run, digest {config.digest}."
+    )
+    return {
+        "title": config.run.name,
+        "stage": "reward-model",
+        "base_model": config.model.path,
+        "metrics": metrics,
+        "text": "\n\n".join(said),
+    }

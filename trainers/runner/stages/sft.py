@@ -1,0 +1,179 @@
+"""Where PPO starts from: the model of a path, a fresh one, or one that learned demonstrations."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from llmgym.data.survey import few
+from llmgym.plural import counted
+from llmgym.rewards.context import longest_sequence
+from llmgym.vector import LLMVectorEnv
+from trainers.backends.base import Engine
+from trainers.backends.gathering import whole
+from trainers.backends.torch import OptimizerSettings
+from trainers.backends.zero.setup import loading
+from trainers.config import Config, TokenizerConfig
+from trainers.distributed.collectives import from_main
+from trainers.errors import ConfigError
+from trainers.export.folders import export_policy
+from trainers.models.adapters import adapt
+from trainers.models.causal_lm import CausalPolicy, check_head
+from trainers.models.chat import ChatFormat
+from trainers.models.loading import (
+    count_parameters,
+    enable_checkpointing,
+    load_chat,
+    load_config,
+    load_policy_model,
+    load_tokenizer,
+)
+from trainers.models.shards import layer_by_layer
+from trainers.runner.assemble import Devices, card, check_prompts
+from trainers.runner.digests import demonstrations_digest, weights_digest
+from trainers.runner.session import Session
+from trainers.supervised import sft
+from trainers.supervised.schedule import num_steps
+from trainers.supervised.sft_data import Demonstration, Example, demonstrations, tokenize
+
+_log = logging.getLogger(__name__)
+
+SAMPLED_TASKS = 1024
+"""Tasks whose text a fresh tokenizer is trained on, where nothing is demonstrated."""
+
+
+def base_model(
+    session: Session, envs: LLMVectorEnv | None, held_out: LLMVectorEnv | None = None
+) -> Config | None:
+    """Return the settings with the model that PPO starts from; None if it was asked to stop.
+
+    Args:
+        session: of the run.
+        envs: the run's environment, for its solutions and texts; None where `data.path` is used.
+        held_out: that of evaluation, whose prompts must fit as well.
+
+    Raises:
+        TaskSourceError: demonstrations are missing or wrong.
+        ConfigError: a fresh model has nothing to make a tokenizer from, or a checkpoint of the
+            supervised stage is resumed whose end has come already.
+    """
+    config, folder = session.config, session.folder.path / "base"
+    if config.model.path is not None and not config.sft.num_epochs:
+        return config
+    if not from_main(folder.exists):  # else a resumed run has come past this point
+        shown = demonstrations(config, [] if envs is None else envs.envs[:1]) \
+            if config.sft.num_epochs else []  # fmt: skip
+        tokenizer = load_tokenizer(config, _corpus(shown, envs))
+        chat = load_chat(config, tokenizer, env=config.envs[0].id)
+        check_prompts(config, chat, envs, held_out)
+        session.identify(demonstrations=demonstrations_digest(shown), tokenizer=chat.digest)
+        examples = _examples(session, chat, shown) if shown else []
+        with loading(config):
+            model = load_policy_model(config, chat, needs_room=config.ppo.num_iterations > 0)
+        policy = CausalPolicy(model, temperature=1.0, chunk=config.backend.logprob_chunk)
+        with layer_by_layer(policy):
+            check_head(policy, longest=longest_sequence(model.config))
+        if config.backend.gradient_checkpointing:
+            enable_checkpointing(policy.model)
+        session.note("model", f"{_origin(config)}, {count_parameters(policy) / 1e6:.1f} M")
+        learned = _learned(session, policy, examples) if examples else policy
+        if learned is None:
+            return None
+        said = card(session, config.model.path)
+        from_main(lambda: export_policy(folder, learned.model, chat, said))
+    elif session.resumes_at("sft"):
+        raise ConfigError(
+            f"{folder} was made when the supervised stage ended, so its checkpoint has no effect. "
+            "A bare --resume goes on from there; to repeat the stage's end, remove that folder."
+        )
+    return replace(
+        config,
+        model=replace(config.model, path=str(folder)),
+        tokenizer=TokenizerConfig(),
+    )
+
+
+def _origin(config: Config) -> str:
+    return config.model.path or f"{config.model.preset}, built in place"
+
+
+def _corpus(shown: Sequence[Demonstration], envs: LLMVectorEnv | None) -> Iterator[str]:
+    """Yield the texts a fresh tokenizer is trained on."""
+    for one in shown:
+        yield from (str(message["content"]) for message in one.messages)
+        yield one.response
+    if shown:
+        return
+    if envs is None:
+        raise ConfigError("a fresh model learns nothing here. Set sft.num_epochs to 1 or more.")
+    size = envs.num_tasks()
+    for task in envs.tasks(range(SAMPLED_TASKS if size is None else min(size, SAMPLED_TASKS))):
+        messages = [task.prompt] if isinstance(task.prompt, str) else task.prompt
+        yield from (one if isinstance(one, str) else one.content for one in messages)
+        yield task.solution or ""
+
+
+def _examples(session: Session, chat: ChatFormat, shown: Sequence[Demonstration]) -> list[Example]:
+    """Return what is learned in token ids."""
+    config, path = session.config, session.config.model.path
+    longest = config.model.context if path is None else longest_sequence(load_config(path))
+    examples, dropped = tokenize(chat, shown, longest=longest, too_long=config.data.too_long)
+    kind = "demonstrations" if config.data.path is None or config.data.has_prompts else \
+        "responses without a prompt"  # fmt: skip
+    session.note("data", f"{len(examples)} {kind}, {dropped} too long")
+    return examples
+
+
+def _learned(
+    session: Session, policy: CausalPolicy, examples: Sequence[Example]
+) -> CausalPolicy | None:
+    """Run the supervised stage and return what learned; None if it was asked to stop before.
+
+    Where weights are shared out over ranks, or adapters merged, rank 0 has them all.
+    """
+    config = session.config
+    devices = Devices.of(config, session.world, policy)
+    if config.model.lora.rank and config.model.path is not None:  # a fresh one learns whole
+        session.identify(base=weights_digest(policy.model))  # in no checkpoint
+        adapt(policy.model, config.model.lora, seed=config.run.seed)
+    engine = devices.engine(
+        policy,
+        OptimizerSettings(
+            learning_rate=config.sft.learning_rate,
+            weight_decay=config.sft.weight_decay,
+            max_grad_norm=config.sft.max_grad_norm,
+        ),
+        "policy",
+    )
+    is_done = _learn(session, engine, examples)
+    learned = whole(engine) if is_done else None
+    engine.close()  # PPO makes engines of its own
+    assert learned is None or isinstance(learned, CausalPolicy)
+    return learned
+
+
+def _learn(session: Session, engine: Engine, examples: Sequence[Example]) -> bool:
+    """Take the steps; False if it was asked to stop before the last."""
+    config, world = session.config, session.world
+    train, held_out = sft.split(examples, config.sft.holdout, config.run.seed)
+    total, begin = num_steps(len(train), config.sft), 0
+    session.note(
+        "sft", f"{len(train)} learned, {len(held_out)} kept back, {counted(total, 'step')}"
+    )
+    for said in few(len(examples)) if world.is_main and config.data.path is not None else ():
+        _log.warning("%s", said)
+    if found := session.resumed("sft"):
+        begin, loaded = found
+        engine.load_state_dict(loaded.parts["engine"])
+        session.restore(loaded)
+    if config.ppo.num_iterations:
+        session.restore_logs_of("ppo")  # where base/ is gone, what the logs tell is of PPO
+    session.start_loggers()
+    steps = sft.train(engine, train, config, world=world, held_out=held_out, start=begin)
+    for step, metrics in enumerate(steps, start=begin + 1):
+        session.log(metrics.values(), step, "sft", total)
+        stop = session.should_stop()
+        if stop or step % (total // config.sft.num_epochs) == 0 or session.save_is_overdue():
+            session.save("sft", step, parts={"engine": engine.state_dict()}, own={}, must=stop)
+        if stop and step < total:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Supervised training: SFT and the reward model."""
