@@ -286,6 +286,19 @@ JUDGING = Section(
             healthy="below 0.05",
             spans=(0, 0.1),
         ),
+        Panel(
+            title="Gradient norm (reward model)",
+            metrics={"reward_model/grad_norm": "model"},
+            unit="before clipping",
+            healthy="steady",
+            is_log=True,
+        ),
+        Panel(
+            title="Learning rate (reward model)",
+            metrics={"reward_model/lr": "model"},
+            healthy="as scheduled",
+            is_noisy=False,
+        ),
     ),
 )
 SECTIONS = (LEARNING, HONEST, HEALTHY, FAST, SUPERVISED, JUDGING)

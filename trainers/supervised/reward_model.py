@@ -1,21 +1,20 @@
-"""The reward model stage: classes by cross-entropy, pairs of responses by Bradley-Terry.
+"""The loss of the reward model: classes by cross-entropy, pairs of responses by Bradley-Terry.
 
     classes      loss = -(1/N) sum_i w(c_i) log softmax(z_i)[c_i]
     preferences  loss = -(1/N) sum_i log sigmoid(r(chosen_i) - r(rejected_i) - margin_i)
 
 N is the number of rows of a step over all ranks, so the gradient does not depend on how rows are
-split into micro-batches or over ranks. `train` is a generator of metrics, as `sft.train` is, and
-does no I/O; its step number is all it remembers.
+split into micro-batches or over ranks.
 
 Shapes: B rows, R texts of a row (1, or chosen and rejected), L tokens, K labels.
 Source of the pairs' loss: Bradley and Terry 1952; Ouyang et al. 2022, arXiv:2203.02155, eq. 1; the
 margin: Touvron et al. 2023, arXiv:2307.09288, eq. 2.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor
@@ -23,13 +22,11 @@ from torch.nn import functional
 
 from trainers.backends.base import Engine
 from trainers.batch import Metrics
-from trainers.config import Config
-from trainers.distributed.collectives import World, global_max, global_sum
-from trainers.errors import NonFiniteError
+from trainers.distributed.collectives import global_sum
 from trainers.functional.calibration import NUM_BINS, calibration_error, reliability
 from trainers.functional.packing import packed
+from trainers.supervised.fit import Loss, over_ranks
 from trainers.supervised.preference_data import Example
-from trainers.supervised.schedule import num_steps, rate, rows_of_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +47,11 @@ class Batch:
     margins: Tensor
     weights: Tensor
 
+    @property
+    def is_blank(self) -> bool:
+        """True where no row counts."""
+        return not bool(self.weights.any())
+
     def to(self, device: torch.device) -> "Batch":
         """Return a copy on `device`."""
         return Batch(
@@ -59,23 +61,6 @@ class Batch:
             margins=self.margins.to(device),
             weights=self.weights.to(device),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judging:
-    """What does not change over a run.
-
-    Attributes:
-        config: settings.
-        world: this process among its peers.
-        pad_token_id: fills rows up.
-        class_weights: of each class in the loss; empty for pairs.
-    """
-
-    config: Config
-    world: World
-    pad_token_id: int
-    class_weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,46 +122,25 @@ def baseline(learned: Sequence[Example], judged: Sequence[Example]) -> float:
     return shares[1] if shares[0] >= 0.5 else 1.0 - shares[1]
 
 
-def collate(examples: Sequence[Example], judging: Judging) -> Batch:
-    """Pad rows on the right to one shape."""
+def collate(
+    examples: Sequence[Example], *, pad_token_id: int, weights: Sequence[float] = ()
+) -> Batch:
+    """Pad rows on the right to one shape; `weights` are those of the classes, none of pairs."""
     texts = [text for column in zip(*(one.texts for one in examples), strict=True)
              for text in column]  # fmt: skip
-    tokens = torch.full((len(texts), max(map(len, texts))), judging.pad_token_id)
+    tokens = torch.full((len(texts), max(map(len, texts))), pad_token_id)
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     for row, text in enumerate(texts):
         tokens[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = True
-    weights = [
-        judging.class_weights[one.label] if judging.class_weights else 1.0 for one in examples
-    ]
+    of_rows = [weights[one.label] if weights else 1.0 for one in examples]
     return Batch(
         tokens=tokens,
         attention_mask=mask,
         labels=torch.tensor([one.label for one in examples]),
         margins=torch.tensor([one.margin for one in examples], dtype=torch.float32),
-        weights=torch.tensor(weights, dtype=torch.float32),
+        weights=torch.tensor(of_rows, dtype=torch.float32),
     )
-
-
-def micro_batches(
-    examples: Sequence[Example], judging: Judging, device: torch.device
-) -> list[tuple[list[int], Batch]]:
-    """Group rows by token budget, into the same number on every rank.
-
-    Returns:
-        Row numbers of each group, and the group; blank ones, of no weight, fill up.
-    """
-    budget = judging.config.backend.micro_batch_tokens
-    widths = [[0, len(one.texts) * max(map(len, one.texts))] for one in examples]
-    groups = [] if not widths else packed(torch.tensor(widths), budget)
-    parts = [(group.tolist(), collate([examples[i] for i in group.tolist()], judging))
-             for group in groups]  # fmt: skip
-    number = int(global_max(torch.tensor(max(len(parts), 1), device=device)))
-    texts = 1 if judging.class_weights else 2
-    blank = collate([Example(texts=((judging.pad_token_id,),) * texts)], judging)
-    blank = replace(blank, weights=torch.zeros_like(blank.weights))
-    parts += [([], blank)] * (number - len(parts))
-    return [(rows, batch.to(device)) for rows, batch in parts]
 
 
 def losses(logits: Tensor, batch: Batch) -> Tensor:
@@ -202,105 +166,79 @@ def judgements(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return loss, torch.maximum(right, 1.0 - right), correct
 
 
-def update(engine: Engine, examples: Sequence[Example], judging: Judging) -> Metrics:
-    """Take one optimizer step on this rank's share of a batch.
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardModelLoss(Loss[Example, Batch]):
+    """Cross-entropy of classes, or Bradley-Terry of pairs, in nats per row; of a `Judge`.
 
-    Returns:
-        Loss in nats a row, accuracy and gradient norm, over all ranks.
-
-    Raises:
-        NonFiniteError: on every rank, before a weight is changed.
+    Attributes:
+        pad_token_id: fills rows up.
+        class_weights: of each class in the loss; empty for pairs.
     """
-    batches = micro_batches(examples, judging, engine.device)
-    count = float(global_sum(torch.tensor(float(len(examples)), device=engine.device)))
-    sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
-    for number, (rows, batch) in enumerate(batches, start=1):
-        logits = engine.forward(batch.tokens, batch.attention_mask, last=number == len(batches))
-        loss = losses(logits, batch).sum() / count
-        engine.backward(loss)
-        correct = judgements(logits.detach(), batch)[2].sum() if rows else loss.new_zeros(())
-        sums += torch.stack([loss.detach().double(), correct.double() / count])
-    total, accuracy = global_sum(sums).tolist()
-    if not math.isfinite(total):
-        raise NonFiniteError(
-            f"the loss of the reward model is not finite ({total}); no weight was changed. Often "
-            "the rate is too high: lower --reward-model.learning-rate."
+
+    stage = "reward_model"
+    pad_token_id: int
+    class_weights: tuple[float, ...] = ()
+
+    def count(self, rows: Sequence[Example]) -> int:
+        """Return the number of rows."""
+        return len(rows)
+
+    def _collated(self, rows: Sequence[Example]) -> Batch:
+        return collate(rows, pad_token_id=self.pad_token_id, weights=self.class_weights)
+
+    def batches(self, rows: Sequence[Example]) -> list[Batch]:
+        """Group rows by the token budget, on the device."""
+        if not rows:
+            return []
+        widths = [[0, len(one.texts) * max(map(len, one.texts))] for one in rows]
+        groups = packed(torch.tensor(widths), self.config.backend.micro_batch_tokens)
+        return [
+            self._collated([rows[i] for i in group.tolist()]).to(self.device) for group in groups
+        ]
+
+    def blank(self) -> Batch:
+        """Return a row of no weight."""
+        texts = 1 if self.class_weights else 2
+        blank = self._collated([Example(texts=((self.pad_token_id,),) * texts)])
+        return replace(blank, weights=torch.zeros_like(blank.weights)).to(self.device)
+
+    def sums(self, engine: Engine, batch: Batch, *, last: bool) -> dict[str, Tensor]:
+        """Return the summed loss, and the number of rows that are judged rightly."""
+        logits = engine.forward(batch.tokens, batch.attention_mask, last=last)
+        correct = judgements(logits.detach(), batch)[2] * (batch.weights > 0)
+        return {"loss": losses(logits, batch).sum(), "accuracy": correct.double().sum()}
+
+    def measure(
+        self, engine: Engine, rows: Sequence[Example], learned: Sequence[Example]
+    ) -> Metrics:
+        """Return the figures of rows kept back."""
+        return Metrics.scalars(self.judge(engine, rows, learned).metrics("holdout"))
+
+    @torch.no_grad()
+    def judge(self, engine: Engine, rows: Sequence[Example], learned: Sequence[Example]) -> Verdict:
+        """Judge rows that every rank has, shared among the ranks.
+
+        Args:
+            engine: of the reward model.
+            rows: what is judged; not empty.
+            learned: what the baseline is made of.
+        """
+        mine = self.batches(rows[self.world.rank :: self.world.size])
+        sums = torch.zeros(3 * NUM_BINS + 1, dtype=torch.float64, device=self.device)
+        for batch in over_ranks(mine, self.blank(), self.device):
+            logits = engine.forward(batch.tokens, batch.attention_mask)
+            if not batch.is_blank:
+                loss, confidence, correct = judgements(logits, batch)
+                sums[0] += loss.double().sum()
+                sums[1:] += reliability(confidence, correct).flatten()
+        sums = global_sum(sums).cpu()
+        bins = sums[1:].reshape(NUM_BINS, 3)
+        return Verdict(
+            num_rows=len(rows),
+            loss=float(sums[0]) / len(rows),
+            accuracy=float(bins[:, 2].sum()) / len(rows),
+            baseline=baseline(learned, rows),
+            calibration_error=calibration_error(bins),
+            bins=tuple((int(n), sure / n, right / n) for n, sure, right in bins.tolist() if n),
         )
-    norm = engine.clip()
-    engine.step()
-    return Metrics.scalars(
-        {
-            "reward_model/loss": total,
-            "reward_model/accuracy": accuracy,
-            "reward_model/grad_norm": norm,
-        }
-    )
-
-
-@torch.no_grad()
-def judge(
-    engine: Engine, examples: Sequence[Example], learned: Sequence[Example], judging: Judging
-) -> Verdict:
-    """Judge rows that every rank has, shared among the ranks.
-
-    Args:
-        engine: of the reward model.
-        examples: what is judged; not empty.
-        learned: what the baseline is made of.
-        judging: of the run.
-    """
-    world = judging.world
-    mine = list(examples[world.rank :: world.size])
-    sums = torch.zeros(3 * NUM_BINS + 1, dtype=torch.float64, device=engine.device)
-    for rows, batch in micro_batches(mine, judging, engine.device):
-        logits = engine.forward(batch.tokens, batch.attention_mask)
-        if rows:
-            loss, confidence, correct = judgements(logits, batch)
-            sums[0] += loss.double().sum()
-            sums[1:] += reliability(confidence, correct).flatten()
-    sums = global_sum(sums).cpu()
-    bins = sums[1:].reshape(NUM_BINS, 3)
-    return Verdict(
-        num_rows=len(examples),
-        loss=float(sums[0]) / len(examples),
-        accuracy=float(bins[:, 2].sum()) / len(examples),
-        baseline=baseline(learned, examples),
-        calibration_error=calibration_error(bins),
-        bins=tuple((int(n), sure / n, right / n) for n, sure, right in bins.tolist() if n),
-    )
-
-
-def train(
-    engine: Engine,
-    examples: Sequence[Example],
-    judging: Judging,
-    *,
-    held_out: Sequence[Example] = (),
-    start: int = 0,
-) -> Iterator[Metrics]:
-    """Learn to judge, one optimizer step at a time.
-
-    Args:
-        engine: a `Judge` and its optimizer.
-        examples: what is learned from, the same on every rank.
-        judging: of the run.
-        held_out: rows judged at the end of each epoch.
-        start: steps taken already, by the run this one continues.
-
-    Yields:
-        The metrics of each step.
-    """
-    stage, world = judging.config.reward_model, judging.world
-    total = num_steps(len(examples), stage)
-    each_epoch = total // max(stage.num_epochs, 1)
-    for step in range(start, total):
-        now = rate(step, total, stage)
-        engine.set_learning_rate(now)
-        picked = rows_of_step(step, len(examples), stage, judging.config.run.seed)
-        rows = picked[world.rank :: world.size]
-        metrics = update(engine, [examples[row] for row in rows], judging)
-        figures = {"reward_model/step": step + 1.0, "reward_model/lr": now}
-        if held_out and (step + 1) % each_epoch == 0:
-            verdict = judge(engine, held_out, examples, judging)
-            figures |= verdict.metrics("holdout")
-        yield metrics | Metrics.scalars(figures)

@@ -1,18 +1,16 @@
-"""The supervised stage: next-token cross-entropy on the responses of demonstrations.
+"""The loss of SFT: next-token cross-entropy on the responses of demonstrations.
 
     loss = -(1/N) sum log p(response token | all before it)
 
-N is the number of response tokens of a step over all ranks, the end token included, so the
-gradient does not depend on how rows are split into micro-batches or over ranks. `train` is a
-generator of metrics, as `ppo.train` is, and does no I/O. Its step number is all it remembers: the
-order of an epoch is a function of (seed, epoch), the rate one of progress.
+N is the number of response tokens of a step over all ranks, the end token included.
 
 Shapes: B rows, P prompt tokens, T response tokens, L = P + T.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
@@ -20,11 +18,9 @@ from torch import Tensor
 
 from trainers.backends.base import Engine
 from trainers.batch import Metrics, TextInputs
-from trainers.config import Config
-from trainers.distributed.collectives import World, global_max, global_sum
-from trainers.errors import NonFiniteError
+from trainers.distributed.collectives import global_sum
 from trainers.functional.packing import packed
-from trainers.supervised.schedule import num_steps, rate, rows_of_step
+from trainers.supervised.fit import Loss, over_ranks
 from trainers.supervised.sft_data import Example
 
 
@@ -60,107 +56,49 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(inputs=inputs, response_mask=mask[:, width:].clone())
 
 
-def micro_batches(examples: Sequence[Example], budget: int, device: torch.device) -> list[Batch]:
-    """Group this rank's examples by token budget, into the same number on every rank.
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTLoss(Loss[Example, Batch]):
+    """Cross-entropy in nats per response token, of a `CausalPolicy` at temperature 1."""
 
-    Blank rows, without loss, fill up where there is less.
-    """
-    sizes = torch.tensor([[len(one.prompt), len(one.response)] for one in examples])
-    groups = packed(sizes.reshape(-1, 2), budget)
-    parts = [collate([examples[i] for i in group.tolist()]) for group in groups]
-    number = int(global_max(torch.tensor(max(len(parts), 1), device=device)))
-    blank = collate([Example(prompt=(0,), response=(0,))])
-    blank.response_mask.fill_(False)
-    filled = parts + [blank] * (number - len(parts))
-    return [
-        Batch(inputs=one.inputs.to(device), response_mask=one.response_mask.to(device))
-        for one in filled
-    ]
+    stage = "sft"
 
+    def count(self, rows: Sequence[Example]) -> int:
+        """Return the number of response tokens."""
+        return sum(len(one.response) for one in rows)
 
-def update(engine: Engine, examples: Sequence[Example], config: Config) -> Metrics:
-    """Take one optimizer step on this rank's share of a batch.
+    def batches(self, rows: Sequence[Example]) -> list[Batch]:
+        """Group examples by the token budget, on the device."""
+        sizes = torch.tensor([[len(one.prompt), len(one.response)] for one in rows])
+        groups = packed(sizes.reshape(-1, 2), self.config.backend.micro_batch_tokens)
+        return [self._moved(collate([rows[i] for i in group.tolist()])) for group in groups]
 
-    Returns:
-        Loss in nats a token and gradient norm, over all ranks.
+    def blank(self) -> Batch:
+        """Return a row without loss."""
+        blank = collate([Example(prompt=(0,), response=(0,))])
+        blank.response_mask.fill_(False)
+        return self._moved(blank)
 
-    Raises:
-        NonFiniteError: on every rank, before a weight is changed.
-    """
-    batches = micro_batches(examples, config.backend.micro_batch_tokens, engine.device)
-    mine = sum(len(one.response) for one in examples)
-    count = float(global_sum(torch.tensor(float(mine), device=engine.device)))
-    losses = []
-    for number, batch in enumerate(batches, start=1):
-        output = engine.forward(
-            batch.inputs, batch.response_mask, entropy="none", last=number == len(batches)
+    def _moved(self, batch: Batch) -> Batch:
+        return Batch(
+            inputs=batch.inputs.to(self.device), response_mask=batch.response_mask.to(self.device)
         )
-        loss = -(output.logprobs * batch.response_mask).sum() / count
-        engine.backward(loss)
-        losses.append(loss.detach())
-    total = float(global_sum(torch.stack(losses).double().sum()))
-    if not math.isfinite(total):
-        raise NonFiniteError(
-            f"the loss of the supervised stage is not finite ({total}); no weight was "
-            "changed. Often the rate is too high: lower --sft.learning-rate."
-        )
-    norm = engine.clip()
-    engine.step()
-    return Metrics.scalars({"sft/loss": total, "sft/grad_norm": norm})
 
+    def sums(self, engine: Engine, batch: Batch, *, last: bool) -> dict[str, Tensor]:
+        """Return the summed cross-entropy of the responses."""
+        mask = batch.response_mask
+        output = engine.forward(batch.inputs, mask, entropy="none", last=last)
+        return {"loss": -(output.logprobs * mask).sum()}
 
-@torch.no_grad()
-def mean_loss(engine: Engine, examples: Sequence[Example], config: Config, world: World) -> float:
-    """Return the loss in nats a token over all examples, which every rank has; NaN of none."""
-    mine = list(examples[world.rank :: world.size])
-    batches = micro_batches(mine, config.backend.micro_batch_tokens, engine.device)
-    losses = []
-    for batch in batches:
-        output = engine.forward(batch.inputs, batch.response_mask, entropy="none")
-        losses.append(-(output.logprobs * batch.response_mask).double().sum())
-    summed = float(global_sum(torch.stack(losses).sum()))
-    count = sum(len(one.response) for one in examples)
-    return summed / count if count else math.nan
-
-
-def train(
-    engine: Engine,
-    examples: Sequence[Example],
-    config: Config,
-    *,
-    world: World,
-    held_out: Sequence[Example] = (),
-    start: int = 0,
-) -> Iterator[Metrics]:
-    """Learn the responses, one optimizer step at a time.
-
-    Args:
-        engine: the policy, a `CausalPolicy` at temperature 1, and its optimizer.
-        examples: what is learned from, the same on every rank.
-        config: settings.
-        world: this process among its peers.
-        held_out: rows whose loss is measured at the end of each epoch; `sft.stop_loss` ends the
-            stage there.
-        start: steps taken already, by the run this one continues.
-
-    Yields:
-        The metrics of each step.
-    """
-    total = num_steps(len(examples), config.sft)
-    each_epoch = total // max(config.sft.num_epochs, 1)
-    limit = -math.inf if config.sft.stop_loss is None else config.sft.stop_loss
-    measured = math.isfinite(limit) and start > 0 and start % each_epoch == 0 and bool(held_out)
-    if measured and mean_loss(engine, held_out, config, world) <= limit:
-        return  # the stage had ended there
-    for step in range(start, total):
-        now = rate(step, total, config.sft)
-        engine.set_learning_rate(now)
-        picked = rows_of_step(step, len(examples), config.sft, config.run.seed)
-        rows = picked[world.rank :: world.size]
-        metrics = update(engine, [examples[row] for row in rows], config)
-        figures = {"sft/step": step + 1, "sft/lr": now}
-        if held_out and (step + 1) % each_epoch == 0:
-            figures["sft/holdout_loss"] = mean_loss(engine, held_out, config, world)
-        yield metrics | Metrics.scalars(figures)
-        if figures.get("sft/holdout_loss", math.inf) <= limit:
-            return
+    @torch.no_grad()
+    def measure(
+        self, engine: Engine, rows: Sequence[Example], learned: Sequence[Example] = ()
+    ) -> Metrics:
+        """Return the loss over all rows, which every rank has; NaN of none."""
+        mine = self.batches(rows[self.world.rank :: self.world.size])
+        losses = []
+        for batch in over_ranks(mine, self.blank(), self.device):
+            output = engine.forward(batch.inputs, batch.response_mask, entropy="none")
+            losses.append(-(output.logprobs * batch.response_mask).double().sum())
+        summed, count = float(global_sum(torch.stack(losses).sum())), self.count(rows)
+        return Metrics.scalars({"sft/holdout_loss": summed / count if count else math.nan})

@@ -9,7 +9,6 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llmgym.plural import counted
-from trainers.backends.base import Engine
 from trainers.backends.gathering import whole
 from trainers.backends.torch import OptimizerSettings
 from trainers.backends.zero.setup import loading, save_json
@@ -23,6 +22,8 @@ from trainers.models.loading import count_parameters, enable_checkpointing
 from trainers.runner.assemble import Devices
 from trainers.runner.digests import judgements_digest, weights_digest
 from trainers.runner.session import Session
+from trainers.runner.stages.steps import take_steps
+from trainers.supervised.fit import num_steps
 from trainers.supervised.preference_data import (
     Classes,
     Example,
@@ -33,8 +34,7 @@ from trainers.supervised.preference_data import (
     split,
     tokenize,
 )
-from trainers.supervised.reward_model import Judging, Verdict, class_weights, judge, train
-from trainers.supervised.schedule import num_steps
+from trainers.supervised.reward_model import RewardModelLoss, Verdict, class_weights
 
 RULE = "A row belongs to a class if all its labels do; every other row is left out."
 PARTS = {"holdout": "rows kept back", "test": "rows of the test file"}
@@ -86,7 +86,7 @@ def train_reward_model(session: Session) -> dict[str, float]:
     origin = config.model.path or f"{config.model.preset}, built in place"
     head = "its own head" if has_head else "a new head"
     session.note("model", f"{origin}, {count_parameters(model) / 1e6:.1f} M, {head}")
-    judging = _judging(session, rows, learned, tokenizer)
+    weights = _class_weights(config, rows, learned)
     devices = Devices.of(config, session.world, model)
     if config.model.lora.rank:
         session.identify(base=weights_digest(model))  # in no checkpoint
@@ -95,17 +95,26 @@ def train_reward_model(session: Session) -> dict[str, float]:
         given = {"judge": devices.zero.trained(_optimizer(config))}
         save_json(session.folder.path / "deepspeed.json", given)
     engine = devices.engine(model, _optimizer(config), "judge")
-    metrics = _learn(session, engine, learned, judging, parts["holdout"])
+    loss = RewardModelLoss(
+        config=config,
+        world=session.world,
+        device=engine.device,
+        pad_token_id=_pad_token_id(tokenizer),
+        class_weights=weights,
+    )
+    total, size = num_steps(len(learned), loss.settings), loss.settings.batch_size
+    session.note("steps", f"{total} of {size} rows")
+    metrics = take_steps(session, engine, learned, loss, held_out=parts["holdout"])
     if metrics is None:
         engine.close()
         return {}
-    verdicts = {name: judge(engine, part, learned, judging) for name, part in parts.items() if part}
+    verdicts = {name: loss.judge(engine, part, learned) for name, part in parts.items() if part}
     for name, verdict in verdicts.items():
         found = f"accuracy {verdict.accuracy:.3f}, without reading {verdict.baseline:.3f}"
         session.note(name, f"{found}, calibration error {verdict.calibration_error:.3f}")
     if "test" in verdicts:
         found = verdicts["test"].metrics("test")
-        session.log(found, *_ended(config, learned))
+        session.log(found, total, "reward_model", total)
         metrics |= found
     card, folder = _card(session, rows, verdicts), session.folder.path / "model"
     trained = whole(engine)
@@ -163,11 +172,12 @@ def _examples(
     return learned, {"holdout": held_out, "test": tested}
 
 
-def _judging(
-    session: Session, rows: Rows, learned: Sequence[Example], tokenizer: PreTrainedTokenizerFast
-) -> Judging:
-    config, pad = session.config, tokenizer.pad_token_id
-    assert isinstance(pad, int)
+def _pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    assert isinstance(tokenizer.pad_token_id, int)
+    return tokenizer.pad_token_id
+
+
+def _class_weights(config: Config, rows: Rows, learned: Sequence[Example]) -> tuple[float, ...]:
     missing = set(range(len(rows.names))) - {one.label for one in learned}
     if missing:
         raise ConfigError(
@@ -175,8 +185,7 @@ def _judging(
             "of it, or lower --reward-model.holdout."
         )
     kind = config.reward_model.class_weights
-    weights = class_weights(learned, len(rows.names), kind) if rows.names else ()
-    return Judging(config=config, world=session.world, pad_token_id=pad, class_weights=weights)
+    return class_weights(learned, len(rows.names), kind) if rows.names else ()
 
 
 def _optimizer(config: Config) -> OptimizerSettings:
@@ -186,41 +195,6 @@ def _optimizer(config: Config) -> OptimizerSettings:
         weight_decay=stage.weight_decay,
         max_grad_norm=stage.max_grad_norm,
     )
-
-
-def _ended(config: Config, learned: Sequence[Example]) -> tuple[int, Any, int]:
-    total = num_steps(len(learned), config.reward_model)
-    return total, "reward_model", total
-
-
-def _learn(
-    session: Session,
-    engine: Engine,
-    learned: Sequence[Example],
-    judging: Judging,
-    held_out: Sequence[Example],
-) -> dict[str, float] | None:
-    """Run the stage; return the last step's figures, or None if it was asked to stop before."""
-    stage = session.config.reward_model
-    total, begin = num_steps(len(learned), stage), 0
-    session.note("steps", f"{total} of {stage.batch_size} rows")
-    if found := session.resumed("reward_model"):
-        begin, loaded = found
-        engine.load_state_dict(loaded.parts["engine"])
-        session.restore(loaded)
-    session.start_loggers()
-    figures: dict[str, float] = {}
-    steps = train(engine, learned, judging, held_out=held_out, start=begin)
-    for step, metrics in enumerate(steps, start=begin + 1):
-        figures = metrics.values()
-        session.log(figures, step, "reward_model", total)
-        stop = session.should_stop()
-        if stop or step % (total // stage.num_epochs) == 0 or session.save_is_overdue():
-            state = {"engine": engine.state_dict()}
-            session.save("reward_model", step, parts=state, own={}, must=stop)
-        if stop and step < total:
-            return None
-    return figures
 
 
 def _card(session: Session, rows: Rows, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:

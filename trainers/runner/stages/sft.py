@@ -31,8 +31,9 @@ from trainers.models.shards import layer_by_layer
 from trainers.runner.assemble import Devices, card, check_prompts
 from trainers.runner.digests import demonstrations_digest, weights_digest
 from trainers.runner.session import Session
+from trainers.runner.stages.steps import take_steps
 from trainers.supervised import sft
-from trainers.supervised.schedule import num_steps
+from trainers.supervised.fit import num_steps
 from trainers.supervised.sft_data import Demonstration, Example, demonstrations, tokenize
 
 _log = logging.getLogger(__name__)
@@ -155,25 +156,14 @@ def _learn(session: Session, engine: Engine, examples: Sequence[Example]) -> boo
     """Take the steps; False if it was asked to stop before the last."""
     config, world = session.config, session.world
     train, held_out = sft.split(examples, config.sft.holdout, config.run.seed)
-    total, begin = num_steps(len(train), config.sft), 0
+    total = num_steps(len(train), config.sft)
     session.note(
         "sft", f"{len(train)} learned, {len(held_out)} kept back, {counted(total, 'step')}"
     )
     for said in few(len(examples)) if world.is_main and config.data.path is not None else ():
         _log.warning("%s", said)
-    if found := session.resumed("sft"):
-        begin, loaded = found
-        engine.load_state_dict(loaded.parts["engine"])
-        session.restore(loaded)
-    if config.ppo.num_iterations:
-        session.restore_logs_of("ppo")  # where base/ is gone, what the logs tell is of PPO
-    session.start_loggers()
-    steps = sft.train(engine, train, config, world=world, held_out=held_out, start=begin)
-    for step, metrics in enumerate(steps, start=begin + 1):
-        session.log(metrics.values(), step, "sft", total)
-        stop = session.should_stop()
-        if stop or step % (total // config.sft.num_epochs) == 0 or session.save_is_overdue():
-            session.save("sft", step, parts={"engine": engine.state_dict()}, own={}, must=stop)
-        if stop and step < total:
-            return False
-    return True
+    loss = sft.SFTLoss(config=config, world=world, device=engine.device)
+    # Where base/ is gone, what the logs tell is of PPO.
+    logs_of = "ppo" if config.ppo.num_iterations else None
+    figures = take_steps(session, engine, train, loss, held_out=held_out, logs_of=logs_of)
+    return figures is not None

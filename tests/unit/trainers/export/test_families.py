@@ -17,7 +17,7 @@ from trainers.models.chat import train_tokenizer
 from trainers.models.critic import classifier_of
 from trainers.runner.run import run
 from trainers.runner.stages import ppo_text as text
-from trainers.runner.stages import sft as supervised
+from trainers.runner.stages import steps
 
 TOKENS = [[5, 9, 11, 3, 60, 7, 200]]
 SETTINGS = {
@@ -148,14 +148,14 @@ def test_a_shared_critic_is_read_back_as_well(trained, tmp_path):
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_recomputed_activations_change_no_weight(trained, monkeypatch, critic):
     recomputing = []
-    before = supervised.sft.train
+    before = steps.fit
 
     def train(engine, *args, **kwargs):
         layers = [vars(layer) for layer in engine.module.model.modules()]
         recomputing.append(any(layer.get("gradient_checkpointing") for layer in layers))
         return before(engine, *args, **kwargs)
 
-    monkeypatch.setattr(supervised.sft, "train", train)
+    monkeypatch.setattr(steps, "fit", train)
     one, other = (
         trained("llama", name, **{"backend.gradient_checkpointing": on, "ppo.critic": critic})[1]
         for name, on in (("kept", False), ("recomputed", True))

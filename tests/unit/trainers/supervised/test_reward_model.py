@@ -13,13 +13,15 @@ from trainers.config import BackendConfig, Config, PPOConfig, RewardModelConfig,
 from trainers.distributed.collectives import World
 from trainers.errors import NonFiniteError
 from trainers.models.classifier import Judge
+from trainers.supervised import fit as supervised
 from trainers.supervised import reward_model
+from trainers.supervised.fit import fit, over_ranks, update
 from trainers.supervised.preference_data import Example
 
 VOCAB, PAD = 24, 0
 
 
-def judging(*, budget=64, classes=0, weights=None, **settings):
+def loss_of(*, budget=64, classes=0, weights=None, **settings):
     given = {"num_epochs": 2, "batch_size": 4, "learning_rate": 1e-2, **settings}
     config = Config(
         reward_model=RewardModelConfig(**given),
@@ -28,9 +30,17 @@ def judging(*, budget=64, classes=0, weights=None, **settings):
         run=RunConfig(seed=3),
     )
     weights = weights or (1.0,) * classes
-    return reward_model.Judging(
-        config=config, world=World(), pad_token_id=PAD, class_weights=weights
+    return reward_model.RewardModelLoss(
+        config=config,
+        world=World(),
+        device=torch.device("cpu"),
+        pad_token_id=PAD,
+        class_weights=weights,
     )
+
+
+def collated(rows, loss):
+    return reward_model.collate(rows, pad_token_id=PAD, weights=loss.class_weights)
 
 
 def engine(labels=1, rate=1e-2):
@@ -76,7 +86,7 @@ def gradient(one, rows, rules):
         torch.cat([p.grad.flatten() for p in one.module.parameters() if p.grad is not None])
     )
     one.clip = lambda: 0.0
-    reward_model.update(one, rows, rules)
+    update(one, rows, rules)
     return stepped[0]
 
 
@@ -91,9 +101,9 @@ def test_the_loss_of_pairs_equals_a_float64_oracle():
 
 
 def test_the_loss_of_classes_equals_a_float64_oracle():
-    rules = judging(classes=3, weights=(0.5, 2.0, 1.0))
+    rules = loss_of(classes=3, weights=(0.5, 2.0, 1.0))
     rows = examples(4, pairs=False)
-    batch = reward_model.collate(rows, rules)
+    batch = collated(rows, rules)
     logits = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 3.0], [9.0, 1.0, 1.0], [0.1, 0.2, 0.3]])
     expected = []
     for row, one in zip(logits.double().tolist(), rows, strict=True):
@@ -108,11 +118,11 @@ def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(pairs):
     rows = examples(9, pairs=pairs, margin=0.1)
     one = engine(1 if pairs else 3)
     weights = () if pairs else (0.5, 2.0, 0.7)
-    whole = gradient(one, rows, judging(budget=100_000, weights=weights))
+    whole = gradient(one, rows, loss_of(budget=100_000, weights=weights))
     assert whole.abs().max() > 1e-3
     for budget in (1, 20, 40):
         torch.testing.assert_close(
-            gradient(one, rows, judging(budget=budget, weights=weights)), whole,
+            gradient(one, rows, loss_of(budget=budget, weights=weights)), whole,
             rtol=1e-5, atol=1e-6,
         )  # fmt: skip
 
@@ -120,37 +130,51 @@ def test_the_gradient_does_not_depend_on_the_split_into_micro_batches(pairs):
 @pytest.mark.parametrize("pairs", [True, False])
 def test_two_ranks_take_the_gradient_of_one(pairs, monkeypatch):
     rows = examples(9, pairs=pairs)
-    one, rules = engine(1 if pairs else 3), judging(classes=0 if pairs else 3)
+    one, rules = engine(1 if pairs else 3), loss_of(classes=0 if pairs else 3)
     whole = gradient(one, rows, rules)
 
     def summed(value):  # the only count that is summed: rows
         return torch.tensor(9.0) if value.ndim == 0 else value
 
-    monkeypatch.setattr(reward_model, "global_sum", summed)
+    monkeypatch.setattr(supervised, "global_sum", summed)
     parts = [gradient(one, rows[rank::2], rules) for rank in range(2)]
     torch.testing.assert_close(parts[0] + parts[1], whole, rtol=1e-5, atol=1e-6)
 
 
 def test_a_rank_without_rows_gives_no_gradient(monkeypatch):
     one = engine()
-    monkeypatch.setattr(reward_model, "global_sum", lambda v: v + 5.0 if v.ndim == 0 else v)
-    assert gradient(one, [], judging()).abs().max() == 0.0
+    monkeypatch.setattr(supervised, "global_sum", lambda v: v + 5.0 if v.ndim == 0 else v)
+    assert gradient(one, [], loss_of()).abs().max() == 0.0
 
 
 @pytest.mark.parametrize("pairs", [True, False])
 def test_micro_batches_hold_every_row_once_within_the_budget(pairs):
     rows = examples(11, pairs=pairs)
-    rules = judging(budget=40, classes=0 if pairs else 3)
-    parts = reward_model.micro_batches(rows, rules, torch.device("cpu"))
-    assert sorted(row for group, _ in parts for row in group) == list(range(11))
-    assert all(batch.tokens.numel() <= 40 for _, batch in parts)
-    for group, batch in parts:
-        texts = [text for column in zip(*(rows[i].texts for i in group), strict=True)
-                 for text in column]  # fmt: skip
-        read = [tuple(ids[mask].tolist())
-                for ids, mask in zip(batch.tokens, batch.attention_mask, strict=True)]  # fmt: skip
-        assert read == texts
-        assert (batch.tokens[~batch.attention_mask] == PAD).all()
+    loss = loss_of(budget=40, classes=0 if pairs else 3)
+    batches = loss.batches(rows)
+    assert len(batches) > 1
+    assert all(batch.tokens.numel() <= 40 for batch in batches)
+    assert all((batch.tokens[~batch.attention_mask] == PAD).all() for batch in batches)
+    assert sorted(rows_of(batches)) == sorted((one.texts, one.label) for one in rows)
+
+
+def rows_of(batches):
+    """The texts and labels of each row of some batches."""
+    for batch in batches:
+        texts = [tuple(ids[mask].tolist())
+                 for ids, mask in zip(batch.tokens, batch.attention_mask, strict=True)]  # fmt: skip
+        size = len(batch.labels)
+        for row, label in enumerate(batch.labels.tolist()):
+            yield tuple(texts[row::size]), label
+
+
+def test_a_rank_with_less_to_do_gets_blank_batches_and_one_without_rows_one(monkeypatch):
+    loss, device = loss_of(), torch.device("cpu")
+    real = loss.batches(examples(3))
+    monkeypatch.setattr(supervised, "global_max", lambda number: number + 2)
+    filled = over_ranks(real, loss.blank(), device)
+    assert [batch.is_blank for batch in filled] == [False] * len(real) + [True] * 2
+    assert [batch.is_blank for batch in over_ranks([], loss.blank(), device)] == [True] * 3
 
 
 @pytest.mark.parametrize("pairs", [True, False])
@@ -159,8 +183,7 @@ def test_a_verdict_does_not_depend_on_batches(pairs):
     one = engine(1 if pairs else 3)
     classes = 0 if pairs else 3
     whole, small = (
-        reward_model.judge(one, rows, rows, judging(budget=budget, classes=classes))
-        for budget in (1000, 1)
+        loss_of(budget=budget, classes=classes).judge(one, rows, rows) for budget in (1000, 1)
     )
     assert small.loss == pytest.approx(whole.loss, rel=1e-5)
     assert small.accuracy == whole.accuracy
@@ -169,10 +192,10 @@ def test_a_verdict_does_not_depend_on_batches(pairs):
 
 
 def test_a_pair_that_is_tied_is_half_right_and_no_surer_than_a_coin():
-    rules = judging()
+    rules = loss_of()
     rows = [Example(texts=((1,), (1,)))]
     loss, confidence, correct = reward_model.judgements(
-        torch.tensor([[2.0], [2.0]]), reward_model.collate(rows, rules)
+        torch.tensor([[2.0], [2.0]]), collated(rows, rules)
     )
     assert (confidence.item(), correct.item()) == (0.5, 0.5)
     assert loss.item() == pytest.approx(math.log(2.0))
@@ -203,7 +226,7 @@ def test_a_loss_that_is_not_finite_moves_no_weight():
         one.module.model.score.weight[0, 0] = math.nan
     before = [p.clone() for p in one.module.parameters()]
     with pytest.raises(NonFiniteError, match=r"not finite.*--reward-model\.learning-rate"):
-        reward_model.update(one, examples(), judging())
+        update(one, examples(), loss_of())
     for old, new in zip(before, one.module.parameters(), strict=True):
         assert torch.equal(old.nan_to_num(), new.nan_to_num())
 
@@ -211,10 +234,10 @@ def test_a_loss_that_is_not_finite_moves_no_weight():
 @pytest.mark.parametrize("pairs", [True, False])
 def test_a_resumed_stage_equals_one_that_never_stopped(pairs):
     rows = examples(pairs=pairs)
-    rules, labels = judging(classes=0 if pairs else 3, num_epochs=3), 1 if pairs else 3
+    rules, labels = loss_of(classes=0 if pairs else 3, num_epochs=3), 1 if pairs else 3
 
     def steps(one, start=0):
-        return reward_model.train(one, rows[2:], rules, held_out=rows[:2], start=start)
+        return fit(one, rows[2:], rules, held_out=rows[:2], start=start)
 
     whole = engine(labels)
     expected = [m.values() for m in steps(whole)]
@@ -239,8 +262,8 @@ def test_preferences_with_a_known_utility_recover_its_order():
         better = torch.rand((), generator=rng) < 1 / (1 + math.exp(utility[other] - utility[one]))
         if one != other:
             rows.append(Example(texts=((one,), (other,)) if better else ((other,), (one,))))
-    judge, rules = engine(), judging(num_epochs=6, batch_size=32, budget=10_000)
-    for _ in reward_model.train(judge, rows, rules):
+    judge, rules = engine(), loss_of(num_epochs=6, batch_size=32, budget=10_000)
+    for _ in fit(judge, rows, rules):
         pass
     tokens = torch.arange(1, VOCAB)[:, None]
     with torch.no_grad():
@@ -254,10 +277,10 @@ def test_a_margin_asks_for_a_larger_difference():
     wide = [replace(one, margin=4.0) for one in rows]
     gaps = []
     for learned in (rows, wide):
-        judge, rules = engine(), judging(num_epochs=60, batch_size=6, budget=1000)
-        for _ in reward_model.train(judge, learned, rules):
+        judge, rules = engine(), loss_of(num_epochs=60, batch_size=6, budget=1000)
+        for _ in fit(judge, learned, rules):
             pass
-        batch = reward_model.collate(rows, rules)
+        batch = collated(rows, rules)
         with torch.no_grad():
             chosen, rejected = judge.module(batch.tokens, batch.attention_mask).flatten().chunk(2)
         gaps.append(float((chosen - rejected).mean()))

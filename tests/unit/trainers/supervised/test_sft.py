@@ -12,8 +12,9 @@ from trainers.config import BackendConfig, Config, RunConfig, SFTConfig
 from trainers.distributed.collectives import World
 from trainers.errors import NonFiniteError
 from trainers.models.causal_lm import CausalPolicy
+from trainers.supervised import fit as supervised
 from trainers.supervised import sft
-from trainers.supervised.schedule import num_steps, rows_of_step
+from trainers.supervised.fit import fit, num_steps, rows_of_step, update
 from trainers.supervised.sft_data import Example
 
 VOCAB = 24
@@ -26,6 +27,14 @@ def config(*, budget=64, **settings):
         backend=BackendConfig(micro_batch_tokens=budget),
         run=RunConfig(seed=3),
     )
+
+
+def loss_of(settings):
+    return sft.SFTLoss(config=settings, world=World(), device=torch.device("cpu"))
+
+
+def held_out_loss(one, rows):
+    return loss_of(config(budget=1000)).measure(one, rows).values()["sft/holdout_loss"]
 
 
 def engine():
@@ -83,7 +92,7 @@ def no_step(monkeypatch):
 def test_the_loss_is_the_cross_entropy_of_the_responses(no_step):
     one, rows = engine(), examples()
     expected = oracle(one.module.model, rows)
-    metrics = sft.update(one, rows, config(budget=1000))
+    metrics = update(one, rows, loss_of(config(budget=1000)))
     assert metrics.values()["sft/loss"] == pytest.approx(expected.item(), rel=1e-5)
     expected.backward()
     ours = 0.5 * gradient(one)  # ours + theirs, which are equal
@@ -96,22 +105,22 @@ def test_the_loss_is_the_cross_entropy_of_the_responses(no_step):
 def test_the_gradient_does_not_depend_on_the_split(no_step, budget):
     rows = examples()
     whole, parts = engine(), engine()
-    sft.update(whole, rows, config(budget=1000))
-    sft.update(parts, rows, config(budget=budget))
+    update(whole, rows, loss_of(config(budget=1000)))
+    update(parts, rows, loss_of(config(budget=budget)))
     torch.testing.assert_close(gradient(parts), gradient(whole), rtol=1e-4, atol=1e-6)
 
 
 def test_ranks_add_up_to_the_gradient_of_one(no_step, monkeypatch):
     rows = examples()
     whole = engine()
-    expected = sft.update(whole, rows, config(budget=1000)).values()["sft/loss"]
+    expected = update(whole, rows, loss_of(config(budget=1000))).values()["sft/loss"]
     count = sum(len(row.response) for row in rows)
     gradients, losses = [], []
     for rank in range(3):
         totals = iter([torch.tensor(float(count))])  # the count is over all ranks, first asked for
-        monkeypatch.setattr(sft, "global_sum", lambda mine, left=totals: next(left, mine))
+        monkeypatch.setattr(supervised, "global_sum", lambda mine, left=totals: next(left, mine))
         one = engine()
-        losses.append(sft.update(one, rows[rank::3], config(budget=20)).values()["sft/loss"])
+        losses.append(update(one, rows[rank::3], loss_of(config(budget=20))).values()["sft/loss"])
         gradients.append(gradient(one))
     torch.testing.assert_close(sum(gradients), gradient(whole), rtol=1e-4, atol=1e-6)
     assert sum(losses) == pytest.approx(expected, rel=1e-5)
@@ -119,8 +128,10 @@ def test_ranks_add_up_to_the_gradient_of_one(no_step, monkeypatch):
 
 def test_a_rank_without_rows_still_runs_backward(no_step, monkeypatch):
     one = engine()
-    monkeypatch.setattr(sft, "global_sum", lambda mine: torch.tensor(5.0) if mine == 0 else mine)
-    assert sft.update(one, [], config()).values()["sft/grad_norm"] == 0.0
+    monkeypatch.setattr(
+        supervised, "global_sum", lambda mine: mine + 5.0 if mine.ndim == 0 else mine
+    )
+    assert update(one, [], loss_of(config())).values()["sft/grad_norm"] == 0.0
     assert gradient(one).abs().max() == 0.0
 
 
@@ -130,14 +141,14 @@ def test_a_loss_that_is_not_finite_moves_no_weight():
         one.module.model.lm_head.weight[0, 0] = math.nan
     before = [p.clone() for p in one.module.parameters()]
     with pytest.raises(NonFiniteError, match=r"not finite.*--sft\.learning-rate"):
-        sft.update(one, examples(), config())
+        update(one, examples(), loss_of(config()))
     for old, new in zip(before, one.module.parameters(), strict=True):
         assert torch.equal(old.nan_to_num(), new.nan_to_num())
 
 
 def test_padding_never_matters(monkeypatch):
     one, rows = engine(), examples()
-    clean = sft.mean_loss(one, rows, config(budget=1000), World())
+    clean = held_out_loss(one, rows)
     real = sft.collate
 
     def dirty(picked):
@@ -147,7 +158,7 @@ def test_padding_never_matters(monkeypatch):
         return replace(batch, inputs=replace(inputs, tokens=tokens))
 
     monkeypatch.setattr(sft, "collate", dirty)
-    assert sft.mean_loss(one, rows, config(budget=1000), World()) == clean
+    assert held_out_loss(one, rows) == clean
 
 
 def test_collate_pads_prompts_left_and_responses_right():
@@ -184,7 +195,7 @@ def test_split_keeps_every_row_on_one_side():
 
 def test_the_rate_warms_up_and_falls_to_a_tenth():
     settings = config(num_epochs=10, warmup_fraction=0.5)
-    logged = [m.values() for m in sft.train(engine(), examples(4), settings, world=World())]
+    logged = [m.values() for m in fit(engine(), examples(4), loss_of(settings))]
     rates = [values["sft/lr"] for values in logged]
     assert len(rates) == 10
     assert rates[:5] == sorted(rates[:5])
@@ -195,9 +206,7 @@ def test_the_rate_warms_up_and_falls_to_a_tenth():
 def test_training_lowers_the_loss_and_measures_the_held_out_one_each_epoch():
     rows = examples(8)
     settings = config(num_epochs=12)
-    logged = [
-        m.values() for m in sft.train(engine(), rows, settings, world=World(), held_out=rows[:2])
-    ]
+    logged = [m.values() for m in fit(engine(), rows, loss_of(settings), held_out=rows[:2])]
     assert logged[-1]["sft/loss"] < 0.7 * logged[0]["sft/loss"]
     assert [i for i, values in enumerate(logged) if "sft/holdout_loss" in values] == [
         2 * e + 1 for e in range(12)
@@ -208,13 +217,13 @@ def test_training_lowers_the_loss_and_measures_the_held_out_one_each_epoch():
 def test_a_resumed_stage_equals_one_that_never_stopped():
     rows, settings = examples(), config(num_epochs=3)
     whole = engine()
-    expected = [m.values() for m in sft.train(whole, rows, settings, world=World())]
+    expected = [m.values() for m in fit(whole, rows, loss_of(settings))]
     first = engine()
-    stage = sft.train(first, rows, settings, world=World())
+    stage = fit(first, rows, loss_of(settings))
     begun = [next(stage).values() for _ in range(4)]
     second = engine()
     second.load_state_dict([first.state_dict()])
-    rest = [m.values() for m in sft.train(second, rows, settings, world=World(), start=4)]
+    rest = [m.values() for m in fit(second, rows, loss_of(settings), start=4)]
     assert begun + rest == expected
     for one, other in zip(whole.module.parameters(), second.module.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -225,7 +234,7 @@ def test_a_stage_that_ended_at_its_held_out_loss_learns_nothing_more_when_resume
     one = engine()
 
     def steps(start):
-        return list(sft.train(one, rows, settings, world=World(), held_out=rows[:2], start=start))
+        return list(fit(one, rows, loss_of(settings), held_out=rows[:2], start=start))
 
     assert len(steps(0)) == 2
     assert steps(2) == []
