@@ -165,5 +165,5 @@ def test_deaf_ranks_end_when_another_hangs_and_it_is_named_with_where_it_stands(
 @pytest.mark.parametrize("work", [is_done_first_at_1, is_stopped])
 def test_a_rank_that_is_done_or_was_stopped_with_the_others_is_not_lost(work, folder):
     assert ended(folder, work) == [0, 0]
-    assert not list((folder / "logs" / "attempt_1").glob("*.farewell"))
+    assert not list((folder / "logs" / "attempt_1").glob("*.exit_report"))
     assert not list((folder / "logs" / "attempt_1").glob("*.alive"))

@@ -44,7 +44,7 @@ SHARD_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 TIMEOUT = 30.0
 """Seconds that a rank waits for the others: `backend.timeout_seconds`."""
 GRACE = 10.0
-"""Seconds beyond it: for farewells, and for the exit of a process on a busy machine."""
+"""Seconds beyond it: for exit reports, and for the exit of a process on a busy machine."""
 HEADER = ("place", "killed", "missed in", "left a draft", "other ended after s", "goes on from")
 MOMENTS = ("training", "save", "any time", "save")
 ITERATIONS = 6
@@ -204,10 +204,10 @@ class Pair:
 
     def _phase(self, begun, other, *, is_done):
         """The phase in which a rank missed the other; outside of training it says none."""
-        farewell = self.attempts()[-1] / f"rank_{other}.farewell" if self.attempts() else None
-        if len(self.attempts()) == begun or farewell is None or not farewell.exists():
+        report = self.attempts()[-1] / f"rank_{other}.exit_report" if self.attempts() else None
+        if len(self.attempts()) == begun or report is None or not report.exists():
             return "the end" if is_done else "the start"
-        return json.loads(farewell.read_text())["phase"]
+        return json.loads(report.read_text())["phase"]
 
     def left_behind(self):
         """What must not depend on kills: states of both ranks, figures, exported models."""

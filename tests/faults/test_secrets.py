@@ -170,6 +170,6 @@ def test_a_rank_that_fails_with_a_secret_tells_it_to_no_other(tmp_path):
     told = run_ranks(failing, str(runs), NAMED, timeout=120)
     assert "rank 1" in told[0]
     assert "no answer for (hidden)" in told[0]
-    assert {"rank_0.log", "rank_1.log", "rank_1.farewell"} <= {x.name for x in files(runs)}
+    assert {"rank_0.log", "rank_1.log", "rank_1.exit_report"} <= {x.name for x in files(runs)}
     assert leaks(runs) == []
     assert not open_to_others(runs / "a")

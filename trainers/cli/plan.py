@@ -39,7 +39,7 @@ from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
 from trainers.plan.state import Holding
 from trainers.runner.assemble import check_prompts, check_shares, compute_dtype, engines_json
-from trainers.supervised.preference_data import labelled, preferences
+from trainers.supervised.preference_data import labeled_examples, preferences
 from trainers.supervised.sft_data import demonstrations
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _read_rows(config: Config) -> None:
     if config.sft.num_epochs:
         demonstrations(config, [])
     if config.reward_model.num_epochs:
-        read = preferences if config.reward_model.label_column is None else labelled
+        read = preferences if config.reward_model.label_column is None else labeled_examples
         read(config, path, limit=limit)
 
 

@@ -138,13 +138,13 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
     config = with_secrets(config)
     check_start(config, is_new=not (launch.resume or launch.clean))
     _announce(config, launch)
-    from trainers.loggers.default import usual_loggers
+    from trainers.loggers.default import default_loggers
     from trainers.runner.run import run
 
     run(
         config,
         resume=Path(launch.resume) if isinstance(launch.resume, str) else launch.resume,
         clean=launch.clean,
-        loggers=usual_loggers(config, is_quiet=launch.is_quiet),
+        loggers=default_loggers(config, is_quiet=launch.is_quiet),
     )
     return 0

@@ -15,7 +15,7 @@ def _stay(backend: BackendConfig) -> bool:
     return backend.name == "deepspeed" and is_fixed
 
 
-IDLE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
+INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     (
         "ppo.critic_learning_rate",
         lambda config: config.ppo.critic == "shared",
@@ -137,7 +137,7 @@ def without_effect(config: Config, *, has_gpu: bool) -> list[str]:
     """Return a sentence for each setting that differs from its default in vain."""
     given, usual = (SCHEMA.dump_python(one, mode="json") for one in (config, Config()))
     said = []
-    for name, is_idle, why, remedy in IDLE:
+    for name, is_idle, why, remedy in INEFFECTIVE:
         value = value_at(given, parse(name))
         is_vain = is_idle(config) or (name in NEED_GPU and not has_gpu)
         if is_vain and value != value_at(usual, parse(name)):

@@ -1,4 +1,4 @@
-"""What a rank says when it ends, in a file beside its log, and what all make of it: one message."""
+"""Exit reports: why a rank ended, in a file beside its log, and one message from those of all."""
 
 import json
 import re
@@ -21,8 +21,8 @@ TIMED_OUT = re.compile(r"[Tt]imed? ?out")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Farewell:
-    """What a rank says when it ends.
+class ExitReport:
+    """Why a rank ended.
 
     Attributes:
         phase: what it was doing.
@@ -37,7 +37,7 @@ class Farewell:
     is_told: bool = False
 
     @classmethod
-    def of(cls, error: Exception) -> "Farewell":
+    def of(cls, error: Exception) -> "ExitReport":
         """Make it of an error."""
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         said = str(error)
@@ -46,38 +46,38 @@ class Farewell:
         return cls(phase=phase_of(error), error=text, is_cause=not lost)
 
 
-def leave(logs: Path, rank: int, said: Farewell) -> None:
-    """Write the farewell of a rank, seen whole or not at all; a full disk leaves none."""
-    file = logs / f"rank_{rank}.farewell"
+def write_exit_report(logs: Path, rank: int, said: ExitReport) -> None:
+    """Write the exit report of a rank, complete or not at all; on a full disk there is none."""
+    file = logs / f"rank_{rank}.exit_report"
     body = asdict(said) | {"error": redact(said.error)}
     with suppress(OSError):  # what ended the rank must not be hidden by that
         write(file, json.dumps(body))
 
 
-def heard(logs: Path) -> dict[int, Farewell]:
-    """Return the farewells that can be read now, by rank."""
+def read_exit_reports(logs: Path) -> dict[int, ExitReport]:
+    """Return the exit reports that can be read now, by rank."""
     found = {}
-    for file in logs.glob("rank_*.farewell"):
+    for file in logs.glob("rank_*.exit_report"):
         rank = int(file.stem.removeprefix("rank_"))
         with suppress(OSError, ValueError):  # a file server shows it late, or half of it
-            found[rank] = Farewell(**json.loads(file.read_text(encoding="utf-8")))
+            found[rank] = ExitReport(**json.loads(file.read_text(encoding="utf-8")))
     return dict(sorted(found.items()))
 
 
-def told(
-    farewells: Mapping[int, Farewell], hosts: Sequence[str], logs: Path, timeout_seconds: float
+def summarize_exits(
+    reports: Mapping[int, ExitReport], hosts: Sequence[str], logs: Path, timeout_seconds: float
 ) -> str:
-    """Return which rank ended the others, how, and where it left words.
+    """Return a message: which rank ended the others, how, and where its log is.
 
     Args:
-        farewells: what ranks said; one that is missing is lost.
+        reports: what ranks said; one that is missing is lost.
         hosts: of each rank.
         logs: the folder of their logs.
         timeout_seconds: how long they were waited for.
     """
-    causes = {rank: said for rank, said in farewells.items() if said.is_cause}
-    silent = [rank for rank in range(len(hosts)) if rank not in farewells]
-    heard = next(iter(farewells.values()))
+    causes = {rank: said for rank, said in reports.items() if said.is_cause}
+    silent = [rank for rank in range(len(hosts)) if rank not in reports]
+    first = next(iter(reports.values()))
     ends = "Continue with the same command and --resume."
     if causes:
         rank, said = next(iter(causes.items()))
@@ -87,15 +87,15 @@ def told(
         )
     if not silent:
         return (
-            f"ranks lost each other in {heard.phase}: {heard.error}. Look at the network.\n{ends}"
+            f"ranks lost each other in {first.phase}: {first.error}. Look at the network.\n{ends}"
         )
     who = ", ".join(f"{rank} ({hosts[rank]})" for rank in silent[:4])
     who += f" and {len(silent) - 4} more" * (len(silent) > 4)
-    late = any(TIMED_OUT.search(said.error) for said in farewells.values())
-    how = f"did not finish {heard.phase} within {timeout_seconds:g} s" if late else ""
-    how = how or f"died in {heard.phase}: its connection was closed"
+    late = any(TIMED_OUT.search(said.error) for said in reports.values())
+    how = f"did not finish {first.phase} within {timeout_seconds:g} s" if late else ""
+    how = how or f"died in {first.phase}: its connection was closed"
     return (
-        f"rank {who} {how}; the other {len(farewells)} stopped."
+        f"rank {who} {how}; the other {len(reports)} stopped."
         f"{_log('Last words', logs, silent[0])}\n{ends}"
     )
 

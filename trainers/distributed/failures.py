@@ -1,7 +1,8 @@
 """When a rank fails, dies or hangs: all end in time, and one message says which it was.
 
-A rank that an error ends leaves a farewell beside its log, gives its connections up, so that those
-who wait for it end as well, and reads the farewells of the others. A rank without one is lost.
+A rank that an error ends writes an exit report beside its log and closes its connections, so that
+the ranks that wait for it end as well; then it reads the reports of the others. A rank without one
+is lost.
 """
 
 import logging
@@ -13,12 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainers.distributed.collectives import World, gather, shutdown
-from trainers.distributed.exit_reports import Farewell, heard, leave, told
-from trainers.distributed.watchdog import Watch
+from trainers.distributed.exit_reports import (
+    ExitReport,
+    read_exit_reports,
+    summarize_exits,
+    write_exit_report,
+)
+from trainers.distributed.watchdog import Watchdog
 from trainers.errors import SAID_ELSEWHERE, LostRankError
 
 GRACE_SECONDS = 8.0
-"""How long farewells are waited for: a connection that is given up ends a wait at once, unless a
+"""How long exit reports are waited for: a connection that is given up ends a wait at once, unless a
 library keeps it open (DistributedDataParallel does). Then the others end when this process has."""
 _log = logging.getLogger(__name__)
 
@@ -42,7 +48,7 @@ def watched(
         yield
         return
     hosts = gather(socket.gethostname())
-    watch = Watch(logs, world, hosts, timeout_seconds, fail=fail)
+    watch = Watchdog(logs, world, hosts, timeout_seconds, fail=fail)
     watch.start()
     try:
         try:
@@ -50,28 +56,28 @@ def watched(
         finally:
             watch.end()
     except Exception as error:
-        own = Farewell.of(error)
+        own = ExitReport.of(error)
         _log.error("ended in %s: %s", own.phase, own.error)
-        farewells = _parted(logs, world, own)
-        is_told = any(said.is_told for said in farewells.values())
+        reports = _parted(logs, world, own)
+        is_told = any(said.is_told for said in reports.values())
         # On a full disk none of this rank was left: no other can say it.
-        if (is_told or min(farewells) != world.rank) and world.rank in heard(logs):
+        if (is_told or min(reports) != world.rank) and world.rank in read_exit_reports(logs):
             error.add_note(SAID_ELSEWHERE)
         else:
-            leave(logs, world.rank, replace(own, is_told=True))
-        causes = [rank for rank, said in farewells.items() if said.is_cause]
+            write_exit_report(logs, world.rank, replace(own, is_told=True))
+        causes = [rank for rank, said in reports.items() if said.is_cause]
         if len(causes) == world.size:  # all of them found the same
             raise
-        raise LostRankError(told(farewells, hosts, logs, timeout_seconds)) from error
+        raise LostRankError(summarize_exits(reports, hosts, logs, timeout_seconds)) from error
 
 
-def _parted(logs: Path, world: World, own: Farewell) -> dict[int, Farewell]:
-    """Say farewell and hear the others'; return those of all ranks that said one."""
-    leave(logs, world.rank, own)
+def _parted(logs: Path, world: World, own: ExitReport) -> dict[int, ExitReport]:
+    """Write this rank's exit report, then read those of the others; return all that exist."""
+    write_exit_report(logs, world.rank, own)
     shutdown()
     deadline = time.monotonic() + GRACE_SECONDS
     found = {world.rank: own}
     while len(found) < world.size and time.monotonic() < deadline:
-        found = heard(logs) | {world.rank: own}
+        found = read_exit_reports(logs) | {world.rank: own}
         time.sleep(0.02)
     return dict(sorted(found.items()))

@@ -2,9 +2,9 @@
 
 Over gloo a wait ends with the connection. NCCL waits for its time-out, and torch then aborts the
 process without a word. So every rank has a thread that touches a file beside its log, looks at the
-file of its neighbour, and reads farewells:
+file of its neighbour, and reads exit reports:
 
-    a rank raises  ->  it leaves a farewell  ->  the others end
+    a rank raises  ->  it writes a report  ->  the others end
     a rank dies    ->  its file keeps still  ->  its neighbour leaves one for it: all end
     a rank hangs   ->  its main thread does  ->  one that waits for it leaves one for it: all end
 """
@@ -25,7 +25,12 @@ import torch.distributed as dist
 
 from llmgym.limits import place
 from trainers.distributed.collectives import World, current_phase, num_waits
-from trainers.distributed.exit_reports import Farewell, heard, leave, told
+from trainers.distributed.exit_reports import (
+    ExitReport,
+    read_exit_reports,
+    summarize_exits,
+    write_exit_report,
+)
 
 BEAT_SECONDS = 5.0
 """Between two touches."""
@@ -33,16 +38,16 @@ STILL_SECONDS = 300.0
 """A file that has not changed for so long is a dead rank's: a library that holds Python's lock is
 done by then, and what a shared filesystem remembers of a file is new."""
 PATIENCE_SECONDS = 20.0
-"""What the main thread has to end by itself, once there is a farewell."""
+"""What the main thread has to end by itself, once there is an exit report."""
 MARGIN_SECONDS = 45.0
-"""Before NCCL's time-out a rank that hangs is named, or in its last tenth: then farewells and
+"""Before NCCL's time-out a rank that hangs is named, or in its last tenth: then exit reports and
 patience fit in."""
 
 _log = logging.getLogger(__name__)
 
 
 @final
-class Watch(threading.Thread):
+class Watchdog(threading.Thread):
     """Looks after one rank and its neighbour until it is told to `end`; made by the main thread.
 
     Args:
@@ -85,7 +90,7 @@ class Watch(threading.Thread):
         while not self._is_over.wait(BEAT_SECONDS):
             with suppress(OSError):  # a filesystem that is away says nothing about a rank
                 self._beat()
-                if heard(self._logs):
+                if read_exit_reports(self._logs):
                     break
         if not self._is_over.wait(PATIENCE_SECONDS):
             self._leave()
@@ -137,18 +142,20 @@ class Watch(threading.Thread):
         return late if speaker == self._rank else {}
 
     def _speak_for(self, others: Mapping[int, str]) -> None:
-        """Leave farewells for ranks that cannot, and say so."""
-        known = heard(self._logs)
+        """Write the exit reports of ranks that cannot, and say so."""
+        known = read_exit_reports(self._logs)
         if known or not others:
             return
         for rank, error in others.items():
-            of_it = Farewell(phase=current_phase(), error=error, is_cause=True, is_told=True)
-            leave(self._logs, rank, of_it)
+            of_it = ExitReport(phase=current_phase(), error=error, is_cause=True, is_told=True)
+            write_exit_report(self._logs, rank, of_it)
         sys.stderr.write(f"LostRankError: {self._text()}\n")
         sys.stderr.flush()
 
     def _text(self) -> str:
-        return told(heard(self._logs), self._hosts, self._logs, self._timeout)
+        return summarize_exits(
+            read_exit_reports(self._logs), self._hosts, self._logs, self._timeout
+        )
 
     def _leave(self) -> None:
         """End this process, whatever its main thread waits for, and log where it stood."""

@@ -22,7 +22,7 @@ from trainers.checkpoint.manifest import fsync
 from trainers.errors import CheckpointError
 from trainers.models.adapters import Adapter
 from trainers.models.chat import ChatFormat
-from trainers.models.classifier import Judge
+from trainers.models.classifier import SequenceClassifier
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.critic_folders import FolderKind, save_critic
 from trainers.models.mlp import PolicyMLP, SharedMLP, ValueMLP
@@ -181,9 +181,9 @@ def export_policy(
         (aside / "README.md").write_text(render_card(card), encoding="utf-8")
 
 
-def export_judge(
+def export_classifier(
     folder: Path,
-    judge: Judge,
+    judge: SequenceClassifier,
     tokenizer: PreTrainedTokenizerFast,
     card: Mapping[str, Any],
 ) -> None:

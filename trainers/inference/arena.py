@@ -12,7 +12,7 @@ from trainers.config import Config
 from trainers.config.environments import reward_of, text_envs
 from trainers.distributed.collectives import World
 from trainers.generation.base import Request, Sampling
-from trainers.inference.loading import Speaker, load_speaker
+from trainers.inference.loading import LoadedModel, load_speaker
 from trainers.inference.targets import Target
 
 GREEDY = Sampling(greedy=True)
@@ -46,7 +46,7 @@ class Stage:
             found.append((name, said, sum(slot.rewards), dict(slot.parts)))
         return prompt, found
 
-    def _played(self, speaker: Speaker, index: int) -> Slot:
+    def _played(self, speaker: LoadedModel, index: int) -> Slot:
         options = PlayOptions(
             indices=[index], index=[index], world=World(), max_tokens=speaker.longest
         )

@@ -30,7 +30,7 @@ from trainers.runner.assemble import Devices
 
 
 @final
-class Drawn(Generator):
+class FixedSampling(Generator):
     """A generator that draws as it was told to, whatever its caller asks for."""
 
     def __init__(self, inner: Generator, sampling: Sampling) -> None:
@@ -60,7 +60,7 @@ class Drawn(Generator):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speaker:
+class LoadedModel:
     """A loaded model that answers.
 
     Attributes:
@@ -75,7 +75,7 @@ class Speaker:
     longest: int
 
 
-def load_speaker(target: Target, sampling: Sampling) -> Speaker:
+def load_speaker(target: Target, sampling: Sampling) -> LoadedModel:
     """Load a target's model and tokenizer; no critic.
 
     Raises:
@@ -100,11 +100,11 @@ def load_speaker(target: Target, sampling: Sampling) -> Speaker:
         autocast=Devices.of(config, World(), policy).autocast,
         cached=cached,
     )
-    return Speaker(
+    return LoadedModel(
         config=config,
         policy=policy,
         chat=chat,
-        generator=Drawn(generator, sampling),
+        generator=FixedSampling(generator, sampling),
         longest=longest_sequence(model.config),
     )
 

@@ -7,7 +7,7 @@ from trainers.loggers.jsonl import JsonlLogger
 from trainers.loggers.wandb import WandbLogger, mode
 
 
-def usual_loggers(config: Config, *, is_quiet: bool = False) -> list[Logger]:
+def default_loggers(config: Config, *, is_quiet: bool = False) -> list[Logger]:
     """Return JSON lines, W&B where `log.wandb.enabled`, and the console last.
 
     Raises:

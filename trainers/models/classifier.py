@@ -36,7 +36,7 @@ from trainers.models.presets import llama_config
 
 
 @final
-class Judge(nn.Module):
+class SequenceClassifier(nn.Module):
     """A sequence classifier as an engine holds it.
 
     Args:
@@ -52,7 +52,7 @@ class Judge(nn.Module):
         return self.model(input_ids=tokens, attention_mask=attention_mask.long()).logits.float()
 
 
-def judge_tokenizer(
+def classifier_tokenizer(
     config: Config, texts: Iterable[str], *, has_prompts: bool
 ) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a reward model, padding on the right.
@@ -88,21 +88,21 @@ def judge_tokenizer(
     return tokenizer
 
 
-def judge_context(config: Config, tokenizer: PreTrainedTokenizerFast) -> int:
+def classifier_context(config: Config, tokenizer: PreTrainedTokenizerFast) -> int:
     """Return the tokens that the reward model takes; its tokenizer may say less than the model."""
     if config.model.path is None:
         return config.model.context
     return min(longest_sequence(load_config(config.model.path)), tokenizer.model_max_length)
 
 
-def load_judge(
+def load_classifier(
     config: Config, tokenizer: PreTrainedTokenizerFast, names: Sequence[str]
-) -> tuple[Judge, bool]:
+) -> tuple[SequenceClassifier, bool]:
     """Load a sequence classifier: float32, dropout off, in train mode.
 
     Args:
         config: settings.
-        tokenizer: of `judge_tokenizer`.
+        tokenizer: of `classifier_tokenizer`.
         names: of the classes; empty for one plain score.
 
     Returns:
@@ -124,10 +124,10 @@ def load_judge(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.run.seed)
         if source is None:
-            return Judge(LlamaForSequenceClassification(model_config).train()), False
+            return SequenceClassifier(LlamaForSequenceClassification(model_config).train()), False
         model, new = _loaded(source, model_config, config.model.attention)
     dropout_off(model)
-    return Judge(model.train()), before == model_config.num_labels and not new
+    return SequenceClassifier(model.train()), before == model_config.num_labels and not new
 
 
 def _describe(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trainers.models.adapters import merged
 from trainers.models.causal_lm import CausalPolicy
-from trainers.models.classifier import Judge
+from trainers.models.classifier import SequenceClassifier
 from trainers.models.critic import Critic, SharedActorCritic, ValueHead
 
 
@@ -19,7 +19,9 @@ def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 
     Buffers that are not saved, such as the angles of positions, are missing: it does not compute.
     """
-    assert isinstance(module, CausalPolicy | SharedActorCritic | Critic | Judge), type(module)
+    assert isinstance(module, CausalPolicy | SharedActorCritic | Critic | SequenceClassifier), type(
+        module
+    )
     with torch.device("meta"):
         bare = module.trunk if isinstance(module, Critic) else module.model
         model = type(bare)(bare.config)
@@ -27,8 +29,8 @@ def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
             reads = module.head.reads_logprobs
             head = ValueHead(module.head.width, model.device, reads_logprobs=reads)
             made: nn.Module = Critic(model, head, module.name)
-        elif isinstance(module, Judge):
-            made = Judge(model)
+        elif isinstance(module, SequenceClassifier):
+            made = SequenceClassifier(model)
         else:
             scorer = module.scorer
             kind = type(module)

@@ -223,26 +223,26 @@ def reference_of(config: Config, policy: Policy, devices: Devices) -> FrozenPoli
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Writer:
+class GenerationModel:
     """The module that text is written with, and how it comes by its weights."""
 
     policy: Policy
     weights: WeightSource
 
 
-def writer_of(policy: Policy, devices: Devices) -> Writer:
+def writer_of(policy: Policy, devices: Devices) -> GenerationModel:
     """Return what writes: the policy itself, unless its weights are shared out over ranks.
 
     Then it is a copy that is filled once a rollout, where `backend.zero.gather_gb` allows one.
     """
     zero = devices.zero
     if zero is None or zero.stage < 3:
-        return Writer(policy=policy, weights="shared")
+        return GenerationModel(policy=policy, weights="shared")
     if not zero.holds(count_parameters(policy) * devices.weights.itemsize):
-        return Writer(policy=policy, weights="sharded")
+        return GenerationModel(policy=policy, weights="sharded")
     empty = {id(one): nn.Parameter(torch.empty(0), False) for one in policy.parameters()}
     copied = copy.deepcopy(policy, empty)  # every rollout brings the weights
-    return Writer(policy=copied.to(devices.device), weights="copied")
+    return GenerationModel(policy=copied.to(devices.device), weights="copied")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +255,7 @@ class TextModels:
 
     learner: Learner
     reference: Reference | None
-    writer: Writer
+    writer: GenerationModel
     num_trained: int
 
 

@@ -49,7 +49,7 @@ def demonstrations_digest(shown: Iterable[Demonstration]) -> str:
     return _digest(([dict(m) for m in one.messages], one.response) for one in shown)
 
 
-def judgements_digest(examples: Iterable[Example]) -> str:
+def labeled_digest(examples: Iterable[Example]) -> str:
     """Return the digest of what a reward model learns, in its tokens and in order."""
     return _digest([one.texts, one.label, one.margin] for one in examples)
 

@@ -28,7 +28,7 @@ from trainers.distributed.collectives import World, from_main, shutdown, start
 from trainers.distributed.launcher import ends_with_launcher
 from trainers.errors import ConfigError
 from trainers.loggers.base import Logger
-from trainers.loggers.default import usual_loggers
+from trainers.loggers.default import default_loggers
 from trainers.models.hf_logging import quietly
 from trainers.redaction.text_files import private
 from trainers.report.page import write_report
@@ -96,7 +96,7 @@ def run(
     check_shares(config, world)
     if isinstance(resume, Path):
         check_at(resume)
-    heard = usual_loggers(config) if loggers is None else loggers
+    heard = default_loggers(config) if loggers is None else loggers
     with ends_with_launcher():
         check_zero(config, world)
         start(world, config.backend.timeout_seconds, even_alone=config.backend.name == "deepspeed")

@@ -29,7 +29,7 @@ MANY_LABELS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
+class LabeledExample:
     """A dialogue with one response and its class, or with two responses, the better one first.
 
     Attributes:
@@ -74,7 +74,7 @@ class Classes:
         return found[0] if found else None
 
 
-def preferences(config: Config, path: str, *, limit: int | None = None) -> list[Judgement]:
+def preferences(config: Config, path: str, *, limit: int | None = None) -> list[LabeledExample]:
     """Read pairs of responses, at most the first `limit`.
 
     Raises:
@@ -99,7 +99,7 @@ def preferences(config: Config, path: str, *, limit: int | None = None) -> list[
                 "better. Remove the row."
             )
         found.append(
-            Judgement(
+            LabeledExample(
                 messages=dialogue(row, data, place, NO_PROMPT)[0],
                 responses=(chosen, rejected),
                 margin=_margin(row, stage.margin_column, place),
@@ -109,9 +109,9 @@ def preferences(config: Config, path: str, *, limit: int | None = None) -> list[
     return found
 
 
-def labelled(
+def labeled_examples(
     config: Config, path: str, classes: Classes | None = None, *, limit: int | None = None
-) -> tuple[list[Judgement], Classes, int]:
+) -> tuple[list[LabeledExample], Classes, int]:
     """Read responses with their classes.
 
     Args:
@@ -141,7 +141,9 @@ def labelled(
         messages, answer = dialogue(row, data, place, NO_PROMPT)
         text = _text(row, data.response_column, place) if answer is None else answer
         if number is not None:
-            found.append(Judgement(messages=messages, responses=(text,), label=number, place=place))
+            found.append(
+                LabeledExample(messages=messages, responses=(text,), label=number, place=place)
+            )
     if is_first:
         _check_classes(found, classes, f'Labels in column "{column}" of {path}: {_most(given)}.')
     return found, classes, len(table) - len(found)
@@ -149,7 +151,7 @@ def labelled(
 
 def tokenize(
     tokenizer: Tokenizer,
-    rows: Sequence[Judgement],
+    rows: Sequence[LabeledExample],
     *,
     longest: int,
     too_long: str,
@@ -243,7 +245,7 @@ def _classes(
     return Classes(names=tuple(stage.groups), labels=tuple(map(frozenset, stage.groups.values())))
 
 
-def _check_classes(rows: Sequence[Judgement], classes: Classes, found: str) -> None:
+def _check_classes(rows: Sequence[LabeledExample], classes: Classes, found: str) -> None:
     counts = Counter(one.label for one in rows)
     said = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes.names))
     if len(classes.names) < 2:

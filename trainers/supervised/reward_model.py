@@ -64,7 +64,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ClassifierMetrics:
     """How well rows are judged.
 
     Attributes:
@@ -169,7 +169,9 @@ def judgements(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModelLoss(Loss[Example, Batch]):
-    """Cross-entropy of classes, or Bradley-Terry of pairs, in nats per row; of a `Judge`.
+    """Cross-entropy of classes, or Bradley-Terry of pairs, in nats per row.
+
+    The engine holds a `SequenceClassifier`.
 
     Attributes:
         pad_token_id: fills rows up.
@@ -216,7 +218,9 @@ class RewardModelLoss(Loss[Example, Batch]):
         return Metrics.scalars(self.judge(engine, rows, learned).metrics("holdout"))
 
     @torch.no_grad()
-    def judge(self, engine: Engine, rows: Sequence[Example], learned: Sequence[Example]) -> Verdict:
+    def judge(
+        self, engine: Engine, rows: Sequence[Example], learned: Sequence[Example]
+    ) -> ClassifierMetrics:
         """Judge rows that every rank has, shared among the ranks.
 
         Args:
@@ -234,7 +238,7 @@ class RewardModelLoss(Loss[Example, Batch]):
                 sums[1:] += reliability(confidence, correct).flatten()
         sums = global_sum(sums).cpu()
         bins = sums[1:].reshape(NUM_BINS, 3)
-        return Verdict(
+        return ClassifierMetrics(
             num_rows=len(rows),
             loss=float(sums[0]) / len(rows),
             accuracy=float(bins[:, 2].sum()) / len(rows),

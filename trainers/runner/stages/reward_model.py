@@ -15,26 +15,31 @@ from trainers.backends.zero.setup import loading, save_json
 from trainers.config import Config
 from trainers.distributed.collectives import from_main
 from trainers.errors import ConfigError
-from trainers.export.folders import export_judge
+from trainers.export.folders import export_classifier
 from trainers.models.adapters import adapt, check_lora
-from trainers.models.classifier import Judge, judge_context, judge_tokenizer, load_judge
+from trainers.models.classifier import (
+    SequenceClassifier,
+    classifier_context,
+    classifier_tokenizer,
+    load_classifier,
+)
 from trainers.models.loading import count_parameters, enable_checkpointing
 from trainers.runner.assemble import Devices
-from trainers.runner.digests import judgements_digest, weights_digest
+from trainers.runner.digests import labeled_digest, weights_digest
 from trainers.runner.session import Session
 from trainers.runner.stages.steps import take_steps
 from trainers.supervised.fit import num_steps
 from trainers.supervised.preference_data import (
     Classes,
     Example,
-    Judgement,
+    LabeledExample,
     file_of_test,
-    labelled,
+    labeled_examples,
     preferences,
     split,
     tokenize,
 )
-from trainers.supervised.reward_model import RewardModelLoss, Verdict, class_weights
+from trainers.supervised.reward_model import ClassifierMetrics, RewardModelLoss, class_weights
 
 RULE = "A row belongs to a class if all its labels do; every other row is left out."
 PARTS = {"holdout": "rows kept back", "test": "rows of the test file"}
@@ -50,8 +55,8 @@ class Rows:
         note: the same in a line, for the header.
     """
 
-    train: list[Judgement]
-    test: list[Judgement]
+    train: list[LabeledExample]
+    test: list[LabeledExample]
     classes: Classes | None
     said: str
     note: str
@@ -76,11 +81,11 @@ def train_reward_model(session: Session) -> dict[str, float]:
         for one in rows.train
         for text in (*(str(said["content"]) for said in one.messages), *one.responses)
     )
-    tokenizer = judge_tokenizer(config, texts, has_prompts=config.data.has_prompts)
+    tokenizer = classifier_tokenizer(config, texts, has_prompts=config.data.has_prompts)
     learned, parts = _examples(session, rows, tokenizer)
-    session.identify(rows=judgements_digest(learned))
+    session.identify(rows=labeled_digest(learned))
     with loading(config):
-        model, has_head = load_judge(config, tokenizer, rows.names)
+        model, has_head = load_classifier(config, tokenizer, rows.names)
     if config.backend.gradient_checkpointing:
         enable_checkpointing(model.model)
     origin = config.model.path or f"{config.model.preset}, built in place"
@@ -118,8 +123,8 @@ def train_reward_model(session: Session) -> dict[str, float]:
         metrics |= found
     card, folder = _card(session, rows, verdicts), session.folder.path / "model"
     trained = whole(engine)
-    assert isinstance(trained, Judge)
-    from_main(lambda: export_judge(folder, trained, tokenizer, card))
+    assert isinstance(trained, SequenceClassifier)
+    from_main(lambda: export_classifier(folder, trained, tokenizer, card))
     engine.close()
     return metrics
 
@@ -135,8 +140,8 @@ def _rows(config: Config) -> Rows:
         pairs = counted(len(rows), "pair")
         said = f"{pairs} of {path}."
         return Rows(train=rows, test=tested, classes=None, said=said, note=pairs)
-    rows, classes, num_left = labelled(config, path, limit=limit)
-    tested, _, num_tested_left = labelled(config, test, classes) if test else ([], None, 0)
+    rows, classes, num_left = labeled_examples(config, path, limit=limit)
+    tested, _, num_tested_left = labeled_examples(config, test, classes) if test else ([], None, 0)
     counts = Counter(one.label for one in rows)
     each = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes.names))
     said = f"{counted(len(rows), 'row')} of {path}: {each}. {RULE} So were {num_left} of these"
@@ -150,7 +155,7 @@ def _examples(
 ) -> tuple[list[Example], dict[str, list[Example]]]:
     """Return what is learned, and what is judged by the name of its part."""
     config = session.config
-    stage, longest = config.reward_model, judge_context(config, tokenizer)
+    stage, longest = config.reward_model, classifier_context(config, tokenizer)
     read = partial(
         tokenize, tokenizer, longest=longest, too_long=config.data.too_long, day=config.run.day
     )
@@ -197,7 +202,9 @@ def _optimizer(config: Config) -> OptimizerSettings:
     )
 
 
-def _card(session: Session, rows: Rows, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
+def _card(
+    session: Session, rows: Rows, verdicts: Mapping[str, ClassifierMetrics]
+) -> dict[str, Any]:
     """Return what the model card says: what was learned, and what it is worth."""
     config = session.config
     classes = {number: name for number, name in enumerate(rows.names)}

@@ -3,7 +3,7 @@
 import pytest
 
 from tests import tiny
-from trainers.config.checks import IDLE, for_practice, without_effect
+from trainers.config.checks import INEFFECTIVE, for_practice, without_effect
 from trainers.config.files import presets, read
 from trainers.errors import ConfigError
 from trainers.runner.run import run
@@ -70,7 +70,7 @@ def test_no_preset_sets_anything_in_vain():
 
 
 def test_every_such_setting_is_tried_above():
-    assert [name for name, *_ in IN_VAIN] == [name for name, *_ in IDLE]
+    assert [name for name, *_ in IN_VAIN] == [name for name, *_ in INEFFECTIVE]
 
 
 def test_a_run_says_it_once(tmp_path):

@@ -12,7 +12,7 @@ from llmgym.rewards.rendering import judged_ids
 from trainers.config import Config, DataConfig
 from trainers.config.files import read
 from trainers.errors import ConfigError
-from trainers.supervised.preference_data import labelled, preferences
+from trainers.supervised.preference_data import labeled_examples, preferences
 from trainers.supervised.sft_data import demonstrations
 
 PARTS = [{"type": "text", "text": "Say "}, {"type": "text", "text": "3."}]
@@ -39,7 +39,7 @@ def by_classes(path):
     groups = {"reward_model.label_column": "label", "data.response_column": "response"}
     rows = path.with_name("classes.jsonl")
     rows.write_text(f"{path.read_text()}\n" + json.dumps({**ROW, "label": "b", "prompt": "x"}))
-    return list(labelled(read([], {**RM, **groups}), str(rows))[0][0].messages)
+    return list(labeled_examples(read([], {**RM, **groups}), str(rows))[0][0].messages)
 
 
 def by_check(path):
@@ -120,7 +120,9 @@ def test_the_last_turn_is_the_response_where_it_is_split_off(tmp_path):
     }
     (one, _) = demonstrations(read([], said), [])
     assert (one.messages, one.response) == (({"role": "user", "content": "Say 3."},), "3")
-    found, *_ = labelled(read([], {**RM, **said, "reward_model.label_column": "label"}), str(path))
+    found, *_ = labeled_examples(
+        read([], {**RM, **said, "reward_model.label_column": "label"}), str(path)
+    )
     assert [(one.responses, len(one.messages)) for one in found] == [(("3",), 1)] * 2
     with pytest.raises(ConfigError, match=r"data\.last_assistant split .* a pair"):
         preferences(read([], {**RM, **said}), str(path))

@@ -13,7 +13,7 @@ from trainers.errors import ConfigError
 from trainers.supervised.preference_data import (
     Example,
     file_of_test,
-    labelled,
+    labeled_examples,
     preferences,
     split,
     tokenize,
@@ -41,7 +41,7 @@ def emotions(folder, text, **stage):
     (folder / "train.tsv").write_text(text)
     data = {"columns": ["text", "labels"], "response_column": "text"}
     given = {"label_column": "labels", "groups": GROUPS, **stage}
-    return labelled(config(data, **given), str(folder / "train.tsv"))
+    return labeled_examples(config(data, **given), str(folder / "train.tsv"))
 
 
 def test_a_row_is_of_the_class_that_all_its_labels_belong_to(tmp_path):
@@ -62,7 +62,7 @@ def test_labels_may_be_names_and_come_from_parquet(tmp_path):
     rows = [{"response": "a", "prompt": "p", "label": ["good"]},
             {"response": "b", "prompt": "p", "label": ["bad"]}]  # fmt: skip
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "r.parquet")
-    found, classes, _ = labelled(config(label_column="label"), str(tmp_path / "r.parquet"))
+    found, classes, _ = labeled_examples(config(label_column="label"), str(tmp_path / "r.parquet"))
     assert classes.names == ("bad", "good")
     assert [one.label for one in found] == [1, 0]
     assert found[0].messages == ({"role": "user", "content": "p"},)
@@ -73,7 +73,7 @@ def test_the_test_files_labels_are_sorted_into_the_classes_of_training(tmp_path)
     (tmp_path / "test.tsv").write_text("x\t3\ny\t0\n")
     data = {"columns": ["text", "labels"], "response_column": "text"}
     settings = config(data, label_column="labels", groups=GROUPS)
-    rows, same, left = labelled(settings, str(tmp_path / "test.tsv"), classes)
+    rows, same, left = labeled_examples(settings, str(tmp_path / "test.tsv"), classes)
     assert (same, [one.label for one in rows], left) == (classes, [1], 1)
 
 
@@ -101,7 +101,7 @@ def test_a_column_that_holds_no_labels_is_told_by_their_number(tmp_path):
     rows = [{"prompt": "p", "response": f"r{n}", "id": f"x{n}"} for n in range(40)]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(ConfigError, match=r'column "id" has 40 labels in 40 rows: x0 \(1 x\)'):
-        labelled(config(label_column="id"), str(tmp_path / "r.jsonl"))
+        labeled_examples(config(label_column="id"), str(tmp_path / "r.jsonl"))
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
@@ -210,6 +210,6 @@ def test_the_emotions_are_grouped_by_the_rule(data_dir):
         label_column="labels",
         groups=GROUPS,
     )
-    rows, classes, left = labelled(settings, str(data_dir / "goemotions" / "train.tsv"))
+    rows, classes, left = labeled_examples(settings, str(data_dir / "goemotions" / "train.tsv"))
     counts = [sum(one.label == number for one in rows) for number in range(2)]
     assert (classes.names, counts, left) == (("other", "positive"), [21_439, 15_216], 6_755)

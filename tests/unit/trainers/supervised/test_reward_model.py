@@ -12,7 +12,7 @@ from trainers.backends.torch import OptimizerSettings, TorchEngine
 from trainers.config import BackendConfig, Config, PPOConfig, RewardModelConfig, RunConfig
 from trainers.distributed.collectives import World
 from trainers.errors import NonFiniteError
-from trainers.models.classifier import Judge
+from trainers.models.classifier import SequenceClassifier
 from trainers.supervised import fit as supervised
 from trainers.supervised import reward_model
 from trainers.supervised.fit import fit, over_ranks, update
@@ -58,7 +58,7 @@ def engine(labels=1, rate=1e-2):
         )
     )
     return TorchEngine(
-        Judge(model),
+        SequenceClassifier(model),
         OptimizerSettings(learning_rate=rate),
         name="judge",
         device=torch.device("cpu"),

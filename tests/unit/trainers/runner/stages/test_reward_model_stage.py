@@ -18,7 +18,7 @@ from llmgym.rewards.rendering import judged_ids
 from trainers.cli import main as cli
 from trainers.config.files import read
 from trainers.errors import ConfigError
-from trainers.models.classifier import judge_tokenizer, load_judge
+from trainers.models.classifier import classifier_tokenizer, load_classifier
 from trainers.runner.run import run
 from trainers.runner.session import Session
 
@@ -130,8 +130,8 @@ def test_plain_transformers_gives_the_logits_that_were_trained(tmp_path):
     settings = read([], opinions(tmp_path))
     folder = run(settings, loggers=[]).run_dir / "model"
     again = read([], opinions(tmp_path) | {"model.path": str(folder)})
-    tokenizer = judge_tokenizer(again, [], has_prompts=True)
-    ours, had_head = load_judge(again, tokenizer, ())
+    tokenizer = classifier_tokenizer(again, [], has_prompts=True)
+    ours, had_head = load_classifier(again, tokenizer, ())
     said = [{"role": "user", "content": "day 3?"}]
     ids = torch.tensor([judged_ids(tokenizer, said, "it was fun")])
     dialogue = [*said, {"role": "assistant", "content": "it was fun"}]
@@ -235,8 +235,8 @@ def test_the_sentence_encoder_takes_a_new_head(tmp_path):
     result = run(read([], comments(tmp_path, 16) | changes), loggers=[])
     folder = result.run_dir / "model"
     again = read([], comments(tmp_path, 16) | {"model.path": str(folder)})
-    tokenizer = judge_tokenizer(again, [], has_prompts=False)
-    ours, had_head = load_judge(again, tokenizer, ("other", "good"))
+    tokenizer = classifier_tokenizer(again, [], has_prompts=False)
+    ours, had_head = load_classifier(again, tokenizer, ("other", "good"))
     assert had_head
     ids = torch.tensor([judged_ids(tokenizer, (), "it was happy")])
     with torch.no_grad():
