@@ -30,7 +30,7 @@ $(STAMP): constraints.txt pyproject.toml
 	  || { echo "llmgym needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12 install" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH_OPTIONS) torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,deepspeed,peft,gguf,data,math,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,deepspeed,peft,gguf,tensorboard,data,math,dev]"
 	@touch $(STAMP)
 
 encoder: install  ## the sentence encoder that some tests and results use, 90 MB

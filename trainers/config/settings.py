@@ -211,6 +211,8 @@ class LogConfig:
     """Iterations between samples shown and tabled; 0: never."""
     sample_rows: Annotated[int, Field(ge=1, le=16)] = 16
     """Most rows of such a table."""
+    tensorboard: bool = False
+    """Write TensorBoard events to tensorboard/ of the run folder; needs the package tensorboard."""
     wandb: WandbConfig = Field(default_factory=WandbConfig)
     """Weights & Biases."""
 

@@ -21,10 +21,12 @@ STEP_KEYS: Mapping[Stage, str] = {
 
 
 class Logger(ABC):
-    """Takes figures, samples and evaluations of one run."""
+    """Takes figures, samples and evaluations of one run.
 
-    @abstractmethod
-    def start(
+    A logger of its own defines `log` and `close`. The rest does nothing, or what `log` does.
+    """
+
+    def start(  # noqa: B027 - most have nothing to open
         self,
         config: Config,
         run_dir: Path,
@@ -44,27 +46,30 @@ class Logger(ABC):
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
         """Take the figures of one iteration of PPO, or of one optimizer step before it."""
 
-    @abstractmethod
-    def samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+    def samples(  # noqa: B027
+        self, rows: Sequence[Mapping[str, Any]], step: int
+    ) -> None:
         """Take a few sampled responses: env, prompt, completion, reward, its parts, and more."""
 
-    @abstractmethod
     def evaluation(
         self, evaluations: Sequence[Evaluation], step: int, figures: Mapping[str, float]
     ) -> None:
-        """Take held-out scores, and how they stand to those before; step 0 is before PPO."""
+        """Take held-out scores, and how they stand to those before; step 0 is before PPO.
 
-    @abstractmethod
-    def note(self, title: str, text: str) -> None:
+        By default they are logged as figures of this step.
+        """
+        self.log({**evaluation_values(evaluations), **figures}, step)
+
+    def note(self, title: str, text: str) -> None:  # noqa: B027
         """Take a line that says what the run consists of, such as the model's size."""
 
     @abstractmethod
     def close(self, status: Status) -> None:
         """Finish the log; nothing is logged afterwards."""
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps so that the log continues."""
+        return {}
 
 
 def evaluation_values(evaluations: Sequence[Evaluation]) -> dict[str, float]:

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainers.batch import Evaluation
 from trainers.config import Config
-from trainers.loggers.base import STEP_KEYS, Evaluations, Logger, Stage, Status, evaluation_values
+from trainers.loggers.base import STEP_KEYS, Evaluations, Logger, Stage, Status
 from trainers.redaction.text_files import append
 
 _log = logging.getLogger(__name__)
@@ -77,18 +76,5 @@ class JsonlLogger(Logger):
         """Append the rows to samples.jsonl."""
         self._append("samples.jsonl", [{"step": step, **row} for row in rows])
 
-    def evaluation(
-        self, evaluations: Sequence[Evaluation], step: int, figures: Mapping[str, float]
-    ) -> None:
-        """Append one line with the held-out scores to metrics.jsonl."""
-        self.log({**evaluation_values(evaluations), **figures}, step)
-
-    def note(self, title: str, text: str) -> None:
-        """Leave it out: these files hold figures."""
-
     def close(self, status: Status) -> None:
         """Leave the files as they are; every line was written when it came."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the attempt is read from the file."""
-        return {}

@@ -1,0 +1,63 @@
+"""Events for TensorBoard in tensorboard/ of the run folder, a folder for each stage."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+from trainers.config import Config
+from trainers.errors import ConfigError
+from trainers.loggers.base import Evaluations, Logger, Stage, Status
+
+
+def library() -> Any:  # noqa: ANN401 - the module
+    """Import what writes events.
+
+    Raises:
+        ConfigError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils import tensorboard
+    except ImportError as error:
+        raise ConfigError(
+            f"log.tensorboard needs the package tensorboard ({error}).\n"
+            'Install it with pip install "llmgym-rl[train,tensorboard]", or set '
+            "--log.tensorboard false"
+        ) from error
+    return tensorboard
+
+
+@final
+class TensorBoardLogger(Logger):
+    """Writes every metric as a scalar of its key; the x axis is the step of its stage."""
+
+    def __init__(self) -> None:
+        self._module = library()
+        self._folder = Path()
+        self._writers: dict[Stage, Any] = {}
+
+    def start(
+        self,
+        config: Config,
+        run_dir: Path,
+        resume_state: Mapping[str, Any] | None = None,
+        evaluations: Evaluations = (),
+    ) -> None:
+        """Take the folder of the run."""
+        self._folder = run_dir / "tensorboard"
+
+    def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
+        """Write the figures; what is not finite is left out, as no axis holds it."""
+        if section not in self._writers:
+            # A resumed run takes back what an earlier attempt wrote from its first step on.
+            writer = self._module.SummaryWriter(str(self._folder / section), purge_step=step)
+            self._writers[section] = writer
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._writers[section].add_scalar(name, value, step)
+        self._writers[section].flush()
+
+    def close(self, status: Status) -> None:
+        """Close the files."""
+        for writer in self._writers.values():
+            writer.close()
