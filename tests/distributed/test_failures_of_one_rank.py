@@ -45,7 +45,7 @@ def asked_of_main(error):
 def learned(folder, place):
     """What this rank hears when the model cannot be written at `place`."""
     config = read([], {**LEARNS, "run.dir": folder})
-    with mock.patch(f"trainers.runner.run.{place}", refuse):
+    with mock.patch(f"trainers.runner.stages.{place}", refuse):
         try:
             run(config, loggers=[])
         except CheckpointError as error:
@@ -86,7 +86,7 @@ def test_an_error_that_cannot_be_sent_is_told_in_words():
     assert other == f"BackendError: rank 0 failed: {main}"
 
 
-@pytest.mark.parametrize("place", ["supervised.export_policy", "text.copy_export"])
+@pytest.mark.parametrize("place", ["sft.export_policy", "ppo_text.copy_export"])
 def test_a_model_that_rank_0_cannot_write_ends_the_run_on_every_rank(tmp_path, place):
     said = run_ranks(learned, str(tmp_path), place, timeout=120)
     assert said == ["cannot write: no space"] * 2

@@ -131,7 +131,7 @@ def test_a_size_is_what_a_person_says(number, says):
 
 def test_runs_are_listed_without_torch_or_matplotlib(three):
     code = (
-        "import sys; from trainers.cli import main; main(['runs', 'list']);"
+        "import sys; from trainers.cli.main import main; main(['runs', 'list']);"
         "main(['runs', 'diff', 'runs/a', 'runs/b']);"
         "assert not {'torch', 'transformers', 'matplotlib', 'wandb'} & {*sys.modules}"
     )

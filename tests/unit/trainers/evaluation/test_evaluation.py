@@ -17,6 +17,7 @@ from trainers.config import Config, EvalConfig, GenerationConfig
 from trainers.config.ppo import PPOConfig
 from trainers.distributed.collectives import World
 from trainers.errors import ConfigError
+from trainers.evaluation import control as control_evaluation
 from trainers.evaluation import text as text_evaluation
 from trainers.evaluation.control import evaluate_control
 from trainers.evaluation.statistics import UNKNOWN, before_after, interval, paired, summary
@@ -359,7 +360,7 @@ def test_another_seed_plays_other_episodes():
 def test_ranks_share_the_episodes(monkeypatch):
     whole = control(5).scores
     parts = []
-    monkeypatch.setattr(text_evaluation, "gather", lambda mine: parts.append(mine) or [mine])
+    monkeypatch.setattr(control_evaluation, "gather", lambda mine: parts.append(mine) or [mine])
     for rank in range(2):
         control(5, World(rank=rank, size=2))
     merged = {**parts[0], **parts[1]}
