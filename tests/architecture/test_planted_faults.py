@@ -187,6 +187,11 @@ FAULTS = [
         "OddEngine derives from TorchEngine",
     ),
     (
+        words.former_words_stay_away,
+        {"trainers/ppo.py": '"""P."""\n\n\nclass UsualFarewell:\n    """F."""\n'},
+        "trainers/ppo.py: the word farewell is a former one",
+    ),
+    (
         words.public_names_have_docstrings,
         {"llmgym/env.py": "A = 1\n"},
         "llmgym/env.py:1: no header",

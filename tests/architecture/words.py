@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
@@ -16,6 +16,7 @@ METRIC = re.compile(rf"({SECTIONS})/[a-z0-9_{{}}./@]+")
 TENSOR = re.compile(
     r"(torch\.)?Tensor\b|\w+\[Tensor, "
 )  # itself, not an iterator or a dict of them
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 SHAPE = re.compile(r"\[[^\]\n]*\]")
 SETTINGS = (
     "trainers/config/settings.py",
@@ -24,6 +25,10 @@ SETTINGS = (
     "trainers/config/text.py",
     "trainers/config/backend.py",
 )
+FORMER_WORDS = frozenset(
+    ("farewell", "speaker", "judgement", "judgements", "judging", "usual", "peers", "verdict")
+)
+"""Words of names that the field has others for, and that do not come back."""
 HEADER = ("Purpose", "Hardware", "Result", "Run")
 
 
@@ -168,7 +173,23 @@ def config_files_have_headers(root: Path) -> list[str]:
     return faults
 
 
+def words_of(nodes: Iterable[ast.AST]) -> set[str]:
+    """Give the words, in lower case, of the names of classes and functions."""
+    names = (node.name for node in nodes if isinstance(node, ast.ClassDef | Function))
+    return {word.lower() for one in names for word in WORD.findall(one)}
+
+
+def former_words_stay_away(root: Path) -> list[str]:
+    """No file, class or function of trainers/ is named by a word that the field has another for."""
+    return [
+        f"{name(root, path)}: the word {word} is a former one: use the field's"
+        for path in found(root, "trainers")
+        for word in sorted((words_of(nodes(path)) | set(path.stem.split("_"))) & FORMER_WORDS)
+    ]
+
+
 RULES = (
+    former_words_stay_away,
     public_names_have_docstrings,
     tensors_have_shapes,
     settings_explain_themselves,

@@ -15,7 +15,7 @@ from trainers.config.environments import reward_of
 from trainers.config.files import read
 from trainers.errors import ConfigError
 from trainers.generation.base import Sampling
-from trainers.inference.loading import load_speaker
+from trainers.inference.loading import load_for_inference
 from trainers.inference.targets import target_of
 from trainers.models.chat import TEMPLATE
 from trainers.models.loading import load_chat, load_tokenizer
@@ -73,9 +73,9 @@ def test_a_run_resumed_over_midnight_reads_the_same_prompts(tmp_path, set_day):
         assert prompt(kept).startswith("28 Nov 2026")
     assert weights[0] == weights[1]
     # The exported template prints the day of whoever uses it, and its run's for eval and play.
-    speaker = load_speaker(target_of(str(folder)), Sampling())
-    assert speaker.chat.tokenizer.decode(speaker.chat.prompt_ids(SAID)).startswith("28 Nov 2026")
-    assert speaker.chat.tokenizer.chat_template == DATED
+    model = load_for_inference(target_of(str(folder)), Sampling())
+    assert model.chat.tokenizer.decode(model.chat.prompt_ids(SAID)).startswith("28 Nov 2026")
+    assert model.chat.tokenizer.chat_template == DATED
 
 
 def test_another_day_is_another_run(tmp_path, set_day):

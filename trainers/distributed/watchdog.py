@@ -138,8 +138,8 @@ class Watchdog(threading.Thread):
             usual, count = Counter(where for _, where in stand.values()).most_common(1)[0]
             is_clear = 2 * count > len(stand)
             late = {r: where for r, (_, where) in stand.items() if is_clear and where != usual}
-        speaker = min(stand.keys() - late.keys(), default=None)
-        return late if speaker == self._rank else {}
+        first = min(stand.keys() - late.keys(), default=None)
+        return late if first == self._rank else {}
 
     def _speak_for(self, others: Mapping[int, str]) -> None:
         """Write the exit reports of ranks that cannot, and say so."""

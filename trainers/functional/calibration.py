@@ -1,6 +1,6 @@
 """Calibration: is a judge that says 0.8 right eight times of ten?
 
-Shapes: B judgements, N bins.
+Shapes: B predictions, N bins.
 """
 
 import torch
@@ -13,7 +13,7 @@ NUM_BINS = 10
 def reliability(
     confidence: Float[Tensor, " B"], correct: Float[Tensor, " B"]
 ) -> Float[Tensor, "N 3"]:
-    """Sort judgements into bins of equal width over [0, 1].
+    """Sort predictions into bins of equal width over [0, 1].
 
     Args:
         confidence: [B] probability of what was judged.

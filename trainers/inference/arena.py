@@ -12,7 +12,7 @@ from trainers.config import Config
 from trainers.config.environments import reward_of, text_envs
 from trainers.distributed.collectives import World
 from trainers.generation.base import Request, Sampling
-from trainers.inference.loading import LoadedModel, load_speaker
+from trainers.inference.loading import LoadedModel, load_for_inference
 from trainers.inference.targets import Target
 
 GREEDY = Sampling(greedy=True)
@@ -29,8 +29,8 @@ class Stage:
 
     def __init__(self, config: Config, targets: Sequence[Target]) -> None:
         self._config = config
-        speakers = [load_speaker(replace(one, config=config), GREEDY) for one in targets]
-        self._speakers = dict(zip(("answer", "base"), speakers, strict=False))
+        models = [load_for_inference(replace(one, config=config), GREEDY) for one in targets]
+        self._models = dict(zip(("answer", "base"), models, strict=False))
         reward = reward_of(config, None)
         self._envs = text_envs(config, 1, env=None, reward=reward, held_out=True)
 
@@ -39,22 +39,22 @@ class Stage:
         count = self._envs.num_tasks()
         index = number if count is None else number % count
         prompt, found = "", []
-        for name, speaker in self._speakers.items():
-            slot = self._played(speaker, index)
+        for name, model in self._models.items():
+            slot = self._played(model, index)
             prompt = "\n".join(str(message["content"]) for message in slot.opening)
             said = "\n".join(slot.completions)
             found.append((name, said, sum(slot.rewards), dict(slot.parts)))
         return prompt, found
 
-    def _played(self, speaker: LoadedModel, index: int) -> Slot:
+    def _played(self, model: LoadedModel, index: int) -> Slot:
         options = PlayOptions(
-            indices=[index], index=[index], world=World(), max_tokens=speaker.longest
+            indices=[index], index=[index], world=World(), max_tokens=model.longest
         )
         with torch.no_grad():
             return play(
                 self._envs,
-                speaker.generator,
-                chat=speaker.chat,
+                model.generator,
+                chat=model.chat,
                 config=self._config,
                 sampling=GREEDY,
                 options=options,
@@ -63,16 +63,16 @@ class Stage:
     def answers(self, text: str) -> list[tuple[str, str]]:
         """Return each model's name and answer to the user's own words."""
         found = []
-        for name, speaker in self._speakers.items():
-            ids = speaker.chat.prompt_ids(({"role": "user", "content": text},))
-            limit = min(self._config.generation.max_new_tokens, speaker.longest - len(ids))
+        for name, model in self._models.items():
+            ids = model.chat.prompt_ids(({"role": "user", "content": text},))
+            limit = min(self._config.generation.max_new_tokens, model.longest - len(ids))
             if limit < 1:
                 found.append((name, f"(the prompt has {len(ids)} tokens, too many for it)"))
                 continue
             request = Request(token_ids=ids, index=0, max_new_tokens=limit)
             with torch.no_grad():
-                (response,) = speaker.generator.generate([request], GREEDY)
-            found.append((name, speaker.chat.decode(response.token_ids)))
+                (response,) = model.generator.generate([request], GREEDY)
+            found.append((name, model.chat.decode(response.token_ids)))
         return found
 
     def close(self) -> None:

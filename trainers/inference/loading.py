@@ -75,7 +75,7 @@ class LoadedModel:
     longest: int
 
 
-def load_speaker(target: Target, sampling: Sampling) -> LoadedModel:
+def load_for_inference(target: Target, sampling: Sampling) -> LoadedModel:
     """Load a target's model and tokenizer; no critic.
 
     Raises:
@@ -122,7 +122,7 @@ def held_out_score(target: Target, sampling: Sampling) -> Evaluation:
             seed=config.run.seed + 1,
             world=World(),
         )
-    speaker = load_speaker(target, sampling)
+    model = load_for_inference(target, sampling)
     envs = text_envs(
         config,
         min(config.eval.num_tasks, config.generation.batch_size),
@@ -134,11 +134,11 @@ def held_out_score(target: Target, sampling: Sampling) -> Evaluation:
         with torch.no_grad():
             return evaluate_text(
                 envs,
-                speaker.generator,
-                chat=speaker.chat,
+                model.generator,
+                chat=model.chat,
                 config=config,
                 world=World(),
-                max_tokens=speaker.longest,
+                max_tokens=model.longest,
             )
     finally:
         envs.close()

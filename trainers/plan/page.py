@@ -104,7 +104,7 @@ def host_lines(config: Config, forecast: Forecast) -> list[str]:
     ]
 
 
-def verdict(peak: Phase | None, room: int | None, *, is_gpu: bool) -> list[str]:
+def fit_lines(peak: Phase | None, room: int | None, *, is_gpu: bool) -> list[str]:
     """Return whether the phase that takes most fits, and what to do if not."""
     if peak is None:
         return []
@@ -182,7 +182,7 @@ def text(
         *labelled("batch", spelled(config, forecast.batch)),
         *labelled("memory", memory_lines(forecast), wrapped=False),
         *labelled("host", host_lines(config, forecast)),
-        *labelled("", verdict(forecast.peak, memory, is_gpu=forecast.holding.is_gpu)),
+        *labelled("", fit_lines(forecast.peak, memory, is_gpu=forecast.holding.is_gpu)),
         *labelled("disk", [f"{shown(written)} in {config.run.dir}/{config.run.name}{fits}", parts]),
         *labelled("texts", text_lines(config, lengths)),
         *labelled("time", time_lines(forecast, config, pace, lengths)),

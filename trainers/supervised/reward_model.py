@@ -153,7 +153,7 @@ def losses(logits: Tensor, batch: Batch) -> Tensor:
     return loss * batch.weights
 
 
-def judgements(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def predictions(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, confidence, correct), each [B], of logits [R * B, K], margins left out."""
     if len(logits) == len(batch.labels):
         confidence, said = logits.softmax(1).max(1)
@@ -208,7 +208,7 @@ class RewardModelLoss(Loss[Example, Batch]):
     def sums(self, engine: Engine, batch: Batch, *, last: bool) -> dict[str, Tensor]:
         """Return the summed loss, and the number of rows that are judged rightly."""
         logits = engine.forward(batch.tokens, batch.attention_mask, last=last)
-        correct = judgements(logits.detach(), batch)[2] * (batch.weights > 0)
+        correct = predictions(logits.detach(), batch)[2] * (batch.weights > 0)
         return {"loss": losses(logits, batch).sum(), "accuracy": correct.double().sum()}
 
     def measure(
@@ -233,7 +233,7 @@ class RewardModelLoss(Loss[Example, Batch]):
         for batch in over_ranks(mine, self.blank(), self.device):
             logits = engine.forward(batch.tokens, batch.attention_mask)
             if not batch.is_blank:
-                loss, confidence, correct = judgements(logits, batch)
+                loss, confidence, correct = predictions(logits, batch)
                 sums[0] += loss.double().sum()
                 sums[1:] += reliability(confidence, correct).flatten()
         sums = global_sum(sums).cpu()

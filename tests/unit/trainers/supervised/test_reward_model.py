@@ -194,7 +194,7 @@ def test_a_verdict_does_not_depend_on_batches(pairs):
 def test_a_pair_that_is_tied_is_half_right_and_no_surer_than_a_coin():
     rules = loss_of()
     rows = [Example(texts=((1,), (1,)))]
-    loss, confidence, correct = reward_model.judgements(
+    loss, confidence, correct = reward_model.predictions(
         torch.tensor([[2.0], [2.0]]), collated(rows, rules)
     )
     assert (confidence.item(), correct.item()) == (0.5, 0.5)
