@@ -57,7 +57,7 @@ ENV = Template('''\
 from pathlib import Path
 
 import llmgym
-from llmgym.data.rows import Columns
+from llmgym.rows import Columns
 from llmgym.data.splits import read_split
 
 TASKS = Path(__file__).with_name("tasks.jsonl")
