@@ -54,7 +54,7 @@ class BackendConfig:
     zero: ZeroConfig = Field(default_factory=ZeroConfig)
     """ZeRO; only `deepspeed` reads it."""
     micro_batch_tokens: Count = 4096
-    """Most tokens, padding included, of one forward and backward pass of a rank."""
+    """Maximum number of tokens of a forward and backward pass of a rank, padding included."""
     logprob_chunk: Count = 512
     """Positions whose logits exist at once."""
     gradient_checkpointing: bool = False

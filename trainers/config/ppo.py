@@ -47,7 +47,7 @@ class PPOConfig:
     weight_decay: NonNegative = 0.0
     """AdamW's decoupled weight decay."""
     max_grad_norm: Positive | None = 1.0
-    """Largest gradient norm of an engine; null: no clipping."""
+    """Maximum gradient norm of an engine; null: no clipping."""
     gamma: Share = 1.0
     """Discount of an action: a response token, or an env step."""
     gae_lambda: Share = 0.95
@@ -59,13 +59,13 @@ class PPOConfig:
     clip_dual: Annotated[float, Field(gt=1)] | None = None
     """Bound of the loss where the advantage is negative (arXiv:1912.09729); null: off."""
     value_clip: Positive | None = 0.2
-    """Largest move of a value from its old one, in reward units; null: off."""
+    """Maximum change of a value from its old one, in reward units; null: off."""
     value_coef: NonNegative = 0.1
     """Weight of the value loss when the trunk is shared."""
     entropy_coef: NonNegative = 0.0
     """Weight of the entropy bonus."""
     target_kl: Positive | None = 0.1
-    """KL(old, new) in nats an action above which the remaining epochs are skipped; null: off."""
+    """KL(old, new) in nats per action above which the remaining epochs are skipped; null: off."""
     kl_placement: Literal["reward", "loss", "none"] = "reward"
     """Where the reference KL enters; `none` loads no reference."""
     kl_coef: NonNegative | None = None
@@ -79,7 +79,7 @@ class PPOConfig:
     kl_controller: Literal["fixed", "adaptive"] = "fixed"
     """Whether kl_coef follows `kl_target` (arXiv:1909.08593)."""
     kl_target: Positive = 6.0
-    """KL an adaptive controller aims at, in nats an episode."""
+    """KL that an adaptive controller aims at, in nats per episode."""
     kl_horizon: Positive = 10000.0
     """Episodes over which an adaptive controller acts."""
     whiten_advantages: bool = True

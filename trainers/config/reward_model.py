@@ -21,8 +21,8 @@ class RewardModelConfig:
     labels: str | None = None
     """File of label names, one a line, id 0 first; null: `labels.txt` beside the data, if any."""
     groups: dict[str, list[str]] | None = None
-    """Classes by name, each a list of labels; null: a class a label. A row belongs to a class if
-    all its labels do; every other row is left out and counted."""
+    """Classes by name, each a list of labels; null: every label is its own class. A row belongs to
+    a class if all its labels do; every other row is left out and counted."""
     class_weights: Literal["none", "balanced"] = "none"
     """Weight of a class in the loss; balanced: all classes weigh the same in total, and the
     probabilities no longer follow how frequent a class is."""

@@ -121,7 +121,7 @@ class ModelConfig:
     config: str | None = None
     """A config.json of `path`, for `llmgym plan` where `path` cannot be read."""
     context: Count = 1024
-    """Longest sequence of a fresh model, in tokens."""
+    """Maximum length of a sequence of a fresh model, in tokens."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the forward pass; auto: bfloat16 where the hardware multiplies it natively, but
     float32 for models below 4 M parameters on a CPU. Weights are always float32."""
@@ -156,9 +156,9 @@ class SFTConfig:
     max_grad_norm: Positive | None = 1.0
     """Largest gradient norm; null: no clipping."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """Share of the rows kept back to measure the loss on."""
+    """Share of the rows that are held out, to measure the loss on."""
     stop_loss: Positive | None = None
-    """Loss on those rows, in nats a token, at which the stage ends after an epoch; null: off."""
+    """Loss on those rows, in nats per token, at which the stage ends after an epoch; null: off."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
@@ -210,7 +210,7 @@ class LogConfig:
     samples_every: Whole = 10
     """Iterations between samples shown and tabled; 0: never."""
     sample_rows: Annotated[int, Field(ge=1, le=16)] = 16
-    """Most rows of such a table."""
+    """Maximum number of rows of such a table."""
     tensorboard: bool = False
     """Write TensorBoard events to tensorboard/ of the run folder; needs the package tensorboard."""
     wandb: WandbConfig = Field(default_factory=WandbConfig)

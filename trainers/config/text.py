@@ -129,7 +129,7 @@ class GenerationConfig:
     """Give ids that the tokenizer does not hold (a padded vocabulary) probability 0, in sampling
     and in every log-probability alike; sampled ones vanish from the text that is scored."""
     batch_size: Count = 256
-    """Most rows generated at once."""
+    """Maximum number of rows generated together."""
 
     def __post_init__(self) -> None:
         """Refuse sampling from another support than the one that is scored."""

@@ -1,4 +1,4 @@
-"""What ends a rank whose main thread cannot: over NCCL it waits inside CUDA, deaf to Python.
+"""A watchdog thread: ends a rank that hangs in an NCCL call, where Python signals are not handled.
 
 Over gloo a wait ends with the connection. NCCL waits for its time-out, and torch then aborts the
 process without a word. So every rank has a thread that touches a file beside its log, looks at the

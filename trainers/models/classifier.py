@@ -1,4 +1,4 @@
-"""Reward models: any sequence classifier of transformers, with a class a label or one plain score.
+"""Reward models: any sequence classifier of transformers, with one class per label or one score.
 
 Shapes: B rows, L tokens, K labels. Rows are padded on the right with the pad token, by which many
 families find the last token, where they read their answer.

@@ -63,7 +63,10 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classes:
-    """The classes of a run by number, and the labels of each; a class a label has its own name."""
+    """The classes of a run by number, and the labels of each.
+
+    Where every label is its own class, the class has its name.
+    """
 
     names: tuple[str, ...]
     labels: tuple[frozenset[str], ...]
