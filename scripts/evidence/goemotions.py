@@ -124,7 +124,7 @@ def main() -> None:
     print(report(before, after, judges))
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     kls = [row["objective/kl"] for row in map(json.loads, lines) if "objective/kl" in row]
-    print(f"\nKL to the reference, last 5 iterations: {fmean(kls[-5:]):.2f} nats a response")
+    print(f"\nKL to the reference, last 5 iterations: {fmean(kls[-5:]):.2f} nats per response")
     print("\nThe first ten, as they are:\n")
     for old, new in list(zip(before, after, strict=True))[:10]:
         print(f"- {old['prompt']} ...\n  - before: {old['completion']}")

@@ -70,7 +70,7 @@ def main() -> None:
         print(f"| {name} | {shown(name, old)} | {shown(name, new)} | {change} |")
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     kls = [row["objective/kl"] for row in map(json.loads, lines) if "objective/kl" in row]
-    print(f"\nKL to the reference, last 5 iterations: {fmean(kls[-5:]):.2f} nats a response")
+    print(f"\nKL to the reference, last 5 iterations: {fmean(kls[-5:]):.2f} nats per response")
     for old, new in list(zip(before, after, strict=True))[:3]:
         said = (f"> {old['prompt']}", "before:", old["completion"], "after:", new["completion"])
         print("\n" + "\n\n".join(said))

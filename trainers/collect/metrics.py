@@ -70,7 +70,7 @@ class Outcome:
 
     @property
     def kl(self) -> Tensor:
-        """[E] k1 to the reference in nats an episode; 0 without a reference."""
+        """[E] k1 to the reference in nats per episode; 0 without a reference."""
         if self.ref_logprobs is None:
             return torch.zeros(len(self.episodes.slots))
         return self.episodes.per_episode((self.logprobs - self.ref_logprobs) * self.mask)

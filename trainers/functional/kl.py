@@ -65,7 +65,7 @@ class KLController:
         self.coef = config.kl_weight if config.kl_placement == "reward" else 0.0
 
     def update(self, kl_per_episode: float, num_episodes: int) -> None:
-        """Take an iteration's mean KL, in nats an episode, over `num_episodes` of all ranks."""
+        """Take an iteration's mean KL, in nats per episode, over `num_episodes` of all ranks."""
         if self._config.kl_controller == "fixed":
             return
         error = min(max(kl_per_episode / self._config.kl_target - 1.0, -0.2), 0.2)

@@ -27,7 +27,7 @@ RISE = 0.25  # of the scores' deviation at the start: over 4 standard errors of 
 LONGER, SHORTER = 1.5, 0.5  # of the length at the start
 LESS_VARIED = 0.9  # of the different pairs at the start
 REPEATED = 0.1  # more repeated runs of four tokens than at the start
-FAR = 20.0  # nats an episode from the reference
+FAR = 20.0  # nats per episode from the reference
 UNEXPLAINED = -0.1  # below: the critic's error is a tenth larger than the mean's
 
 
@@ -134,7 +134,7 @@ def _learning(values: Mapping[str, float], config: Config) -> dict[str, str]:
     moved = values.get("policy/approxkl_avg", 0.0)
     if limit is not None and moved > limit:
         said["large step"] = (
-            f"the policy moved by {moved:.2g} nats an action, over ppo.target_kl {limit:g}, in "
+            f"the policy moved by {moved:.2g} nats per action, over ppo.target_kl {limit:g}, in "
             f"{LASTING['large step']} iterations; later epochs are skipped. Try "
             f"--ppo.learning-rate {config.ppo.learning_rate / 2:.1e}."
         )

@@ -74,7 +74,7 @@ HELD_OUT = Panel(
 KL = Panel(
     title="KL to the reference",
     metrics={"objective/kl": "per episode"},
-    unit="nats an episode",
+    unit="nats per episode",
     healthy="0 at first, then 1 to 20",
 )
 LENGTH = Panel(
@@ -150,7 +150,7 @@ HEALTHY = Section(
         Panel(
             title="Size of a step",
             metrics={"policy/approxkl_avg": "approximate KL"},
-            unit="nats an action",
+            unit="nats per action",
             healthy="1e-5 to 0.02",
         ),
         Panel(
@@ -170,7 +170,7 @@ HEALTHY = Section(
         Panel(
             title="Entropy",
             metrics={"policy/entropy_avg": "policy"},
-            unit="nats an action",
+            unit="nats per action",
             healthy="falls slowly",
         ),
         Panel(
@@ -241,7 +241,7 @@ SUPERVISED = Section(
         Panel(
             title="Loss",
             metrics={"sft/loss": "trained on", "sft/holdout_loss": "held out"},
-            unit="nats a token",
+            unit="nats per token",
             healthy="both fall; held out rises: too long",
         ),
         Panel(
@@ -276,7 +276,7 @@ JUDGING = Section(
         Panel(
             title="Loss of judgement",
             metrics={"reward_model/loss": "learned from", "reward_model/{part}/loss": ""},
-            unit="nats a row",
+            unit="nats per row",
             healthy="both fall; held out rises: too long",
         ),
         Panel(
@@ -310,12 +310,12 @@ TOTAL = "timing_s/total"
 
 DRIFT: Mapping[str, str] = {
     "objective/scores": "Reward",
-    "objective/kl": "KL, nats an episode",
+    "objective/kl": "KL, nats per episode",
     "completions/mean_length": "Length, tokens",
     "completions/clipped_ratio": "Cut at the limit, share",
     "completions/distinct_2": "Distinct pairs of tokens, share",
     "completions/repeat_4gram": "Repeated runs of four tokens, share",
-    "policy/entropy_avg": "Entropy, nats an action",
+    "policy/entropy_avg": "Entropy, nats per action",
     "policy/generator_logp_diff_max": "Sampler against trainer, nats at most",
 }
 """What is compared between the first and the last tenth of a run."""
@@ -324,13 +324,13 @@ FINAL: Mapping[str, str] = {
     "eval/score": "Held-out score",
     "eval/best": "Best held-out score",
     **DRIFT,
-    "policy/approxkl_avg": "Size of a step, nats an action",
+    "policy/approxkl_avg": "Size of a step, nats per action",
     "value/explained_var": "Explained variance",
     "perf/tokens_per_s": "Tokens a second",
     TOTAL: "Seconds an iteration",
-    "sft/loss": "Supervised loss, nats a token",
+    "sft/loss": "Supervised loss, nats per token",
     "sft/holdout_loss": "Supervised loss, held out",
-    "reward_model/loss": "Reward model's loss, nats a row",
+    "reward_model/loss": "Reward model's loss, nats per row",
     "reward_model/accuracy": "Judged right, share",
 }
 """The figures in which finished runs are compared."""

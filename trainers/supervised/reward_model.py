@@ -69,7 +69,7 @@ class ClassifierMetrics:
 
     Attributes:
         num_rows: how many.
-        loss: mean, in nats a row, unweighted and without margins.
+        loss: mean, in nats per row, unweighted and without margins.
         accuracy: share that is right; a tie of two responses counts half.
         baseline: accuracy of a judge that reads no text, see `baseline`.
         calibration_error: see `functional/calibration.py`.

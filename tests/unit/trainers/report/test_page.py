@@ -210,7 +210,7 @@ def test_warnings_are_those_of_the_console_counted(text_run):
 def test_the_drift_is_between_the_first_and_the_last_tenth(text_run):
     log(text_run, *({"train/global_step": i, "objective/kl": float(i)} for i in range(1, 41)))
     text = re.sub(r"<[^>]+>", " ", write_report([text_run]).read_text("utf-8"))
-    row = re.search(r"KL, nats an episode\s*([\d.]+)\s*([\d.]+)", text)
+    row = re.search(r"KL, nats per episode\s*([\d.]+)\s*([\d.]+)", text)
     assert row
     assert row.groups() == ("2.5", "38.5")
 
