@@ -2,8 +2,9 @@
 
     collect -> make_experience (gae, whiten) -> epochs of minibatches (policy_loss, value_loss)
 
-Not here: acting (`collect/`), models, optimizers and ranks (`learner.py`, `backends/`), logging and
-checkpoints (`runner/`). `train` is a generator of metrics and does no I/O.
+Not here: `gae` (`functional/advantages.py`), acting (`collect/`), models, optimizers and ranks
+(`learner.py`, `backends/`), logging and checkpoints (`runner/`). `train` is a generator of metrics
+and does no I/O.
 
 Shapes: B rows (sequences, or steps of an environment), T actions of a row. `response_mask` is True
 on actions; every sum runs over it and over all ranks, and every mean divides once, by a global

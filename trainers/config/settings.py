@@ -1,6 +1,6 @@
 """Every setting: frozen, strict and documented under each field. No torch, no tyro.
 
-`config_files.py` reads and writes these as YAML; `llmgym schema` prints them. A value is checked
+`files.py` reads and writes these as YAML; `llmgym schema` prints them. A value is checked
 once, when it is built, and never repaired. What follows from other settings is a property.
 """
 
