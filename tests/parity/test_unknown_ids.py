@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from tests import tiny
 from trainers.functional.logprobs import linear_logprobs
 from trainers.generation.base import Request, Sampling
-from trainers.inference.loading import load_speaker
+from trainers.inference.loading import load_for_inference
 from trainers.inference.targets import target_of
 from trainers.runner.run import run
 
@@ -49,7 +49,7 @@ def test_masked_ids_are_masked_for_policy_old_policy_reference_and_generator(tmp
 
 def test_masked_ids_are_masked_where_a_run_is_evaluated_and_played(tmp_path):
     result = played(tmp_path, **{"generation.mask_unknown": True, "ppo.entropy_coef": 0.01})
-    speaker = load_speaker(target_of(str(result.run_dir)), Sampling())
+    speaker = load_for_inference(target_of(str(result.run_dir)), Sampling())
     known = max(speaker.chat.tokenizer.get_vocab().values())
     assert speaker.policy.scorer.absent == ((known + 1, known + 1 + PADDING),)
     prompt = speaker.chat.prompt_ids([{"role": "user", "content": "1"}])

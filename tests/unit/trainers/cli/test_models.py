@@ -14,7 +14,7 @@ from trainers.config.files import dump, read
 from trainers.errors import ConfigError
 from trainers.export.folders import export_policy
 from trainers.generation.base import Sampling
-from trainers.inference.loading import load_speaker
+from trainers.inference.loading import load_for_inference
 from trainers.inference.targets import newest_run, target_of
 from trainers.models.loading import load_chat, load_tokenizer
 
@@ -137,9 +137,9 @@ def test_the_base_of_a_run_is_read_by_the_tokenizer_of_its_settings(run_dir, tmp
     config = read([], {**SETTINGS, **changes, "tokenizer.chat_template": str(template)})
     with open(f"{run_dir}/config.yaml", "w", encoding="utf-8") as stream:
         stream.write(dump(config))
-    spoken = load_speaker(target_of(run_dir, "base"), Sampling(greedy=True)).chat
+    spoken = load_for_inference(target_of(run_dir, "base"), Sampling(greedy=True)).chat
     assert spoken.decode(spoken.prompt_ids([{"role": "user", "content": "a"}])) == "a!"
-    own = load_speaker(target_of(run_dir), Sampling(greedy=True)).chat
+    own = load_for_inference(target_of(run_dir), Sampling(greedy=True)).chat
     assert own.tokenizer.chat_template != template.read_text()
 
 
