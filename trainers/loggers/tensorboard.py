@@ -1,13 +1,17 @@
 """Events for TensorBoard in tensorboard/ of the run folder, a folder for each stage."""
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
 from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.loggers.base import Evaluations, Logger, Stage, Status
+
+_log = logging.getLogger(__name__)
 
 
 def library() -> Any:  # noqa: ANN401 - the module
@@ -29,12 +33,16 @@ def library() -> Any:  # noqa: ANN401 - the module
 
 @final
 class TensorBoardLogger(Logger):
-    """Writes every metric as a scalar of its key; the x axis is the step of its stage."""
+    """Writes every metric as a scalar of its key; the x axis is the step of its stage.
+
+    Where the disk takes no events, it warns once and writes no more: no run ends for its log.
+    """
 
     def __init__(self) -> None:
         self._module = library()
         self._folder = Path()
         self._writers: dict[Stage, Any] = {}
+        self._has_failed = False
 
     def start(
         self,
@@ -48,6 +56,12 @@ class TensorBoardLogger(Logger):
 
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
         """Write the figures; what is not finite is left out, as no axis holds it."""
+        with self._guarded():
+            self._write(values, step, section)
+
+    def _write(self, values: Mapping[str, float], step: int, section: Stage) -> None:
+        if self._has_failed:
+            return
         if section not in self._writers:
             # A resumed run takes back what an earlier attempt wrote from its first step on.
             writer = self._module.SummaryWriter(str(self._folder / section), purge_step=step)
@@ -59,5 +73,16 @@ class TensorBoardLogger(Logger):
 
     def close(self, status: Status) -> None:
         """Close the files."""
-        for writer in self._writers.values():
-            writer.close()
+        with self._guarded():
+            for writer in self._writers.values():
+                writer.close()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Turn an error of the disk into one warning."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_failed:
+                _log.warning("%s gets no more events: %s", self._folder, error)
+            self._has_failed = True

@@ -65,6 +65,33 @@ def test_a_resumed_run_takes_back_the_steps_that_it_repeats(tmp_path):
     assert values == [(1, 1.0), (2, 20.0), (3, 30.0)]
 
 
+def test_a_folder_that_cannot_be_written_costs_one_warning_and_no_run(tmp_path, caplog):
+    (tmp_path / "tensorboard").write_text("a file where the folder belongs")
+    logger = started(tmp_path)
+    for step in (1, 2):
+        logger.log({"objective/kl": 0.5}, step)
+    logger.close("finished")
+    assert [one.message.partition(":")[0] for one in caplog.records] == [
+        f"{tmp_path}/tensorboard gets no more events"
+    ]
+
+
+def test_a_disk_that_fills_up_costs_one_warning_and_no_run(tmp_path, caplog):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    logger = started(tmp_path)
+    logger.log({"objective/kl": 0.5}, 1)
+    logger._writers["ppo"].add_scalar = full
+    for step in (2, 3):
+        logger.log({"objective/kl": 0.5}, step)
+    logger.close("finished")
+    assert [one.message for one in caplog.records] == [
+        f"{tmp_path}/tensorboard gets no more events: [Errno 28] No space left on device"
+    ]
+    assert scalars(tmp_path / "tensorboard/ppo") == {"objective/kl": [(1, 0.5)]}
+
+
 def test_a_run_has_one_where_it_asks_for_it():
     def kinds(asked):
         quiet = LogConfig(tensorboard=asked, wandb=WandbConfig(enabled=False))
