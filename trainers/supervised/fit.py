@@ -38,12 +38,14 @@ class Loss(ABC, Generic[Row, Batch]):
 
     Attributes:
         stage: its name, with which its metrics begin, and that of its settings.
+        held_out_loss: the metric of `measure` that is the loss.
         config: settings.
         world: this process among its peers.
         device: of the engine.
     """
 
     stage: ClassVar[StageName]
+    held_out_loss: ClassVar[str]
     config: Config
     world: World
     device: torch.device
@@ -76,7 +78,7 @@ class Loss(ABC, Generic[Row, Batch]):
     def measure(self, engine: Engine, rows: Sequence[Row], learned: Sequence[Row]) -> Metrics:
         """Return the metrics of held-out rows; a collective.
 
-        `learned` is what the stage learns from. The first figure is the loss.
+        `learned` is what the stage learns from.
         """
 
 
@@ -164,14 +166,13 @@ def fit(
     settings, world, seed = loss.settings, loss.world, loss.config.run.seed
     total = num_steps(len(rows), settings)
     each_epoch = total // max(settings.num_epochs, 1)
-
     limit = settings.stop_loss if isinstance(settings, SFTConfig) else None
 
     def has_ended(measured: Metrics) -> bool:
-        return limit is not None and next(iter(measured.values().values())) <= limit
+        return limit is not None and measured.values()[loss.held_out_loss] <= limit
 
-    measured_before = limit is not None and held_out and start and start % each_epoch == 0
-    if measured_before and has_ended(loss.measure(engine, held_out, rows)):
+    was_measured = limit is not None and held_out and start and start % each_epoch == 0
+    if was_measured and has_ended(loss.measure(engine, held_out, rows)):
         return
     for step in range(start, total):
         now = rate(step, total, settings)

@@ -28,6 +28,9 @@ from trainers.functional.packing import packed
 from trainers.supervised.fit import Loss, over_ranks
 from trainers.supervised.preference_data import Example
 
+HOLDOUT = "holdout"
+"""The part of the metrics of held-out rows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -179,6 +182,7 @@ class RewardModelLoss(Loss[Example, Batch]):
     """
 
     stage = "reward_model"
+    held_out_loss = f"reward_model/{HOLDOUT}/loss"
     pad_token_id: int
     class_weights: tuple[float, ...] = ()
 
@@ -215,7 +219,7 @@ class RewardModelLoss(Loss[Example, Batch]):
         self, engine: Engine, rows: Sequence[Example], learned: Sequence[Example]
     ) -> Metrics:
         """Return the figures of rows kept back."""
-        return Metrics.scalars(self.judge(engine, rows, learned).metrics("holdout"))
+        return Metrics.scalars(self.judge(engine, rows, learned).metrics(HOLDOUT))
 
     @torch.no_grad()
     def judge(

@@ -62,6 +62,7 @@ class SFTLoss(Loss[Example, Batch]):
     """Cross-entropy in nats per response token, of a `CausalPolicy` at temperature 1."""
 
     stage = "sft"
+    held_out_loss = "sft/holdout_loss"
 
     def count(self, rows: Sequence[Example]) -> int:
         """Return the number of response tokens."""
@@ -101,4 +102,4 @@ class SFTLoss(Loss[Example, Batch]):
             output = engine.forward(batch.inputs, batch.response_mask, entropy="none")
             losses.append(-(output.logprobs * batch.response_mask).double().sum())
         summed, count = float(global_sum(torch.stack(losses).sum())), self.count(rows)
-        return Metrics.scalars({"sft/holdout_loss": summed / count if count else math.nan})
+        return Metrics.scalars({self.held_out_loss: summed / count if count else math.nan})
