@@ -327,9 +327,8 @@ def _file(path: Path) -> ModuleType:
 
 def _found(path: Path) -> Path:
     path = Path(os.path.realpath(os.path.expanduser(path)))
-    if os.path.isfile(
-        path
-    ):  # as all of os.path, False where a name is too long, or a loop of links
+    # As all of os.path, False where a name is too long, or a loop of links.
+    if os.path.isfile(path):
         return path
     if os.path.lexists(path):
         kind = "a folder" if os.path.isdir(path) else "no plain file"

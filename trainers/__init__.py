@@ -25,7 +25,7 @@ MOVED = {
 
 
 def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the types are those of the runner
-    """Train; see `trainers.runner.run`, whose arguments and result these are.
+    """Train; see `trainers.runner.run.run`, whose arguments and result these are.
 
     Here so that a notebook needs one name, and imported late so that `trainers.config` stays
     free of torch.

@@ -150,7 +150,7 @@ def _with_answer(task: Task) -> Task:
     after = (task.solution or "").rpartition(MARK)
     if not after[1] or number(after[2]) is None:
         raise TaskSourceError(
-            f"{task.place}: the solution must end in a line such as `#### 24`, and "
+            f"{task.place or task.id}: the solution must end in a line such as `#### 24`, and "
             f"ends in {after[2][-40:]!r}.\nFor prompts without one, use llmgym/Prompts-v0."
         )
     return replace(task, answer=after[2].strip().replace(",", ""))

@@ -82,35 +82,35 @@ def main(argv: Sequence[str]) -> int:
         if target.run_dir is None:
             raise ConfigError("only a run has a base. Play it by itself: llmgym play MODEL")
         shown.append(target_of(str(target.run_dir), "base"))
-    from trainers.inference.arena import Stage
+    from trainers.inference.arena import Arena
     from trainers.models.hf_logging import without_progress_bars
 
     without_progress_bars()
-    stage = Stage(config, shown)
+    arena = Arena(config, shown)
     try:
         print("\n".join(f"model    {one.name}" for one in shown))
         if sys.stdin.isatty():
             print(HELP)
-        _follow(stage)
+        _follow(arena)
     finally:
-        stage.close()
+        arena.close()
     return 0
 
 
-def _follow(stage: Player) -> None:
+def _follow(arena: Player) -> None:
     task = 0
-    _show_task(stage, task)
+    _show_task(arena, task)
     for line in typed_lines():
         if line:
-            for name, said in stage.answers(line):
+            for name, said in arena.answers(line):
                 print(f"{name:<8} {visible(answer(said))}")
         else:
             task += 1
-            _show_task(stage, task)
+            _show_task(arena, task)
 
 
-def _show_task(stage: Player, task: int) -> None:
-    prompt, answers = stage.task(task)
+def _show_task(arena: Player, task: int) -> None:
+    prompt, answers = arena.task(task)
     print(f"\nprompt   {visible(prompt)}")
     for name, said, reward, parts in answers:
         print(f"{name:<8} {visible(answer(said))}\n         {rewarded(reward, parts)}")

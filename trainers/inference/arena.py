@@ -19,7 +19,7 @@ GREEDY = Sampling(greedy=True)
 
 
 @final
-class Stage:
+class Arena:
     """One environment, and the models that answer in it, the trained one first.
 
     Args:

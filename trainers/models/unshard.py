@@ -19,9 +19,8 @@ def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 
     Buffers that are not saved, such as the angles of positions, are missing: it does not compute.
     """
-    assert isinstance(module, CausalPolicy | SharedActorCritic | Critic | SequenceClassifier), type(
-        module
-    )
+    kinds = CausalPolicy | SharedActorCritic | Critic | SequenceClassifier
+    assert isinstance(module, kinds), type(module)
     with torch.device("meta"):
         bare = module.trunk if isinstance(module, Critic) else module.model
         model = type(bare)(bare.config)
