@@ -40,16 +40,16 @@ class ExitReport:
     def of(cls, error: Exception) -> "ExitReport":
         """Make it of an error."""
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        said = str(error)
-        lost = isinstance(error, dist.DistError) and NO_ANSWER.search(said) is not None
-        lost = lost or (type(error) is RuntimeError and OF_GLOO.search(said) is not None)
+        message = str(error)
+        lost = isinstance(error, dist.DistError) and NO_ANSWER.search(message) is not None
+        lost = lost or (type(error) is RuntimeError and OF_GLOO.search(message) is not None)
         return cls(phase=phase_of(error), error=text, is_cause=not lost)
 
 
-def write_exit_report(logs: Path, rank: int, said: ExitReport) -> None:
+def write_exit_report(logs: Path, rank: int, report: ExitReport) -> None:
     """Write the exit report of a rank, complete or not at all; on a full disk there is none."""
     file = logs / f"rank_{rank}.exit_report"
-    body = asdict(said) | {"error": redact(said.error)}
+    body = asdict(report) | {"error": redact(report.error)}
     with suppress(OSError):  # what ended the rank must not be hidden by that
         write(file, json.dumps(body))
 
@@ -70,19 +70,19 @@ def summarize_exits(
     """Return a message: which rank ended the others, how, and where its log is.
 
     Args:
-        reports: what ranks said; one that is missing is lost.
+        reports: of the ranks; one without a report is lost.
         hosts: of each rank.
         logs: the folder of their logs.
         timeout_seconds: how long they were waited for.
     """
-    causes = {rank: said for rank, said in reports.items() if said.is_cause}
+    causes = {rank: report for rank, report in reports.items() if report.is_cause}
     silent = [rank for rank in range(len(hosts)) if rank not in reports]
     first = next(iter(reports.values()))
     ends = "Continue with the same command and --resume."
     if causes:
-        rank, said = next(iter(causes.items()))
+        rank, report = next(iter(causes.items()))
         return (
-            f"rank {rank} ({hosts[rank]}) failed in {said.phase}: {said.error}."
+            f"rank {rank} ({hosts[rank]}) failed in {report.phase}: {report.error}."
             f"{_log('Its log', logs, rank)}\n{ends}"
         )
     if not silent:
@@ -91,7 +91,7 @@ def summarize_exits(
         )
     who = ", ".join(f"{rank} ({hosts[rank]})" for rank in silent[:4])
     who += f" and {len(silent) - 4} more" * (len(silent) > 4)
-    late = any(TIMED_OUT.search(said.error) for said in reports.values())
+    late = any(TIMED_OUT.search(report.error) for report in reports.values())
     how = f"did not finish {first.phase} within {timeout_seconds:g} s" if late else ""
     how = how or f"died in {first.phase}: its connection was closed"
     return (

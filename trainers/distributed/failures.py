@@ -59,13 +59,13 @@ def watched(
         own = ExitReport.of(error)
         _log.error("ended in %s: %s", own.phase, own.error)
         reports = _parted(logs, world, own)
-        is_told = any(said.is_told for said in reports.values())
+        is_told = any(report.is_told for report in reports.values())
         # On a full disk none of this rank was left: no other can say it.
         if (is_told or min(reports) != world.rank) and world.rank in read_exit_reports(logs):
             error.add_note(SAID_ELSEWHERE)
         else:
             write_exit_report(logs, world.rank, replace(own, is_told=True))
-        causes = [rank for rank, said in reports.items() if said.is_cause]
+        causes = [rank for rank, report in reports.items() if report.is_cause]
         if len(causes) == world.size:  # all of them found the same
             raise
         raise LostRankError(summarize_exits(reports, hosts, logs, timeout_seconds)) from error

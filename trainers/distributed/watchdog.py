@@ -5,8 +5,8 @@ process without a word. So every rank has a thread that touches a file beside it
 file of its neighbour, and reads exit reports:
 
     a rank raises  ->  it writes a report  ->  the others end
-    a rank dies    ->  its file keeps still  ->  its neighbour leaves one for it: all end
-    a rank hangs   ->  its main thread does  ->  one that waits for it leaves one for it: all end
+    a rank dies    ->  its file keeps still  ->  its neighbour writes one for it: all end
+    a rank hangs   ->  its main thread does  ->  one that waits for it writes one for it: all end
 """
 
 import faulthandler

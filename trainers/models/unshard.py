@@ -19,8 +19,7 @@ def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 
     Buffers that are not saved, such as the angles of positions, are missing: it does not compute.
     """
-    kinds = CausalPolicy | SharedActorCritic | Critic | SequenceClassifier
-    assert isinstance(module, kinds), type(module)
+    assert isinstance(module, CausalPolicy | SharedActorCritic | Critic | SequenceClassifier)
     with torch.device("meta"):
         bare = module.trunk if isinstance(module, Critic) else module.model
         model = type(bare)(bare.config)
