@@ -8,14 +8,14 @@ same `Sample`s. Nothing here knows a tokenizer.
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, final
 
 import gymnasium
 from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
-from llmgym.data.tasks import Procedural, TaskSource, num_tasks
+from llmgym.data.choice import draw_level, draw_task, task_at
+from llmgym.data.tasks import TaskSource, num_tasks
 from llmgym.errors import EnvContractError, EpisodeOverError, TaskSourceError
 from llmgym.messages import Completion, Message, Reply, Sample, Score, StopReason, Task
 from llmgym.rewards.base import Reward, bounds_of, resolve, score_samples
@@ -24,9 +24,6 @@ from llmgym.step import is_over, reward_of, step_info, total, whole_response
 
 Observation = tuple[dict[str, Any], ...]
 RewardSpec = Reward | str | Mapping[str, Any] | None
-
-# Tasks of a source without end are drawn from this many.
-ENDLESS = 2**31
 
 
 class LLMEnv(gymnasium.Env[Observation, str], ABC):
@@ -225,24 +222,8 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
         if "index" in options:
             return task_at(self.tasks, int(options["index"]))
         if "level" in options:
-            return self._draw_level(int(options["level"]))
-        return self._draw(self.tasks)
-
-    def _draw(self, source: TaskSource) -> Task:
-        size = num_tasks(source)
-        return source[int(self.np_random.integers(ENDLESS if size is None else size))]
-
-    def _draw_level(self, level: int) -> Task:
-        if isinstance(self.tasks, Procedural):
-            return self._draw(replace(self.tasks, level=level))
-        size = num_tasks(self.tasks)
-        if size is None:
-            raise TaskSourceError("A source without end is not searched for a level; pass index")
-        found = [i for i in range(size) if self.tasks[i].level == level]
-        if not found:
-            have = sorted({self.tasks[i].level for i in range(size)})
-            raise TaskSourceError(f"No task has level {level}; the levels are {have}")
-        return self.tasks[found[int(self.np_random.integers(len(found)))]]
+            return draw_level(self.tasks, int(options["level"]), self.np_random)
+        return draw_task(self.tasks, self.np_random)
 
     def _reason(self, reply: Reply, response: Completion) -> StopReason | None:
         if response.finish_reason == "abort":
@@ -362,18 +343,6 @@ def inner_env(env: gymnasium.Env) -> LLMEnv | LLMWrapper:
             "has no advance and score_batch. Put Gymnasium's wrappers outside of ours"
         )
     return layer
-
-
-def task_at(source: TaskSource, index: int) -> Task:
-    """Return the task at an index.
-
-    Raises:
-        TaskSourceError: the source has no such index.
-    """
-    size = num_tasks(source)
-    if index < 0 or (size is not None and index >= size):
-        raise TaskSourceError(f"A task index must lie in [0, {size}); received {index}")
-    return source[index]
 
 
 def _as_messages(messages: tuple[Message, ...] | str) -> tuple[Message, ...]:

@@ -8,7 +8,7 @@ class LLMGymError(Error):
 
 
 class EnvContractError(LLMGymError, ValueError):
-    """Raised when an environment, a wrapper or a space breaks the contract of `llmgym/check.py`."""
+    """Raised when an environment, a wrapper or a space breaks the contract of `llmgym/laws.py`."""
 
 
 class EnvTimeoutError(LLMGymError, TimeoutError):

@@ -4,7 +4,6 @@ An episode that has ended stays ended until the slot is reset (autoreset is disa
 observation is lost and no response is wasted. A failure in one slot ends that slot alone.
 """
 
-import difflib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,19 +18,19 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from llmgym.data.choice import task_at
 from llmgym.data.tasks import TaskSource, num_tasks
-from llmgym.env import LLMEnv, Observation, core_env, inner_env, task_at
+from llmgym.env import LLMEnv, Observation, core_env, inner_env
 from llmgym.errors import EnvContractError, EnvTimeoutError, EpisodeOverError, RewardError
 from llmgym.executors import Outcome, run_inline, run_threads
 from llmgym.limits import ENV_TIMEOUT, CallLimit, LateCall, within
 from llmgym.messages import Task
+from llmgym.reset_options import reset_values, slots_to_reset
 from llmgym.step import BatchStep, is_over, objects, whole_response
 
 logger = logging.getLogger("llmgym.vector")
 
 MAX_THREADS = 32
-VALUES = {"indices": "index", "tasks": "task", "levels": "level"}
-OPTIONS = (*VALUES, "group_size", "reset_mask")
 
 Observations = tuple[Observation | None, ...]
 Infos = dict[str, np.ndarray]
@@ -136,9 +135,9 @@ class LLMVectorEnv(VectorEnv):
             EnvTimeoutError: a slot took longer than `env_timeout`.
         """
         chosen = dict(options or {})
-        slots = self._slots_to_reset(chosen)
+        slots = slots_to_reset(chosen, self.num_envs)
         size = int(chosen.pop("group_size", 1))
-        values = _values(chosen, len(slots), size)
+        values = reset_values(chosen, len(slots), size)
         seeds = self._seeds(seed, slots, size, shared=bool(chosen.keys() & {"indices", "tasks"}))
         for position, slot in enumerate(slots):
             option = {} if values is None else {values[0]: values[1][position // size]}
@@ -216,20 +215,6 @@ class LLMVectorEnv(VectorEnv):
 
     def _source(self, slot: int) -> TaskSource:
         return core_env(self.envs[slot]).tasks
-
-    def _slots_to_reset(self, chosen: dict[str, Any]) -> list[int]:
-        unknown = sorted(set(chosen) - set(OPTIONS))
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], OPTIONS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise EnvContractError(f"reset takes {', '.join(OPTIONS)}; received {unknown}{hint}")
-        mask = np.asarray(chosen.pop("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
-        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
-            raise EnvContractError(
-                f"reset_mask must be [{self.num_envs}] bool with one True at least; received "
-                f"{mask.dtype} {list(mask.shape)}"
-            )
-        return np.flatnonzero(mask).tolist()
 
     def _seeds(
         self, seed: int | Sequence[int | None] | None, slots: list[int], size: int, *, shared: bool
@@ -335,23 +320,6 @@ def _score_groups(fns: Sequence[EnvFn]) -> list[list[int]]:
     for slot, make in enumerate(fns):
         groups.setdefault(id(make), []).append(slot)
     return list(groups.values())
-
-
-def _values(chosen: dict[str, Any], count: int, size: int) -> tuple[str, list[Any]] | None:
-    if size < 1 or count % size:
-        raise EnvContractError(f"group_size must divide the {count} slots to reset; got {size}")
-    given = [name for name in VALUES if name in chosen]
-    if not given:
-        return None
-    if len(given) > 1:
-        raise EnvContractError(f"reset takes one of {', '.join(VALUES)}; received {given}")
-    values = list(chosen[given[0]])
-    if len(values) != count // size:
-        raise EnvContractError(
-            f"{given[0]} takes one value for each of {count // size} groups ({count} slots, "
-            f"group_size {size}); got {len(values)}"
-        )
-    return VALUES[given[0]], values
 
 
 def _check_settings(

@@ -4,38 +4,43 @@ It reads text, never the policy's tokens: `rendering.py` says how prompt and res
 its own tokenizer, by its own chat template. B texts, L tokens, K labels.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from llmgym.chat_templates import ControlTokens, EndlessTemplateError, control_tokens
+from llmgym.chat_templates import EndlessTemplateError, control_tokens
 from llmgym.errors import RewardError
 from llmgym.messages import Sample, Score
 from llmgym.rewards.base import Reward
-from llmgym.rewards.context import NO_LIMIT, longest_sequence
+from llmgym.rewards.context import NO_LIMIT
 from llmgym.rewards.heads import column_of, read_head, split_head
+from llmgym.rewards.model_loading import (
+    Classifier,
+    Forward,
+    context_of,
+    device_of,
+    labels_of,
+    pad_id,
+    read_model,
+    read_pretrained,
+)
 from llmgym.rewards.rendering import check_ends, judged_ids
 from llmgym.rewards.rounding import BFLOAT16, EXACT, FLOAT16, FLOAT32
 from llmgym.rewards.scale import Normalize, Scale
 from llmgym.rewards.verdict import UNCUT
 
-Forward = Callable[[Tensor, Tensor], Tensor]
-Side = Literal["right", "left"]
 Messages = Sequence[Mapping[str, Any]]
 
 PROBES = ("a", "a longer text beside it")
@@ -54,45 +59,6 @@ def continued(messages: Messages, response: str) -> tuple[Messages, str]:
     if messages and messages[-1]["role"] == "assistant":
         return messages[:-1], f"{messages[-1]['content']}{response}"
     return messages, response
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judge:
-    """A model that is loaded, and what its texts are made of.
-
-    Attributes:
-        forward: input ids and attention mask, both [B, L], to outputs [B, K].
-        control: the tokens that no text it reads may write.
-        column: of the outputs that counts.
-        limit: most tokens it takes.
-        side: where shorter texts are padded.
-    """
-
-    forward: Forward
-    tokenizer: PreTrainedTokenizerBase
-    control: ControlTokens
-    device: torch.device
-    column: int
-    limit: int
-    side: Side = "right"
-
-    @property
-    def pad(self) -> int:
-        """The id of padding."""
-        return _pad_id(self.tokenizer)
-
-    def outputs(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """Return [B, K] float64 outputs of token ids."""
-        width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), self.pad)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            place = slice(0, len(row)) if self.side == "right" else slice(width - len(row), width)
-            ids[i, place] = torch.tensor(row)
-            mask[i, place] = 1
-        with torch.inference_mode():
-            found = self.forward(ids.to(self.device), mask.to(self.device))
-        return found.double().cpu().numpy()
 
 
 @final
@@ -162,12 +128,12 @@ class RewardModel(Reward):
             raise RewardError(f"day is written YYYY-MM-DD; got {day!r}") from error
         self._batch_size, self._max_length = batch_size, max_length
         self._forward = forward
-        self._judge: Judge | None = None
+        self._classifier: Classifier | None = None
         self._module: PreTrainedModel | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy needs; it loads its weights itself."""
-        return {**self.__dict__, "_judge": None, "_module": None}
+        return {**self.__dict__, "_classifier": None, "_module": None}
 
     @property
     def source(self) -> str:
@@ -214,7 +180,7 @@ class RewardModel(Reward):
                 f"the tokenizer of {self.source} has ids up to {largest}, and the model embeds "
                 f"only {embedded} tokens.\nName its own: --rewards.0.kwargs.tokenizer FOLDER"
             )
-        column_of(self.head, _labels(config), self.source)
+        column_of(self.head, labels_of(config), self.source)
         try:
             check_ends(tokenizer)
         except EndlessTemplateError as error:
@@ -229,24 +195,25 @@ class RewardModel(Reward):
         Raises:
             RewardError: the model does not load.
         """
-        judge = self._loaded()
-        texts = [self._ids(judge, sample) for sample in samples]
-        fitting = [i for i, ids in enumerate(texts) if len(ids) <= judge.limit]
-        values = self._values(judge, [texts[i] for i in fitting])
+        classifier = self._loaded()
+        texts = [self._ids(classifier, sample) for sample in samples]
+        fitting = [i for i, ids in enumerate(texts) if len(ids) <= classifier.limit]
+        values = self._values(classifier, [texts[i] for i in fitting])
         scores: list[Score] = [
-            Score(0.0, status="error", error=self._too_long(len(ids), judge.limit)) for ids in texts
+            Score(0.0, status="error", error=self._too_long(len(ids), classifier.limit))
+            for ids in texts
         ]
         for i, raw, value in zip(fitting, values, self.scale.apply(values), strict=True):
             scores[i] = Score(value, {} if self.scale.mode == "none" else {"raw": raw})
         return scores
 
-    def _ids(self, judge: Judge, sample: Sample) -> list[int]:
+    def _ids(self, classifier: Classifier, sample: Sample) -> list[int]:
         messages = [one.as_dict() for one in sample.messages]
         said = continued(messages, str(sample.text))
-        ids = judged_ids(judge.tokenizer, *said, control=judge.control, day=self._day)
-        return ids or [judge.pad]
+        ids = judged_ids(classifier.tokenizer, *said, control=classifier.control, day=self._day)
+        return ids or [classifier.pad]
 
-    def _values(self, judge: Judge, texts: Sequence[Sequence[int]]) -> list[float]:
+    def _values(self, classifier: Classifier, texts: Sequence[Sequence[int]]) -> list[float]:
         """Return what the head says of texts, in batches of like length, the longest first."""
         order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), texts[i]))
         batches = [
@@ -254,12 +221,14 @@ class RewardModel(Reward):
             for start in range(0, len(order), self._batch_size)
         ]
         values = [0.0] * len(texts)
-        for number in range(self._rounds(len(batches), judge.device)):
+        for number in range(self._rounds(len(batches), classifier.device)):
             if number >= len(batches):  # other ranks have more, and all shards must take part
-                judge.outputs([[judge.pad]])
+                classifier.outputs([[classifier.pad]])
                 continue
             rows = batches[number]
-            found = read_head(self.head, judge.outputs([texts[i] for i in rows]), judge.column)
+            found = read_head(
+                self.head, classifier.outputs([texts[i] for i in rows]), classifier.column
+            )
             for i, value in zip(rows, found, strict=True):
                 values[i] = float(value)
         return values
@@ -278,35 +247,37 @@ class RewardModel(Reward):
             "take a reward model with a longer context"
         )
 
-    def _loaded(self) -> Judge:
-        if self._judge is None:
+    def _loaded(self) -> Classifier:
+        if self._classifier is None:
             self.check()
-            device = _device(self._device)
+            device = device_of(self._device)
             config, tokenizer = self._config(), self._read_tokenizer()
-            judge = Judge(
-                forward=self._forward or self._own_forward(_pad_id(tokenizer), device),
+            classifier = Classifier(
+                forward=self._forward or self._own_forward(pad_id(tokenizer), device),
                 tokenizer=tokenizer,
                 control=control_tokens(tokenizer),
                 device=device,
-                column=column_of(self.head, _labels(config), self.source),
-                limit=min(self._max_length or NO_LIMIT, _context(config, tokenizer)),
+                column=column_of(self.head, labels_of(config), self.source),
+                limit=min(self._max_length or NO_LIMIT, context_of(config, tokenizer)),
             )
-            self._judge = self._padded_right_or_left(judge)
-        return self._judge
+            self._classifier = self._padded_right_or_left(classifier)
+        return self._classifier
 
-    def _padded_right_or_left(self, judge: Judge) -> Judge:
+    def _padded_right_or_left(self, classifier: Classifier) -> Classifier:
         """Pad where a text's score does not depend on the longer one beside it.
 
         Raises:
             RewardError: it depends on either side.
         """
         if self._batch_size == 1:
-            return judge
+            return classifier
         tolerance = TOLERANCE if self._dtype == "float32" else LOW_PRECISION_TOLERANCE
-        short, long = (judged_ids(judge.tokenizer, [], text)[: judge.limit] for text in PROBES)
-        alone = judge.outputs([short])[0]
+        short, long = (
+            judged_ids(classifier.tokenizer, [], text)[: classifier.limit] for text in PROBES
+        )
+        alone = classifier.outputs([short])[0]
         for side in ("right", "left"):
-            chosen = replace(judge, side=side)
+            chosen = replace(classifier, side=side)
             moved = np.abs(chosen.outputs([short, long])[0] - alone)
             if np.all(moved <= tolerance * np.maximum(1.0, np.abs(alone))):
                 return chosen
@@ -326,73 +297,18 @@ class RewardModel(Reward):
                 f"the reward model {self._model} is no model folder: it has no config.json.\n"
                 "llmgym reward-model makes one, in runs/NAME/model"
             )
-        return _read(AutoConfig, self._model, "configuration")
+        return read_pretrained(AutoConfig, self._model, "configuration")
 
     def _read_tokenizer(self) -> PreTrainedTokenizerBase:
         if isinstance(self._tokenizer, PreTrainedTokenizerBase):
             return self._tokenizer
-        return _read(AutoTokenizer, str(self._tokenizer), "tokenizer")
+        return read_pretrained(AutoTokenizer, str(self._tokenizer), "tokenizer")
 
     def _own_forward(self, pad: int, device: torch.device) -> Forward:
         model = self._model
         if isinstance(model, str):
-            model = _read_model(model, self._dtype)
+            model = read_model(model, self._dtype)
         model = model.to(device).eval()  # type: ignore[arg-type]
         model.config.get_text_config().pad_token_id = pad  # decoders find a text's end by it
         self._module = model
         return lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits
-
-
-def _read(kind: Any, source: str, what: str) -> Any:  # noqa: ANN401 - one of transformers' Auto classes
-    try:
-        return kind.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RewardError(
-            f"the {what} of the reward model {source} does not load: {error}"
-        ) from error
-
-
-def _read_model(source: str, dtype: str) -> PreTrainedModel:
-    """Load a classifier; the global generator is untouched, and no head is ever made up."""
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                dtype="auto" if dtype == "auto" else getattr(torch, dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise RewardError(f"the reward model {source} does not load: {error}") from error
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise RewardError(
-            f"{source} is no trained reward model: its file has no {missing}, which would be "
-            "random.\nllmgym reward-model trains one from it: --model.path"
-        )
-    return model
-
-
-def _labels(config: PretrainedConfig) -> list[str]:
-    names: dict[Any, str] = dict(config.id2label or {})  # type: ignore[arg-type]
-    return [str(names.get(i, i)) for i in range(config.num_labels or len(names))]
-
-
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    pad = tokenizer.pad_token_id
-    assert isinstance(pad, int)
-    return pad
-
-
-def _context(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the tokens that model and tokenizer both take."""
-    return min(longest_sequence(config), tokenizer.model_max_length)
-
-
-def _device(given: str | None) -> torch.device:
-    if given is not None:
-        return torch.device(given)
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from llmgym.addresses import load
 from llmgym.episodes import JUNK, unwarned
 from llmgym.errors import LLMGymError, RewardError
 from llmgym.messages import Completion, Message, Sample, Score, Task
 from llmgym.plural import counted
-from llmgym.registry import load
 from llmgym.rewards.base import REWARDS, Reward, score_samples
 from llmgym.rewards.isolate import LATE
 from llmgym.rewards.rounding import told_apart, tolerance

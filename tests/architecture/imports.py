@@ -176,7 +176,7 @@ def is_torch_free(root: Path, path: Path) -> bool:
     """Tell whether a file must not import torch or transformers."""
     here = name(root, path)
     says_so = "Needs: torch" in (ast.get_docstring(tree(path)) or "")
-    may = says_so and here.startswith(("llmgym/envs/", "llmgym/rewards/model.py"))
+    may = says_so and here.startswith(("llmgym/envs/", "llmgym/rewards/model"))
     return here.startswith(NO_TORCH) or (here.startswith("llmgym/") and not may)
 
 
@@ -190,12 +190,12 @@ def torch_stays_out(root: Path) -> list[str]:
     ]
 
 
-def only_the_registry_imports_by_name(root: Path) -> list[str]:
-    """`import_module` and `__import__` stand in llmgym/registry.py only."""
+def one_file_imports_by_name(root: Path) -> list[str]:
+    """`import_module` and `__import__` stand in llmgym/addresses.py only."""
     return [
-        f"{name(root, path)}:{node.lineno}: imports by name: only llmgym/registry.py may"
+        f"{name(root, path)}:{node.lineno}: imports by name: only llmgym/addresses.py may"
         for path in found(root, *CODE)
-        if name(root, path) != "llmgym/registry.py"
+        if name(root, path) != "llmgym/addresses.py"
         for node in nodes(path)
         if isinstance(node, ast.Call)
         and dotted(node.func).split(".")[-1] in ("import_module", "__import__")
@@ -211,5 +211,5 @@ RULES = (
     doors_exist,
     contributing_lists_the_floors,
     torch_stays_out,
-    only_the_registry_imports_by_name,
+    one_file_imports_by_name,
 )

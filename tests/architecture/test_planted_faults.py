@@ -7,7 +7,9 @@ from tests.architecture.test_house import RULES
 
 IN_ORDER = {
     "llmgym/__init__.py": '"""The environments."""\n',
-    "llmgym/registry.py": '"""Ids."""\nimport importlib\n\nM = importlib.import_module("json")\n',
+    "llmgym/addresses.py": (
+        '"""Names."""\nimport importlib\n\nM = importlib.import_module("json")\n'
+    ),
     "llmgym/envs/model.py": '"""Scored by a model.\n\nNeeds: torch\n"""\nimport torch\n',
     "trainers/__init__.py": (
         '"""Nothing."""\n\n\ndef __getattr__(name):\n    from trainers.runner.run import run\n'
@@ -139,7 +141,7 @@ FAULTS = [
         "trainers/config/settings.py:1",
     ),
     (
-        imports.only_the_registry_imports_by_name,
+        imports.one_file_imports_by_name,
         {"llmgym/tasks.py": 'import importlib\n\nimportlib.import_module("os")\n'},
         "llmgym/tasks.py:3",
     ),

@@ -7,7 +7,8 @@ import torch
 
 from tests.distributed.ranks import run_ranks
 from trainers.checkpoint import manifest
-from trainers.checkpoint.saving import Saver, find
+from trainers.checkpoint.loading import find
+from trainers.checkpoint.saving import Saver
 from trainers.distributed.collectives import World
 
 SIZE = 2

@@ -8,7 +8,7 @@ from tests import tiny
 from tests.distributed import lost
 from tests.distributed.ranks import free_port
 from tests.processes import process
-from trainers.checkpoint.saving import find
+from trainers.checkpoint.loading import find
 from trainers.run_dir.record import read_status
 
 HERE = socket.gethostname()

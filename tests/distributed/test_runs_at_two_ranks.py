@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests import tiny
 from tests.distributed.ranks import free_port, run_ranks
 from tests.resume.trainee import differences, left_behind
-from trainers.checkpoint.saving import find, load
+from trainers.checkpoint.loading import find, load
 from trainers.collect.rollout import TextCollector
 from trainers.loggers.jsonl import JsonlLogger
 from trainers.run_dir.record import lines, read_status

@@ -14,7 +14,7 @@ from tests import tiny
 from tests.distributed.ranks import free_port, run_ranks
 from tests.distributed.test_runs_at_two_ranks import TYPED, logged, timeless, trained
 from tests.resume.trainee import differences
-from trainers.checkpoint.saving import find, load
+from trainers.checkpoint.loading import find, load
 from trainers.run_dir.record import read_status
 
 pytestmark = [pytest.mark.deepspeed, pytest.mark.timeout(600)]

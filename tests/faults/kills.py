@@ -28,8 +28,8 @@ from tests import tiny
 from tests.distributed.ranks import free_port
 from tests.processes import process
 from tests.resume.trainee import differences, left_behind
+from trainers.checkpoint.loading import find, load
 from trainers.checkpoint.manifest import published
-from trainers.checkpoint.saving import find, load
 from trainers.loggers.jsonl import JsonlLogger
 from trainers.run_dir.record import read_status
 from trainers.runner.run import run

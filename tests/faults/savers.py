@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from trainers.checkpoint.saving import Found, Saver, checkpoint_name, find, find_at, load
+from trainers.checkpoint.loading import Found, find, find_at, load
+from trainers.checkpoint.saving import Saver, checkpoint_name
 from trainers.cli import main as cli
 from trainers.distributed.collectives import World, shutdown, start
 from trainers.errors import CheckpointError

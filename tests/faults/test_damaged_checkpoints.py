@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.savers import number_found, save
+from trainers.checkpoint.loading import load, verify
 from trainers.checkpoint.manifest import fingerprint, write_manifest
-from trainers.checkpoint.saving import load, verify
 
 FILES = (
     "policy.rank_0.json",

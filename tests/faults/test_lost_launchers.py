@@ -16,8 +16,8 @@ import pytest
 
 from tests import tiny
 from tests.distributed.ranks import free_port
+from trainers.checkpoint.loading import find
 from trainers.checkpoint.manifest import published
-from trainers.checkpoint.saving import find
 from trainers.run_dir.record import read_status
 from trainers.runner.run import run
 

@@ -4,7 +4,7 @@ import socket
 
 from tests.faults.savers import save_as_rank
 from tests.processes import process
-from trainers.checkpoint.saving import load
+from trainers.checkpoint.loading import load
 
 
 def free_port():

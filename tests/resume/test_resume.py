@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes import process
 from tests.resume.trainee import differences, left_behind, train
-from trainers.checkpoint.saving import find
+from trainers.checkpoint.loading import find
 from trainers.run_dir.record import read_status
 
 KINDS = ("text", "turns", "lora", "control")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from trainers.checkpoint.saving import find, load
+from trainers.checkpoint.loading import find, load
 from trainers.config.files import read
 from trainers.loggers.base import Logger
 from trainers.loggers.jsonl import JsonlLogger

@@ -9,9 +9,10 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from llmgym.addresses import load
 from llmgym.env import core_env
 from llmgym.errors import EnvContractError, RewardError
-from llmgym.registry import create_vector, load, settings_of, spec
+from llmgym.registry import create_vector, settings_of, spec
 from llmgym.rewards.answers import check_answers
 from llmgym.rewards.base import resolve
 from llmgym.vector import LLMVectorEnv

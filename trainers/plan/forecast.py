@@ -8,11 +8,13 @@ import torch
 from trainers.config import Config
 from trainers.errors import BackendError, ConfigError
 from trainers.plan.batch import Batch
+from trainers.plan.counting import Usage, frozen_heap
+from trainers.plan.disk import disk_of
 from trainers.plan.fakes import FAILS, failure_of
 from trainers.plan.lengths import Work
-from trainers.plan.rehearsal import Rehearsal, Usage, frozen_heap
+from trainers.plan.rehearsal import Rehearsal
 from trainers.plan.shapes import Shapes
-from trainers.plan.state import WEIGHT, Holding, ModelState, checkpoint_bytes, export_bytes
+from trainers.plan.state import WEIGHT, Holding, ModelState
 
 HEAP_SHARE = 0.4
 """What a CPU process holds beyond the tensors of a phase, as a share of its working memory: free
@@ -21,11 +23,6 @@ blocks between live ones, which the C library's heap keeps; measured in docs/res
 EXPERIENCE_BYTES = 80
 """Of one column of an iteration's experience: its token, and the float32 figures of an action."""
 
-CHARACTERS = 5
-"""Bytes of text of a token in samples.jsonl, at most on average."""
-
-METRICS_BYTES = 8_000
-"""Of one iteration in metrics.jsonl and the offline W&B run."""
 
 LEARNS = 2
 """Times that weights are gathered to learn from a micro-batch: forward and backward."""
@@ -349,40 +346,6 @@ def forecast_control(config: Config, parameters: dict[str, int], num_obs: int) -
     forecast.add("update", f"{batch.micro_rows} steps", state, usage)
     forecast.add_save("save", state, "policy", "critic")
     return forecast
-
-
-def disk_of(
-    config: Config, parameters: dict[str, int], learned: dict[str, int] | None = None
-) -> dict[str, int]:
-    """Return the bytes of a run folder by part, at most; one checkpoint more while it is written.
-
-    Args:
-        config: of the run.
-        parameters: of each model by its role.
-        learned: how many of them learn; None: all.
-    """
-    saved = {role: parameters.get(role, 0) for role in ("policy", "critic")} | (learned or {})
-    ppo, generation, log = config.ppo, config.generation, config.log
-    policy, critic = parameters["policy"], parameters.get("critic", 0)
-    found: dict[str, int] = {}
-    if config.sft.num_epochs:
-        saves = min(config.sft.num_epochs, config.checkpoint.keep_last) + 1
-        found[f"checkpoints/sft_*, {saves}"] = saves * checkpoint_bytes(saved["policy"])
-    if config.model.path is None or config.sft.num_epochs:
-        found["base"] = 0 if config.is_control else export_bytes(policy)
-    found["model"] = export_bytes(policy)
-    if ppo.num_iterations:
-        every = config.checkpoint.every or ppo.num_iterations
-        saves = min(math.ceil(ppo.num_iterations / every), config.checkpoint.keep_last) + 1
-        found[f"checkpoints/ppo_*, {saves}"] = saves * checkpoint_bytes(sum(saved.values()))
-        found["critic"] = export_bytes(critic or policy)
-        if config.eval.num_tasks:
-            found["best"] = export_bytes(policy)
-        text = CHARACTERS * (generation.max_prompt_tokens + generation.max_new_tokens) + 500
-        shows = ppo.num_iterations // log.samples_every if log.samples_every else 0
-        found["samples"] = 0 if config.is_control else 2 * shows * log.sample_rows * text
-        found["metrics, W&B"] = METRICS_BYTES * ppo.num_iterations
-    return {part: size for part, size in found.items() if size}
 
 
 def shown(size: float) -> str:

@@ -18,7 +18,7 @@ from llmgym.errors import TaskSourceError
 from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.models.loading import load_chat, load_config, load_tokenizer
-from trainers.plan.rehearsal import Usage
+from trainers.plan.counting import Usage
 from trainers.supervised.sft_data import Demonstration, from_env
 
 Messages = Sequence[Mapping[str, Any]]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from trainers.plan.rehearsal import Usage, counted
+from trainers.plan.counting import Usage, counted
 
 LOW, HIGH = 0.75, 1.6
 """What a forecast may be off by beside the lengths of responses: clocks, and who else computes."""

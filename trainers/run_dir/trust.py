@@ -19,7 +19,7 @@ from typing import Any
 
 import gymnasium
 
-from llmgym.registry import file_of
+from llmgym.addresses import file_of
 from llmgym.rewards.base import REWARDS
 from trainers.config import Config
 from trainers.config.secrets import without_secrets

@@ -17,7 +17,7 @@ import torch
 
 from trainers.backends.zero.setup import check_zero
 from trainers.batch import Evaluation
-from trainers.checkpoint.saving import check_at
+from trainers.checkpoint.loading import check_at
 from trainers.config import Config
 from trainers.config.checks import check_work, remarks
 from trainers.config.environments import EnvFactory

@@ -27,7 +27,8 @@ from trainers.checkpoint.identity import (
     identity_of,
     same_everywhere,
 )
-from trainers.checkpoint.saving import Loaded, Saver, checkpoint_name, find, find_at, load
+from trainers.checkpoint.loading import Loaded, find, find_at, load
+from trainers.checkpoint.saving import Saver, checkpoint_name
 from trainers.checkpoint.state_files import random_state, restore_random_state, seed_random_state
 from trainers.config import Config
 from trainers.distributed.collectives import World, gather, global_max

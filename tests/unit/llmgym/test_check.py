@@ -6,8 +6,9 @@ import gymnasium as gym
 import pytest
 
 import llmgym
-from llmgym import check as contract
-from llmgym.check import LAWS, check
+from llmgym import laws
+from llmgym.check import check
+from llmgym.laws import LAWS
 
 HERE = Path(__file__).parent
 
@@ -109,7 +110,7 @@ def test_a_reward_that_fails_is_one_finding_and_no_warnings(registered, caplog, 
 
 
 def test_a_slow_reset_is_refused(registered, monkeypatch):
-    monkeypatch.setattr(contract, "RESET_SECONDS", 0.02)
+    monkeypatch.setattr(laws, "RESET_SECONDS", 0.02)
     lines = check(registered(f"{HERE}/planted.py:SlowReset"), episodes=2)
     assert [line for line in lines if line.startswith("reset time: ")] == lines
     assert lines

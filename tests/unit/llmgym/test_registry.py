@@ -173,63 +173,6 @@ def test_a_broken_entry_point_is_a_warning_with_its_traceback(package):
     assert registry._PLUGINS["plug_broken"] == "broken"
 
 
-def test_an_address_names_a_module_or_a_file():
-    assert registry.load("math:sqrt")(4) == 2.0
-    say = registry.load(f"{TOYS}:say")
-    assert registry.load(f"{TOYS}:say") is say
-
-
-@pytest.mark.parametrize(
-    ("address", "match"),
-    [
-        ("math", "package.module:Name"),
-        ("math:sqroot", "did you mean sqrt"),
-        ("no_such_module:x", "no_such_module does not load"),
-        ("no_such_file.py:x", "There is no file"),
-        (f"{TOYS}:gues", "did you mean guess or Guess"),
-    ],
-)
-def test_an_address_that_leads_nowhere_is_refused(address, match):
-    with pytest.raises(PluginError, match=match):
-        registry.load(address)
-
-
-def test_a_file_that_breaks_is_refused_and_not_kept(tmp_path):
-    path = tmp_path / "broken.py"
-    path.write_text("1 / 0")
-    for _ in range(2):
-        with pytest.raises(PluginError, match="ZeroDivisionError"):
-            registry.load(f"{path}:x")
-
-
-ODD = {
-    "folder.py": "is a folder; an address is file.py:name",
-    "loop.py": "is no plain file",
-    "x" * 300 + ".py": "There is no file",
-    "~nobody/score.py": "There is no file",
-    "exits.py": r"exits\.py:2: SystemExit: 0",
-    "empty.py": "has no 'score'; it has nothing that can be named",
-    "text.txt": r"text\.txt is a file\. A module is named without a path",
-    "nosuffix": "nosuffix is a file",
-    "./": "is a folder. A module is named without",
-    "/dev/null": "/dev/null is a file",
-}
-
-
-@pytest.mark.parametrize("place", ODD)
-def test_what_is_no_file_of_python_is_refused_and_ends_no_process(place, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder.py").mkdir()
-    (tmp_path / "loop.py").symlink_to("loop.py")
-    (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
-    for name in ("empty.py", "text.txt", "nosuffix"):
-        (tmp_path / name).touch()
-    with pytest.raises(PluginError, match=ODD[place]):
-        registry.load(f"{place}:score")
-    found = registry.file_of(f"{place}:score")
-    assert found is None or found.name in ("exits.py", "empty.py")
-
-
 def test_a_plugin_that_ends_the_process_is_an_error_and_an_installed_one_a_warning(package):
     with pytest.raises(PluginError, match="plug_exit does not load: SystemExit: 0"):
         llmgym.load_plugins([package("plug_exit", "import sys\nsys.exit(0)")])

@@ -14,9 +14,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import llmgym
 from llmgym import LLMVectorEnv, SingleTurnEnv
+from llmgym.addresses import load
 from llmgym.errors import EnvContractError, TaskSourceError
 from llmgym.messages import Completion, Task
-from llmgym.registry import load
 from llmgym.rewards.base import Reward
 
 TOYS = Path(__file__).parent / "toys.py"

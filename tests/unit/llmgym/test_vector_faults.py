@@ -9,8 +9,8 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 from llmgym import LLMVectorEnv
+from llmgym.addresses import load
 from llmgym.errors import EnvContractError, EpisodeOverError, RewardError
-from llmgym.registry import load
 from llmgym.rewards.base import Reward
 
 TOYS = Path(__file__).parent / "toys.py"

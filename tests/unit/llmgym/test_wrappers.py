@@ -12,9 +12,9 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from llmgym import LLMVectorEnv, LLMWrapper
-from llmgym.errors import EnvContractError, EpisodeOverError
+from llmgym.addresses import load
+from llmgym.errors import EnvContractError
 from llmgym.messages import Completion, Message, Reply, Score, Task
-from llmgym.registry import load
 from llmgym.rewards.base import per_sample
 from llmgym.wrappers import (
     ClipReward,
@@ -281,25 +281,6 @@ def test_bounds_move_with_the_wrapper():
     assert ScaleReward(say(), -2.0).reward_bounds == (-2.0, 0.0)
     assert ClipReward(ScaleReward(say(), 9.0)).reward_bounds == (0.0, 1.0)
     assert StripThink(say()).reward_bounds == (0.0, 1.0)
-
-
-def test_a_spent_budget_truncates_the_episode_for_good():
-    env = TokenBudget(guess(), 5)
-    env.reset(seed=0)
-    assert env.step(Completion("no", token_ids=(1,) * 4))[2:4] == (False, False)
-    *_, terminated, truncated, info = env.step(Completion("no", token_ids=(1,)))
-    assert (terminated, truncated, info["stop_reason"]) == (False, True, "budget")
-    with pytest.raises(EpisodeOverError, match="budget"):
-        env.step("no")
-    env.reset()
-    assert not env.step("no")[3]
-
-
-def test_a_finished_answer_is_not_truncated_by_the_budget():
-    env = TokenBudget(say(), 1)
-    env.reset(options={"index": 0})
-    _, reward, terminated, truncated, _ = env.step(Completion("red", token_ids=(1, 2, 3)))
-    assert (reward, terminated, truncated) == (1.0, True, False)
 
 
 def test_a_plain_string_never_truncates_the_first_step():

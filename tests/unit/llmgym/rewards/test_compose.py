@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from llmgym.errors import RewardError
 from llmgym.messages import Score
 from llmgym.rewards.base import Reward, per_sample, score_samples
-from llmgym.rewards.compose import ByTask, Cached, Gate, GroupRank, Max, Min, Product, Sum, Timed
+from llmgym.rewards.compose import ByTask, Gate, Max, Min, Product, Sum
 from llmgym.rewards.rules import Constant
+from llmgym.rewards.transforms import Cached, GroupRank, Timed
 from tests.unit.llmgym.samples import sample
 
 LENGTH = per_sample(lambda one: float(len(one.text)), "length")

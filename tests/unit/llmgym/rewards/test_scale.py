@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from llmgym.errors import RewardError
 from llmgym.messages import Score
 from llmgym.rewards.base import Reward
-from llmgym.rewards.compose import ByTask, Cached, Gate, GroupRank, Sum, Timed
+from llmgym.rewards.compose import ByTask, Gate, Sum
 from llmgym.rewards.rules import Constant
 from llmgym.rewards.scale import Scale, running_scales
+from llmgym.rewards.transforms import Cached, GroupRank, Timed
 
 
 class Scaling(Reward):

@@ -10,7 +10,8 @@ import torch
 
 from trainers.checkpoint import manifest
 from trainers.checkpoint import saving as checkpoint
-from trainers.checkpoint.saving import Saver, checkpoint_name, find, find_at, load
+from trainers.checkpoint.loading import find, find_at, load
+from trainers.checkpoint.saving import Saver, checkpoint_name
 from trainers.distributed.collectives import World
 from trainers.errors import CheckpointError
 

@@ -11,8 +11,8 @@ import torch
 
 from trainers.cli import plan as module
 from trainers.cli.main import main
+from trainers.plan.counting import Usage
 from trainers.plan.pace import Pace, on_threads, one_thread, probed, tried
-from trainers.plan.rehearsal import Usage
 
 SMALL = ["--ppo.num-prompts", "4", "--generation.max-prompt-tokens", "16",
          "--generation.max-new-tokens", "4", "--eval.num-tasks", "8",

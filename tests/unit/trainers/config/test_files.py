@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.trainers.config.refusal import refused
 from trainers.config import Config, RewardConfig, schema
 from trainers.config.files import (
     Loader,
@@ -24,8 +25,6 @@ from trainers.config.files import (
 from trainers.config.settings import CONFIG_ROOT
 from trainers.errors import ConfigError
 
-LEAVES = [leaf for leaf in schema.leaves() if leaf[-1] != "kwargs"]
-
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
@@ -37,12 +36,6 @@ def written(tmp_path, monkeypatch):
         return Path(name)
 
     return write
-
-
-def refused(*args, **kwargs):
-    with pytest.raises(ConfigError) as caught:
-        read(*args, **kwargs)
-    return str(caught.value)
 
 
 def test_nothing_given_is_the_default():
@@ -144,42 +137,6 @@ def test_a_wrong_value_is_never_repaired(name, value, words):
     said = refused([], {name: value})
     assert said.startswith(name)
     assert words in said
-
-
-@pytest.mark.parametrize("leaf", LEAVES, ids=schema.dotted)
-def test_a_misspelt_setting_is_refused_with_the_right_name(leaf):
-    *parent, name = leaf
-    for wrong in (name + name[-1], f"{name}x", name[:1] + name):
-        assert wrong not in schema.names(tuple(parent))
-        said = refused([], {schema.dotted((*parent, wrong)): 1})
-        assert f"Did you mean {schema.dotted(leaf)}?" in said
-
-
-@pytest.mark.parametrize("leaf", LEAVES, ids=schema.dotted)
-def test_a_value_of_no_possible_kind_is_refused_by_name(leaf):
-    assert refused([], {schema.dotted(leaf): {"a": 1}}).startswith(schema.dotted(leaf))
-
-
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("lr", "ppo.learning_rate"),
-        ("epochs", "ppo.num_epochs"),
-        ("batch_size", "ppo.num_prompts"),
-        ("seed", "run.seed"),
-        ("sft.lr", "sft.learning_rate"),
-        ("ppo.vf_coef", "ppo.value_coef"),
-        ("ppo.clip_range", "ppo.clip_low"),
-    ],
-)
-def test_a_name_from_elsewhere_is_answered_with_ours(name, meant):
-    assert f"Did you mean {meant}?" in refused([], {name: 1})
-
-
-def test_every_synonym_names_a_setting():
-    for meant in schema.SYNONYMS.values():
-        path = tuple(int(part) if part.isdigit() else part for part in meant.split("."))
-        assert schema.at(path) is not None
 
 
 @pytest.mark.parametrize(

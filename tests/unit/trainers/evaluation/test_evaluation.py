@@ -3,123 +3,24 @@
 import math
 import random
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
 from torch import nn
 
 import llmgym
 from llmgym.errors import RewardError, TaskSourceError
 from llmgym.vector import LLMVectorEnv
+from tests.unit.trainers.evaluation.oracles import wilson
 from trainers.config import Config, EvalConfig, GenerationConfig
 from trainers.config.ppo import PPOConfig
 from trainers.distributed.collectives import World
-from trainers.errors import ConfigError
-from trainers.evaluation import control as control_evaluation
 from trainers.evaluation import text as text_evaluation
-from trainers.evaluation.control import evaluate_control
-from trainers.evaluation.statistics import UNKNOWN, before_after, interval, paired, summary
+from trainers.evaluation.statistics import before_after, interval
 from trainers.evaluation.text import check_disjoint, evaluate_text, rounds
 from trainers.evaluation.undisturbed import undisturbed
 from trainers.generation.base import Generator, Response
-from trainers.loggers import formatting as lines
-from trainers.loggers.base import evaluation_values
 from trainers.models.chat import ChatFormat, train_tokenizer
-from trainers.models.mlp import PolicyMLP
-
-
-def wilson(successes, number):
-    """The interval from its definition: both roots of (p - mean)^2 = z^2 p (1 - p) / n."""
-    z, mean = 1.959963984540054, successes / number
-    a, b, c = 1 + z * z / number, -(2 * mean + z * z / number), mean * mean
-    root = math.sqrt(b * b - 4 * a * c)
-    return (-b - root) / (2 * a), (-b + root) / (2 * a)
-
-
-@pytest.mark.parametrize(("successes", "number"), [(0, 5), (5, 5), (3, 7), (410, 512)])
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 3.0)])
-def test_scores_that_all_lie_on_known_bounds_have_wilsons_interval(successes, number, low, high):
-    scores = [high] * successes + [low] * (number - successes)
-    share = [low + (high - low) * end for end in wilson(successes, number)]
-    assert interval(scores, (low, high)) == pytest.approx(share, abs=1e-12)
-
-
-@pytest.mark.parametrize("bounds", [UNKNOWN, (-1.0, 1.0), (0.0, math.inf), (0.0, 0.5)])
-def test_scores_that_happen_to_be_0_and_1_are_no_share(bounds):
-    scores = [1.0] * 3 + [0.0] * 4
-    low, high = interval(scores, bounds)
-    assert 0.0 <= low < 3 / 7 < high <= 1.0
-    assert (low, high) != pytest.approx(wilson(3, 7), abs=1e-3)
-
-
-def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(100):
-        low, high = interval(rng.exponential(size=60).tolist())
-        hits += low <= 1.0 <= high
-    assert 88 <= hits <= 99
-
-
-def test_equal_scores_give_equal_intervals_whatever_was_drawn_before():
-    scores = np.random.default_rng(1).normal(size=30).tolist()
-    first = interval(scores)
-    random.random()
-    torch.rand(3)
-    assert interval(scores) == first
-
-
-@pytest.mark.parametrize("score", [0.25, 0.0, 1.0])
-def test_equal_scores_within_bounds_leave_room_for_those_not_seen(score):
-    unseen = wilson(0, 40)[1]
-    expected = (score * (1 - unseen), score + (1 - score) * unseen)
-    assert interval([score] * 40, (0.0, 1.0)) == pytest.approx(expected, abs=1e-12)
-    assert interval([score], (0.0, 1.0))[0] <= interval([score] * 40, (0.0, 1.0))[0]
-    assert interval([2.0] * 3, (2.0, 2.0)) == (2.0, 2.0)
-
-
-@pytest.mark.parametrize("scores", [[1.0] * 4, [0.0], [500.0] * 50])
-def test_equal_scores_without_bounds_claim_no_certainty(scores):
-    found = summary("e", scores)
-    assert math.isnan(found.ci_low)
-    assert math.isnan(found.ci_high)
-    assert evaluation_values([found]) == {"eval/e/mean": scores[0], "eval/score": scores[0]}
-    assert lines.interval(found) == f"{scores[0]:.3g} (all equal)"
-
-
-def test_failed_tasks_count_in_no_mean():
-    found = summary("e", [1.0, math.nan, 0.0, 1.0], bounds=(0.0, 1.0))
-    assert found.mean == pytest.approx(2 / 3)
-    assert (found.ci_low, found.ci_high) == pytest.approx(wilson(2, 3))
-    assert len(found.scores) == 4
-
-
-def test_no_score_at_all_is_an_error():
-    with pytest.raises(RewardError, match="none of 2 tasks has a score"):
-        summary("e", [math.nan, math.nan])
-
-
-def test_pairing_sees_what_two_intervals_do_not():
-    rng = np.random.default_rng(2)
-    hardness = rng.normal(size=200)
-    ours, theirs = hardness + 0.1 + 0.01 * rng.normal(size=200), hardness
-    difference, low, high = paired(ours.tolist(), theirs.tolist())
-    assert low < difference < high
-    assert low > 0.09
-    assert high < 0.11
-    assert interval(theirs.tolist())[1] > interval(ours.tolist())[0]
-
-
-def test_pairing_leaves_out_a_task_that_failed_on_either_side():
-    difference, _, _ = paired([1.0, math.nan, 1.0], [0.0, 0.0, math.nan])
-    assert difference == 1.0
-
-
-def test_pairing_needs_the_same_tasks():
-    with pytest.raises(ConfigError, match="got 2 and 3 scores"):
-        paired([1, 2], [1, 2, 3])
 
 
 @pytest.mark.parametrize("num_tasks", [1, 5, 8, 13])
@@ -309,70 +210,3 @@ def test_overlap_of_train_and_held_out_tasks_is_refused():
     check_disjoint(first, llmgym.from_list(["d"]))
     with pytest.raises(TaskSourceError, match="1 of 2 held-out tasks are also in train"):
         check_disjoint(first, llmgym.from_list(["c", "d"]))
-
-
-class Count(gymnasium.Env):
-    """Pays 1 a step for `seed % 7 + 1` steps; the seeds it was given are kept."""
-
-    observation_space = Box(-1, 1, (2,))
-    action_space = Discrete(2)
-    seeds: list[int] = []  # noqa: RUF012 - shared on purpose
-
-    def reset(self, *, seed=None, options=None):
-        self.left = seed % 7 + 1
-        self.seeds.append(seed)
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        assert self.action_space.contains(action)
-        self.left -= 1
-        return np.zeros(2, np.float32), 1.0, self.left == 0, False, {}
-
-
-def policy(space):
-    return PolicyMLP(2, space, hidden_sizes=[4], rng=torch.Generator().manual_seed(0))
-
-
-def control(num_episodes, world=None, make=Count, seed=0):
-    return evaluate_control(
-        policy(make().action_space),
-        make,
-        env="Count",
-        num_episodes=num_episodes,
-        seed=seed,
-        world=world or World(),
-    )
-
-
-@pytest.mark.parametrize("num_episodes", [1, 16, 21])
-def test_returns_are_those_of_the_seeds(num_episodes):
-    Count.seeds.clear()
-    found = control(num_episodes)
-    assert found.scores == tuple(seed % 7 + 1 for seed in Count.seeds)
-    assert len(set(Count.seeds)) == num_episodes
-
-
-def test_another_seed_plays_other_episodes():
-    assert control(16).scores == control(16).scores
-    assert control(16).scores != control(16, seed=1).scores
-
-
-def test_ranks_share_the_episodes(monkeypatch):
-    whole = control(5).scores
-    parts = []
-    monkeypatch.setattr(control_evaluation, "gather", lambda mine: parts.append(mine) or [mine])
-    for rank in range(2):
-        control(5, World(rank=rank, size=2))
-    merged = {**parts[0], **parts[1]}
-    assert tuple(merged[i] for i in range(5)) == whole
-    assert not parts[0].keys() & parts[1].keys()
-
-
-class Bounded(Count):
-    """Takes numbers in a narrow range."""
-
-    action_space = Box(np.float32(-0.001), np.float32(0.001), (3,))
-
-
-def test_continuous_actions_are_clipped_to_the_space():
-    assert control(2, make=Bounded).scores

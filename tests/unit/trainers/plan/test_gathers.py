@@ -9,9 +9,9 @@ from trainers.cli import plan as module
 from trainers.cli.main import main
 from trainers.config import Config, GenerationConfig
 from trainers.config.files import presets, read
+from trainers.plan.counting import Usage
 from trainers.plan.lengths import Lengths, Work
 from trainers.plan.pace import ASSUMED, BETWEEN, HIGH, LOW, WITHIN, Pace
-from trainers.plan.rehearsal import Usage
 from trainers.plan.state import Holding
 
 JSON = {"zero_optimization": {"stage": 3}, "bf16": {}}

@@ -3,8 +3,8 @@
 import pytest
 
 from trainers.config import Config, GenerationConfig
+from trainers.plan.counting import Usage
 from trainers.plan.lengths import Lengths, Work, at_limits
-from trainers.plan.rehearsal import Usage
 
 CONFIG = Config(generation=GenerationConfig(max_prompt_tokens=60, max_new_tokens=40))
 USAGE = Usage(peak=7, flops=1000, written=2000, calls=100)

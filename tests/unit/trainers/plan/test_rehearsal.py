@@ -24,9 +24,10 @@ from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic_folders import build_critic
 from trainers.models.loading import count_parameters
 from trainers.models.presets import fresh_llama, llama_config
+from trainers.plan.counting import counted
 from trainers.plan.fakes import grouped_result
 from trainers.plan.forecast import forecast_text
-from trainers.plan.rehearsal import Rehearsal, cache_bytes, counted
+from trainers.plan.rehearsal import Rehearsal, cache_bytes
 from trainers.plan.shapes import shapes_of
 
 CONFIG = Config(

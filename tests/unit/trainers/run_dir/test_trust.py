@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmgym.registry import file_of
+from llmgym.addresses import file_of
 from llmgym.rewards.base import resolve, score_samples
 from tests.unit.llmgym.samples import sample
 from trainers.config.environments import reward_of

@@ -11,7 +11,7 @@ from llmgym.errors import RewardError
 from tests import tiny
 from tests.resume.trainee import differences, left_behind
 from trainers.batch import Evaluation
-from trainers.checkpoint.saving import find
+from trainers.checkpoint.loading import find
 from trainers.config import EvalConfig
 from trainers.errors import CheckpointError
 from trainers.loggers.console import ConsoleLogger

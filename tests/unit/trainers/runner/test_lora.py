@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from tests import tiny
 from tests.unit.trainers.runner.stages.test_reward_model_stage import comments
-from trainers.checkpoint.saving import find, load
+from trainers.checkpoint.loading import find, load
 from trainers.cli import main as cli
 from trainers.config.files import read
 from trainers.errors import ConfigError
