@@ -136,7 +136,7 @@ PROMPTS = "llmgym/Prompts-v0"
 def without_effect(config: Config, *, has_gpu: bool) -> list[str]:
     """Return a sentence for each setting that differs from its default in vain."""
     given, usual = (SCHEMA.dump_python(one, mode="json") for one in (config, Config()))
-    said = []
+    said: list[str] = []
     for name, is_idle, why, remedy in INEFFECTIVE:
         value = value_at(given, parse(name))
         is_vain = is_idle(config) or (name in NEED_GPU and not has_gpu)
@@ -149,7 +149,8 @@ def for_practice(config: Config) -> list[str]:
     """Return a sentence where PPO trains a model that knows nothing, or on nobody's prompts."""
     if config.is_control or not config.ppo.num_iterations:
         return []
-    given, missing = {**env_kwargs(config), **config.eval.kwargs}, {}
+    given = {**env_kwargs(config), **config.eval.kwargs}
+    missing: dict[str, str] = {}
     if config.model.path is None and not config.sft.num_epochs:
         missing["PPO starts from a fresh model, which has learned nothing"] = "--model.path MODEL"
     if config.envs[0].id == PROMPTS and given.get("path") is None:

@@ -1,7 +1,7 @@
 """The environment and the reward that settings name. No torch, but where they bring their own."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -104,7 +104,7 @@ def text_envs(
     hint = "" if is_text(found) else "\nOne on numbers takes --model.preset mlp"
     with constructing(found.id, settings, hint):
         if is_text(found):
-            given = {"env_timeout": limit, **settings_of(found, kwargs)}
+            given: dict[str, Any] = {"env_timeout": limit, **settings_of(found, kwargs)}
             envs = create_vector(num_envs=num_envs, **given)
             assert isinstance(envs, LLMVectorEnv)
             return _checked(envs)
@@ -188,7 +188,7 @@ def is_text(found: EnvSpec) -> bool:
 
 
 @contextmanager
-def constructing(env: str, settings: str, hint: str = "") -> Iterator[None]:
+def constructing(env: str, settings: str, hint: str = "") -> Generator[None, None, None]:
     """Say which settings an environment was built with where it cannot be built.
 
     Raises:

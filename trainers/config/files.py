@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from trainers.config import schema
 from trainers.config.schema import Source, dotted
 from trainers.config.secrets import without_secrets
 from trainers.config.settings import CONFIG_ROOT, SCHEMA, Config
+from trainers.config.yaml_format import Dumper, Loader
 from trainers.errors import ConfigError
 from trainers.redaction.redact import learn
 
@@ -27,77 +28,6 @@ HEADER = """\
 # Editors complete and check this file after: llmgym schema > llmgym.schema.json
 """
 AMBIGUOUS = {"yes", "no", "on", "off"}
-DIGITS, POWER = r"(0|[1-9][0-9_]*)", r"[eE][-+]?[0-9]+"
-INTEGER = re.compile(rf"[-+]?{DIGITS}$")
-FLOAT = re.compile(rf"[-+]?({DIGITS}\.[0-9]*({POWER})?|{DIGITS}{POWER}|\.[0-9]+({POWER})?)$")
-
-
-class Loader(yaml.SafeLoader):
-    """YAML in which 3e-6 is a number, and dates, times and octal numbers are text.
-
-    Keys are text and unique; aliases, which can grow without bound, are refused.
-    """
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose one node; an alias raises."""
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not read, write it out", problem_mark=mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; a key that is no text, or comes twice, raises."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            problem = f'the key "{key.value}" comes twice' if key.value in seen else ""
-            if key.tag != "tag:yaml.org,2002:str":
-                problem = f'the key {key.value} is not text, put it in quotes: "{key.value}"'
-            if problem:
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-Loader.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-+0123456789"))
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool",
-    re.compile(r"(true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$"),
-    list("tTfFyYnNoO"),
-)
-Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(~|null|Null|NULL|)$"), [
-    "~", "n", "N", "",
-])  # fmt: skip
-
-
-class Dumper(yaml.SafeDumper):
-    """YAML that this loader and a plain one read alike: 3.0e-6, short lists on one line."""
-
-
-def _number(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-    mantissa, mark, exponent = repr(value).partition("e")
-    whole = mantissa if "." in mantissa else f"{mantissa}.0"
-    text = f"{whole}e{int(exponent):+d}".replace("e-0", "e-") if mark else repr(value)
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = '"' if FLOAT.match(value) or INTEGER.match(value) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-def _list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.SequenceNode:
-    is_flat = not any(isinstance(item, dict | list) for item in value)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=is_flat)
-
-
-Dumper.add_representer(float, _number)
-Dumper.add_representer(str, _text)
-Dumper.add_representer(list, _list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +36,7 @@ class Document:
 
     tree: dict[str, Any]
     sources: Mapping[schema.Path, Source]
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list[str])
 
 
 def _walk(node: yaml.Node, path: schema.Path, line: int, file: str) -> dict[schema.Path, Source]:
@@ -121,11 +51,11 @@ def _walk(node: yaml.Node, path: schema.Path, line: int, file: str) -> dict[sche
     return found
 
 
-def _ambiguous(tree: Any, path: schema.Path, sources: Mapping[schema.Path, Source]) -> list[str]:  # noqa: ANN401
+def _ambiguous(tree: object, path: schema.Path, sources: Mapping[schema.Path, Source]) -> list[str]:
     """List the arguments of environments and rewards that were written no, off, on or yes."""
     if isinstance(tree, dict | list):
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return [x for key, value in items for x in _ambiguous(value, (*path, key), sources)]
+        inside = schema.entries(cast(object, tree))
+        return [x for key, value in inside for x in _ambiguous(value, (*path, key), sources)]
     written = sources[path].text.lower() in AMBIGUOUS
     if isinstance(tree, bool) and written and "kwargs" in path:
         return [schema.quoted(path, tree, sources[path])]
@@ -141,9 +71,9 @@ def load(file: Path) -> Document:
     """
     try:
         text = file.read_text(encoding="utf-8")
-        loader = Loader(text)
-        node = loader.get_single_node()
-        tree = {} if node is None else loader.construct_document(node)
+        loader: Any = Loader(text)
+        node: yaml.Node | None = loader.get_single_node()
+        tree: object = {} if node is None else loader.construct_document(node)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no file {file}, looked for from {Path.cwd()}.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -155,8 +85,9 @@ def load(file: Path) -> Document:
         raise ConfigError(f"{file} is not YAML: {error}.") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{file} must be a mapping of settings, got {schema.shown(tree)}.")
+    settings = cast(dict[str, Any], tree)
     sources = _walk(node, (), 1, str(file)) if node else {}
-    return Document(tree=tree, sources=sources, problems=_ambiguous(tree, (), sources))
+    return Document(tree=settings, sources=sources, problems=_ambiguous(settings, (), sources))
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +95,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else value
+        result[key] = merged(result[key], cast(Mapping[str, Any], value)) if both else value
     return result
 
 
@@ -212,22 +143,29 @@ def _assign(tree: dict[str, Any], path: schema.Path, value: Any) -> None:  # noq
     """Put `value` at `path`; lists and arguments that are not there start from the default's."""
     node: Any = tree
     for depth, part in enumerate(path):
-        inside = path[: depth + 1]
-        if isinstance(node, list) and (not isinstance(part, int) or part > len(node)):
-            raise ConfigError(
-                f"{dotted(inside)} does not exist. The next entry of {dotted(path[:depth])} is "
-                f"{dotted(path[:depth])}.{len(node)}."
-            )
-        if not isinstance(node, list | dict):
+        inside, rows, section = path[: depth + 1], schema.as_list(node), schema.as_mapping(node)
+        key: Any = part if section is None else str(part)
+        if rows is not None:
+            _grow(rows, inside)
+        elif section is None:
             raise ConfigError(schema.unknown(inside))
-        if isinstance(node, list) and part == len(node):
-            node.append({})
-        key: Any = str(part) if isinstance(node, dict) else part
         if depth == len(path) - 1:
             node[key] = copy.deepcopy(value)
-        elif isinstance(node, dict) and node.get(key) is None:
-            node[key] = _default(inside)
+        elif section is not None and section.get(key) is None:
+            section[key] = _default(inside)
         node = node[key]
+
+
+def _grow(rows: list[Any], path: schema.Path) -> None:
+    """Add an entry where `path` asks for the one after the last; refuse one further away."""
+    *outer, part = path
+    if not isinstance(part, int) or part > len(rows):
+        name = dotted(tuple(outer))
+        raise ConfigError(
+            f"{dotted(path)} does not exist. The next entry of {name} is {name}.{len(rows)}."
+        )
+    if part == len(rows):
+        rows.append({})
 
 
 def read(files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None) -> Config:
@@ -331,12 +269,10 @@ def purpose(file: Path) -> str:
     return " ".join(said)
 
 
-def _flat(tree: Any, path: schema.Path = ()) -> dict[str, Any]:  # noqa: ANN401
-    if isinstance(tree, dict) or (
-        isinstance(tree, list) and any(isinstance(x, dict) for x in tree)
-    ):
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return {k: v for key, one in items for k, v in _flat(one, (*path, key)).items()}
+def _flat(tree: object, path: schema.Path = ()) -> dict[str, Any]:
+    inside = schema.entries(tree)
+    if isinstance(tree, dict) or any(isinstance(one, dict) for _, one in inside):
+        return {k: v for key, one in inside for k, v in _flat(one, (*path, key)).items()}
     return {dotted(path): tree}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -25,6 +25,7 @@ from trainers.config.settings import Config, RewardConfig
 from trainers.errors import ConfigError
 
 Role = Literal["env", "reward"]
+Spec = str | Mapping[str, Any] | Sequence[Any]
 
 PREFIX = "python:"
 """How the setting of an object from Python begins."""
@@ -104,7 +105,7 @@ def _unwrapped(given: object) -> tuple[Any, str]:
     if isinstance(inner, FunctionType):
         values.append([_content(cell) for cell in inner.__closure__ or ()])
     elif not inspect.isroutine(inner) and not isinstance(inner, type):
-        inner = type(inner)
+        inner = cast(Any, type(inner))
     return inner, json.dumps(values, sort_keys=True, default=_shown)
 
 
@@ -184,7 +185,7 @@ def from_python(
     if name is not None:
         config = replace(config, envs=[replace(config.envs[0], id=name)])
     if isinstance(reward, str | Mapping | list | tuple):
-        config, reward = replace(config, rewards=_entries(reward)), None
+        config, reward = replace(config, rewards=_entries(cast(Spec, reward))), None
     elif reward is not None:
         parts.append(described("reward", reward))
         config = replace(config, rewards=[RewardConfig(name=parts[-1].setting)])
@@ -192,7 +193,7 @@ def from_python(
     return config, None if isinstance(env, str) else env, reward, parts
 
 
-def _entries(spec: str | Mapping[str, Any] | Sequence[Any]) -> list[RewardConfig]:
+def _entries(spec: Spec) -> list[RewardConfig]:
     """Return the settings that mean what `resolve` understands."""
     if isinstance(spec, str):
         spec = {"function" if ":" in spec else "name": spec}
@@ -246,7 +247,8 @@ def call(config: Config, run: Path, changes: Mapping[str, Any] | None = None) ->
         run: its folder.
         changes: settings that are to be others.
     """
-    words, places = [], []
+    words: list[str] = []
+    places: list[str] = []
     for part in recorded(run) or [_unknown(*one) for one in named_in(config).items()]:
         words.append(f"{part.role}={part.word}")
         places.append(f"{part.role} is {part.name} of {part.place}")

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -133,15 +133,30 @@ def leaves(path: Path = ()) -> Iterator[Path]:
         yield path
 
 
+def as_mapping(tree: object) -> dict[str | int, Any] | None:
+    """Return a node of nested settings as the mapping that it is; None if it is none."""
+    return cast(dict[str | int, Any], tree) if isinstance(tree, dict) else None
+
+
+def as_list(tree: object) -> list[Any] | None:
+    """Return a node of nested settings as the list that it is; None if it is none."""
+    return cast(list[Any], tree) if isinstance(tree, list) else None
+
+
+def entries(tree: object) -> list[tuple[str | int, Any]]:
+    """Return what a mapping or a list holds, by key or by number; nothing of anything else."""
+    mapping = as_mapping(tree)
+    return list(enumerate(as_list(tree) or ())) if mapping is None else list(mapping.items())
+
+
 def value_at(tree: Any, path: Path) -> Any:  # noqa: ANN401
     """Return what stands at a path of nested settings, or None if nothing does."""
     for part in path:
-        if isinstance(tree, dict):
-            tree = tree.get(part)
-        elif isinstance(tree, list) and isinstance(part, int):
-            tree = tree[part] if part < len(tree) else None
+        rows = as_list(tree)
+        if rows is not None and isinstance(part, int):
+            tree = rows[part] if part < len(rows) else None
         else:
-            return None
+            tree = (as_mapping(tree) or {}).get(part)
     return tree
 
 
@@ -152,7 +167,7 @@ def dotted(path: Path) -> str:
 
 def kind(schema: Schema) -> str:
     """Say what a value has to be, ranges left out: `a number or null`."""
-    words = []
+    words: list[str] = []
     for form in forms(schema):
         literals = form.get("enum") or ([form["const"]] if "const" in form else [])
         words += map(str, literals) if literals else [KINDS[form["type"]]]
@@ -251,8 +266,8 @@ def _shape(path: Path, error: Mapping[str, Any], where: str) -> str:
         least, most = form.get("minItems", 0), form.get("maxItems")
         count = f"{least}" if least == most else f"at least {least}"
         entries = "entry" if least == 1 else "entries"
-        got = error["input"]
-        number = len(got) if isinstance(got, list) else shown(got)
+        got = as_list(error["input"])
+        number = shown(error["input"]) if got is None else len(got)
         return f"{dotted(outer)} must have {count} {entries}, got {number}{where}."
     return f"{dotted(path)}: {error['msg']}{where}."
 

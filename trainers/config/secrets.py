@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from trainers.config.schema import Path, dotted
+from trainers.config.schema import Path, dotted, entries
 from trainers.config.settings import SCHEMA, Config
 from trainers.errors import ConfigError
 from trainers.redaction.redact import HIDDEN, hidden, learn, redacted, variable
@@ -55,11 +55,9 @@ def with_secrets(config: Config) -> Config:
     return SCHEMA.validate_json(json.dumps(tree))
 
 
-def _texts(tree: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:  # noqa: ANN401
+def _texts(tree: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
     """Yield path and text of every setting that is hidden, whole or in part."""
-    if isinstance(tree, dict | list):
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        for key, value in items:
-            yield from _texts(value, (*path, key))
-    elif isinstance(tree, str) and HIDDEN in tree:
+    if isinstance(tree, str) and HIDDEN in tree:
         yield path, tree
+    for key, value in entries(tree):
+        yield from _texts(value, (*path, key))

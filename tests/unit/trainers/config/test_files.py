@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tests.unit.trainers.config.refusal import refused
 from trainers.config import Config, RewardConfig, schema
 from trainers.config.files import (
-    Loader,
     difference,
     dump,
     layer,
@@ -23,6 +22,7 @@ from trainers.config.files import (
     typed,
 )
 from trainers.config.settings import CONFIG_ROOT
+from trainers.config.yaml_format import Loader
 from trainers.errors import ConfigError
 
 
