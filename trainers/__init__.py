@@ -13,7 +13,7 @@ MOVED = {
     "config_files": "config.files",
     "config_ppo": "config.ppo",
     "config_schema": "config.schema",
-    "environments": "config.environments",
+    "environments": "collect.environments",
     "evaluate": "evaluation",
     "launcher": "distributed.launcher",
     "reward_model": "supervised.reward_model",

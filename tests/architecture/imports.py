@@ -54,6 +54,7 @@ NO_TORCH = (
     "trainers/backends/zero/builds.py",
     "trainers/backends/zero/json.py",
     "trainers/backends/zero/keys.py",
+    "trainers/collect/environments.py",
     "trainers/loggers/formatting.py",
     "trainers/inference/targets.py",
     "trainers/cli/__init__.py",

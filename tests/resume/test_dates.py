@@ -11,7 +11,7 @@ from llmgym.errors import RewardError
 from llmgym.rewards.model import RewardModel
 from llmgym.rewards.rendering import judged_ids
 from tests import tiny
-from trainers.config.environments import reward_of
+from trainers.collect.environments import reward_of
 from trainers.config.files import read
 from trainers.errors import ConfigError
 from trainers.generation.base import Sampling
@@ -110,7 +110,7 @@ def test_a_reward_model_reads_the_day_of_the_run(tmp_path, set_day):
 
 
 def test_the_day_of_a_run_reaches_its_reward_models(monkeypatch):
-    monkeypatch.setattr("trainers.config.environments.resolve", lambda entries: None)
+    monkeypatch.setattr("trainers.collect.environments.resolve", lambda entries: None)
     changes = {"run.date": "2026-11-28", "rewards": [{"model": "rm"}, {"name": "exact"}]}
     entries = reward_of(read([], changes), None)
     assert [one["kwargs"] for one in entries] == [{"day": "2026-11-28"}, {}]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from llmgym.data.tables import READERS, check_file
 from llmgym.registry import spec
+from trainers.collect.environments import reward_of, text_envs
 from trainers.config import Config
-from trainers.config.environments import check_data, reward_of, text_envs
+from trainers.config.environments import check_data
 from trainers.run_dir.record import refuse_work
 
 OURS = "llmgym/"

@@ -22,9 +22,10 @@ from trainers.cli.arguments import Launch
 from trainers.cli.doctor import available_memory
 from trainers.cli.early import OURS
 from trainers.collect.control import make_envs
+from trainers.collect.environments import constructing, text_envs
 from trainers.config import Config
 from trainers.config.checks import remarks
-from trainers.config.environments import constructing, env_kwargs, text_envs
+from trainers.config.environments import env_kwargs
 from trainers.config.files import dump
 from trainers.distributed.collectives import World
 from trainers.errors import ConfigError

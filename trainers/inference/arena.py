@@ -6,10 +6,10 @@ from typing import final
 
 import torch
 
+from trainers.collect.environments import reward_of, text_envs
 from trainers.collect.episodes import Slot
 from trainers.collect.play import PlayOptions, play
 from trainers.config import Config
-from trainers.config.environments import reward_of, text_envs
 from trainers.distributed.collectives import World
 from trainers.generation.base import Request, Sampling
 from trainers.inference.loading import LoadedModel, load_for_inference

@@ -13,8 +13,8 @@ from llmgym.registry import spec
 from llmgym.rewards.context import longest_sequence
 from trainers.batch import Evaluation
 from trainers.collect.control import make_envs
+from trainers.collect.environments import reward_of, text_envs
 from trainers.config import Config
-from trainers.config.environments import reward_of, text_envs
 from trainers.distributed.collectives import World
 from trainers.evaluation.control import evaluate_control
 from trainers.evaluation.text import evaluate_text

@@ -10,8 +10,9 @@ import torch
 from llmgym.registry import spec
 from trainers.batch import Evaluation
 from trainers.collect.control import ControlCollector, make_envs
+from trainers.collect.environments import accepted, constructing, is_text
 from trainers.config import Config
-from trainers.config.environments import EnvFactory, accepted, check_data, constructing, is_text
+from trainers.config.environments import EnvFactory, check_data
 from trainers.errors import ConfigError
 from trainers.evaluation.control import evaluate_control
 from trainers.export.folders import export_mlp

@@ -9,9 +9,10 @@ from llmgym.rewards.context import longest_sequence
 from llmgym.vector import LLMVectorEnv
 from trainers.backends.zero.setup import loading, save_json
 from trainers.batch import Evaluation
+from trainers.collect.environments import accepted, reward_of, text_envs
 from trainers.collect.rollout import TextCollector, TextParts
 from trainers.config import Config
-from trainers.config.environments import EnvFactory, accepted, check_data, reward_of, text_envs
+from trainers.config.environments import EnvFactory, check_data
 from trainers.distributed.collectives import from_main
 from trainers.evaluation.text import check_disjoint, evaluate_text
 from trainers.export.folders import copy_export, export_critic, export_policy

@@ -1,11 +1,8 @@
 """Which file an environment reads: its own, or the one of `data`, or none that would be read."""
 
-from pathlib import Path
-
 import pytest
 
-from llmgym.env import core_env
-from trainers.config.environments import check_data, env_kwargs, text_envs
+from trainers.config.environments import check_data, env_kwargs
 from trainers.config.files import read
 from trainers.errors import ConfigError
 
@@ -68,18 +65,3 @@ def test_a_file_that_nothing_would_read_is_refused(changes, said):
 def test_an_environment_from_python_reads_no_file_of_data():
     with pytest.raises(ConfigError, match="the environment given from Python takes no file"):
         check_data(read([], PROMPTS), has_env=True)
-
-
-def test_the_rows_of_the_file_are_the_tasks(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("my.csv").write_text("".join(f"Say {n}.,{n}\n" for n in range(20)))
-    config = read([], {"envs.0.id": "llmgym/Prompts-v0", "data.path": "my.csv",
-                       "data.columns": ["q", "a"], "data.prompt_column": "q",
-                       "envs.0.kwargs.answer_column": "a"})  # fmt: skip
-    found = [
-        {task.prompt for task in core_env(text_envs(
-            config, 1, env=None, reward=None, held_out=held_out).envs[0]).tasks.tasks}
-        for held_out in (False, True)
-    ]  # fmt: skip
-    assert [len(one) for one in found] == [18, 2]
-    assert found[0] | found[1] == {f"Say {n}." for n in range(20)}

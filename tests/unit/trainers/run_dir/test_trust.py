@@ -10,7 +10,7 @@ import pytest
 from llmgym.addresses import file_of
 from llmgym.rewards.base import resolve, score_samples
 from tests.unit.llmgym.samples import sample
-from trainers.config.environments import reward_of
+from trainers.collect.environments import reward_of
 from trainers.config.files import dump, read
 from trainers.run_dir import trust
 from trainers.run_dir.trust import named_code, note, untrusted

@@ -8,7 +8,7 @@ import pytest
 import llmgym
 from llmgym.errors import TaskSourceError
 from tests import tiny
-from trainers.config.environments import accepted, text_envs
+from trainers.collect.environments import accepted, text_envs
 from trainers.config.files import read
 from trainers.errors import ConfigError
 from trainers.loggers.console import ConsoleLogger

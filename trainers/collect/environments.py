@@ -1,0 +1,148 @@
+"""Build the environment and the reward that settings name. No torch, unless they bring it."""
+
+import inspect
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from llmgym.env import core_env
+from llmgym.errors import EnvContractError, RewardError
+from llmgym.registry import create_vector, settings_of, spec
+from llmgym.rewards.answers import check_answers
+from llmgym.rewards.base import resolve
+from llmgym.vector import LLMVectorEnv
+from trainers.config.environments import EnvFactory, env_kwargs
+from trainers.config.secrets import with_secrets
+from trainers.config.settings import Config
+from trainers.config.text import RewardConfig
+from trainers.errors import ConfigError
+
+
+def reward_of(config: Config, given: object | None) -> Any | None:  # noqa: ANN401 - a spec or object
+    """Return the reward that replaces the environment's own, or None.
+
+    Args:
+        config: `rewards` is read.
+        given: a reward or a plain function from Python, which wins.
+
+    Raises:
+        RewardNotFound: a name, module or function does not exist.
+        ConfigError: it does not take its arguments, or does not start.
+    """
+    if given is not None:
+        return given
+    config = with_secrets(config)
+    named = [one for one in config.rewards if one.source]
+    if not named:
+        return None
+    entries = [
+        {
+            **one.source,
+            "weight": one.weight,
+            "kwargs": _dated(config, one),
+            "isolated": one.isolated if one.function else None,
+            "timeout_seconds": one.timeout_seconds if one.function else None,
+        }
+        for one in named
+    ]
+    try:
+        resolve(entries)  # cached; an error is raised now, not in the first rollout
+    except RewardError as error:
+        raise ConfigError(f"rewards cannot be built: {error}") from error
+    return entries
+
+
+def _dated(config: Config, reward: RewardConfig) -> dict[str, Any]:
+    """Return a reward's arguments; a model's template prints the day on which the run started."""
+    day = {"day": config.run.date} if reward.model and config.run.date else {}
+    return {**day, **reward.kwargs}
+
+
+def text_envs(
+    config: Config, num_envs: int, *, env: EnvFactory | str | None, reward: object | None,
+    held_out: bool = False,
+) -> LLMVectorEnv:  # fmt: skip
+    """Build slots of the run's environment, one score group, and check its gold answers.
+
+    Args:
+        config: `envs` and `eval.kwargs` are read.
+        num_envs: slots.
+        env: a registered id or a callable from Python, instead of `envs`; a callable gets those
+            arguments that it takes by name.
+        reward: as `reward_of` returned it.
+        held_out: with `eval.kwargs`, for evaluation.
+
+    Raises:
+        gymnasium.error.NameNotFound: no such environment; lists near names.
+        ConfigError: its arguments are wrong, the environment is numeric, a callable does not take
+            the reward, or the reward cannot compare with an answer; names the row.
+    """
+    config = with_secrets(config)
+    kwargs = dict(config.envs[0].kwargs) if callable(env) else env_kwargs(config)
+    if held_out:
+        kwargs |= config.eval.kwargs
+    if reward is not None:
+        kwargs["reward"] = reward
+    limit = config.envs[0].timeout_seconds
+    settings = "envs.0.kwargs and eval.kwargs" if held_out else "envs.0.kwargs"
+    if callable(env):
+        if reward is not None and not accepted(env, {"reward": reward}):
+            raise ConfigError(
+                "the callable given as env takes no reward, so the reward would have no effect. "
+                "Give it a parameter `reward` for its environment, or leave the reward out."
+            )
+        with constructing("the callable given as env", settings):
+            make = partial(env, **accepted(env, kwargs))
+            return _checked(LLMVectorEnv([make] * num_envs, env_timeout=limit))
+    found = spec(env or config.envs[0].id)
+    hint = "" if is_text(found) else "\nOne on numbers takes --model.preset mlp"
+    with constructing(found.id, settings, hint):
+        if is_text(found):
+            given: dict[str, Any] = {"env_timeout": limit, **settings_of(found, kwargs)}
+            envs = create_vector(num_envs=num_envs, **given)
+            assert isinstance(envs, LLMVectorEnv)
+            return _checked(envs)
+        make = partial(gymnasium.make, found, **kwargs)
+        return LLMVectorEnv([make] * num_envs, env_timeout=limit)
+
+
+def _checked(envs: LLMVectorEnv) -> LLMVectorEnv:
+    core = core_env(envs.envs[0])
+    check_answers(core.reward, core.tasks)
+    return envs
+
+
+def accepted(make: EnvFactory, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the given arguments that a callable takes by name."""
+    parameters = inspect.signature(make).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return dict(given)
+    named = {one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY}
+    return {name: value for name, value in given.items() if name in named}
+
+
+def is_text(found: EnvSpec) -> bool:
+    """Tell whether an id was registered by llmgym, for environments of text."""
+    return found.vector_entry_point == "llmgym.registry:create_vector"
+
+
+@contextmanager
+def constructing(env: str, settings: str, hint: str = "") -> Generator[None, None, None]:
+    """Say which settings an environment was built with where it cannot be built.
+
+    Raises:
+        ConfigError: its constructor refuses them, or it is of another kind than the model.
+    """
+    try:
+        yield
+    except (EnvContractError, NotImplementedError, RewardError, TypeError) as error:
+        raise ConfigError(f"{env} cannot be built with {settings}: {error}{hint}") from error
+    except SystemExit as error:
+        raise ConfigError(
+            f"{env} cannot be built with {settings}: it called sys.exit({error.code!r}). "
+            "Let it raise an exception instead."
+        ) from error
