@@ -28,7 +28,7 @@ Prompt = str | tuple[Message, ...]
 SHAPE = '[{"role": "user", "content": "..."}]'
 UNSAID = ("reasoning_content", "reasoning", "thinking")
 """Text of a message that no chat template here is given."""
-MOST_NAMES = 12
+MAX_NAMES = 12
 NO_NUMBERS = ("nan", "inf", "-inf")
 """Of type float, and no number: NaN stands for one that is missing."""
 GOLD_NAMES = ("ground_truth", "answer", "solution", "gold", "target", "label", "text", "value")
@@ -78,8 +78,8 @@ def no_column(place: str, column: str, row: Mapping[str, Any]) -> str:
 
 def names_of(row: Mapping[str, Any]) -> str:
     """Return the names of a row's columns, the first ones of many."""
-    names = [name if len(name) <= 40 else f"{name[:37]}..." for name in list(row)[:MOST_NAMES]]
-    return ", ".join(names) + (f", ... ({len(row)} in all)" if len(row) > MOST_NAMES else "")
+    names = [name if len(name) <= 40 else f"{name[:37]}..." for name in list(row)[:MAX_NAMES]]
+    return ", ".join(names) + (f", ... ({len(row)} in all)" if len(row) > MAX_NAMES else "")
 
 
 def text_of(value: object, where: str, what: str = "a text") -> str:
@@ -267,7 +267,7 @@ def gold_of(value: Any, column: str, where: str) -> str | Number:  # noqa: ANN40
     )
     inner = sorted(_leaves(value, column), key=_likely)
     if inner:
-        has = f" It has {', '.join(inner[:MOST_NAMES])}." if len(inner) > 1 else ""
+        has = f" It has {', '.join(inner[:MAX_NAMES])}." if len(inner) > 1 else ""
         message += f"{has} Name the column inside it: {inner[0]}"
     else:
         message += " Fill it in, write it as text, or leave the row out."
@@ -278,7 +278,7 @@ def gold_of(value: Any, column: str, where: str) -> str | Number:  # noqa: ANN40
 
 def _leaves(value: object, name: str, depth: int = 3) -> Iterator[str]:
     if isinstance(value, list | tuple):
-        value = {str(i): one for i, one in enumerate(value[:MOST_NAMES])}
+        value = {str(i): one for i, one in enumerate(value[:MAX_NAMES])}
     if not isinstance(value, Mapping):
         if isinstance(value, str) or _is_number(value):
             yield name

@@ -15,7 +15,7 @@ from typing import Any
 from llmgym.limits import CallLimit, LateCall, place, within
 from llmgym.messages import StopReason
 
-MOST_LATE = 2
+MAX_LATE = 2
 """Slots of one call that may be late in turn; those after them are not called any more."""
 
 
@@ -52,7 +52,7 @@ def run_inline(
     outcomes: dict[int, Outcome] = {}
     num_late = 0
     for slot in slots:
-        if num_late == MOST_LATE:
+        if num_late == MAX_LATE:
             error = f"not called: {num_late} slots before it gave no reply in time"
             outcomes[slot] = Outcome(failure=StopReason.TIMEOUT, error=error)
             continue

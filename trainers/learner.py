@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.backends.base import Engine
-from trainers.backends.gathering import gathered, whole
+from trainers.backends.gathering import gathered, gathered_module
 from trainers.batch import Experience, Inputs, Metrics
 from trainers.config import Config
 from trainers.distributed.collectives import global_max
@@ -89,7 +89,7 @@ class Learner:
 
     def whole_policy(self) -> nn.Module:
         """Return the policy with every weight, on rank 0; a collective."""
-        return whole(self._policy)
+        return gathered_module(self._policy)
 
     def trained_policy(self) -> dict[str, Tensor]:
         """Return what learns of the policy, by name, on rank 0; a collective."""
@@ -97,7 +97,7 @@ class Learner:
 
     def whole_critic(self) -> nn.Module | None:
         """Return the critic with every weight, on rank 0; None when the trunk is shared."""
-        return None if self._critic is None else whole(self._critic)
+        return None if self._critic is None else gathered_module(self._critic)
 
     def anneal(self, progress: float) -> None:
         """Set both learning rates; `progress` is the share of iterations done."""

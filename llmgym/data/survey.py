@@ -26,7 +26,7 @@ FEW = 20
 ANSWERS = ("answer", "response", "completion", "solution")
 """Columns that are taken for what the rows are answered with, in this order."""
 PERCENTILES = (0, 50, 95, 100)
-MOST_COLUMNS = 50
+MAX_COLUMNS = 50
 """Columns whose lengths are looked at, the first ones."""
 
 
@@ -99,7 +99,7 @@ def surveyed(
     warnings = [*few(len(table)), *_repeated(prompts, texts), *_mangled(table)]
     warnings += _headless(columns, path, names)
     warnings += [f"{one} It is not taken for the answer." for one in odd if answer is None]
-    measured = dict.fromkeys((*columns[:MOST_COLUMNS], *wanted))
+    measured = dict.fromkeys((*columns[:MAX_COLUMNS], *wanted))
     return Survey(
         path=path,
         num_rows=len(table),

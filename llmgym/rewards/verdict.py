@@ -26,7 +26,7 @@ Verdict = float | Mapping[str, float] | Score
 
 MOST = 40
 """Characters shown of a prompt or a response."""
-MOST_SHOWN = 200
+MAX_MESSAGE_LENGTH = 200
 """Characters shown of what an exception says, which may quote all of a response."""
 
 UNCUT = "they are never cut"
@@ -114,7 +114,7 @@ def describe(error: BaseException) -> str:
     own = [one for one in frames if not one.filename.startswith(LIBRARIES)]
     place = "".join(f" at {near(one.filename)}:{one.lineno}" for one in (own or frames)[-1:])
     first = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {cut(_plain(first), MOST_SHOWN)}{place}"
+    return f"{type(error).__name__}: {cut(_plain(first), MAX_MESSAGE_LENGTH)}{place}"
 
 
 def called(reward: Named) -> str:
@@ -174,7 +174,7 @@ def shown(value: object) -> str:
 
 
 def _plain(text: str) -> str:
-    return "".join(one if one.isprintable() else "?" for one in text[: 2 * MOST_SHOWN])
+    return "".join(one if one.isprintable() else "?" for one in text[: 2 * MAX_MESSAGE_LENGTH])
 
 
 def _broken(reward: Named, sample: Sample, got: str, remedy: str) -> RewardError:

@@ -194,6 +194,16 @@ FAULTS = [
         "trainers/ppo.py: the word farewell is a former one",
     ),
     (
+        words.public_names_are_unique,
+        {"trainers/learner.py": "class Learner:\n    x = 1\n\n\ny, update = 1, 2\n"},
+        "trainers/ppo.py:5: update is a public name of trainers/learner.py too",
+    ),
+    (
+        words.public_names_are_unique,
+        {"trainers/cli/eval.py": "ROWS: int = 1\n", "trainers/cli/data.py": "ROWS = 1\n"},
+        "trainers/cli/eval.py:1: ROWS is a public name of trainers/cli/data.py too",
+    ),
+    (
         words.public_names_have_docstrings,
         {"llmgym/env.py": "A = 1\n"},
         "llmgym/env.py:1: no header",

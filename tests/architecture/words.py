@@ -29,6 +29,8 @@ FORMER_WORDS = frozenset(
     ("farewell", "speaker", "judgement", "judgements", "judging", "usual", "peers", "verdict")
 )
 """Words of names that the field has others for, and that do not come back."""
+VERB_NAMES = frozenset(("main", "Options", "Command"))
+"""Names that every module of a verb in trainers/cli has: together they are one interface."""
 HEADER = ("Purpose", "Hardware", "Result", "Run")
 
 
@@ -188,8 +190,48 @@ def former_words_stay_away(root: Path) -> list[str]:
     ]
 
 
+def assigned(target: ast.AST) -> Iterator[str]:
+    """Yield the names that a target of an assignment binds."""
+    if isinstance(target, ast.Name):
+        yield target.id
+    elif isinstance(target, ast.Tuple | ast.List):
+        for part in target.elts:
+            yield from assigned(part)
+
+
+def module_names(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the public names that a module defines, with their lines; imports do not count."""
+    for node in tree(path).body:
+        if isinstance(node, ast.ClassDef | Function):
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            names = [name for target in node.targets for name in assigned(target)]
+        elif isinstance(node, ast.AnnAssign):
+            names = list(assigned(node.target))
+        else:
+            continue
+        yield from ((name, node.lineno) for name in names if not name.startswith("_"))
+
+
+def public_names_are_unique(root: Path) -> list[str]:
+    """No public name of trainers/ is defined in two modules; an __init__ only hands names on."""
+    first: dict[str, str] = {}
+    twice = []
+    for path in found(root, "trainers"):
+        file = name(root, path)
+        if path.name == "__init__.py":
+            continue
+        exempt = VERB_NAMES if file.startswith("trainers/cli/") else frozenset()
+        for public_name, line in module_names(path):
+            other = first.setdefault(public_name, file)
+            if other != file and public_name not in exempt:
+                twice.append(f"{file}:{line}: {public_name} is a public name of {other} too")
+    return twice
+
+
 RULES = (
     former_words_stay_away,
+    public_names_are_unique,
     public_names_have_docstrings,
     tensors_have_shapes,
     settings_explain_themselves,

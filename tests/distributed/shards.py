@@ -18,7 +18,7 @@ from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic_folders import build_critic
 from trainers.models.loading import load_causal_lm
-from trainers.models.shards import Shard, layer_by_layer, shared_out, whole
+from trainers.models.shards import Shard, full_weight, layer_by_layer, shared_out
 from trainers.runner.digests import weights_digest
 
 
@@ -29,7 +29,7 @@ def differing(one, other):
     found = [
         name
         for name, weight in mine.items()
-        if not torch.equal(whole(weight), whole(theirs[name]))
+        if not torch.equal(full_weight(weight), full_weight(theirs[name]))
         or weight.requires_grad != theirs[name].requires_grad
     ]
     buffers = dict(other.named_buffers())
@@ -112,9 +112,9 @@ def said_to_each(folders):
 
 def growth(folder):
     """Most bytes that this process takes more while a model loads, and while it is placed."""
-    from trainers.backends.zero.engine import frozen, library  # noqa: PLC0415 - where it is installed
+    from trainers.backends.zero.engine import frozen, import_deepspeed  # noqa: PLC0415 - where it is installed
 
-    library()
+    import_deepspeed()
     json = frozen_json(
         ZeroConfig(stage=3),
         is_bf16=False,

@@ -96,7 +96,7 @@ def opened_after_a_lost_rank_0(folder):
     """Which attempt it is, where the lock of another host is watched for longer than ranks wait."""
     limit_waits(1.0)
     config = read([], {"run.dir": folder, "run.name": "a"})
-    with mock.patch.multiple(run_lock, STILL_FOR=4.0, LOOKS_EVERY=0.2):
+    with mock.patch.multiple(run_lock, STILL_FOR=4.0, LOCK_POLL_SECONDS=0.2):
         run = open_run(config, resume=True, clean=False, command=(), world=World.from_launcher())
     run.close()
     return run.attempt

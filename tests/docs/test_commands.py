@@ -37,7 +37,7 @@ def read(verb, words, folder):
         read("train", words[words.index("--") + 1 :], folder)
         words = words[: words.index("--")]
     if verb in OPTIONS:
-        return options.read(OPTIONS[verb], words, verb)
+        return options.parse_options(OPTIONS[verb], words, verb)
     launch = read_arguments(words, verb)
     for file in launch.files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ from trainers.generation.transformers import TransformersGenerator
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic_folders import build_critic
 from trainers.models.loading import load_causal_lm
-from trainers.models.miniature import FAILURES, miniature
+from trainers.models.miniature import MINIATURE_ERRORS, miniature
 
 FAMILIES = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 PAGE = Path(__file__).parents[2] / "docs/results/families.md"
@@ -111,7 +111,7 @@ def measure(name: str, folder: Path) -> Family:
         model = miniature(family_config(name))
         with torch.no_grad():
             alone(model, [3, 4, 5], 1)
-    except FAILURES as error:
+    except MINIATURE_ERRORS as error:
         return Family(name=name, reason=f"builds no tiny model here: {short(error)}")
     except ConfigError as error:
         return Family(name=name, reason=short(error))
@@ -123,7 +123,7 @@ def measure(name: str, folder: Path) -> Family:
     except ConfigError as error:
         message = str(error).replace(str(source), "its folder")
         return Family(name=name, reason=short(message.rpartition("not supported: ")[2]))
-    except FAILURES as error:
+    except MINIATURE_ERRORS as error:
         return Family(name=name, reason=f"does not save: {short(error)}")
     if worst > NEAR:
         return Family(name=name, reason=f"a row differs by {worst:.1g} from itself alone")
@@ -131,7 +131,7 @@ def measure(name: str, folder: Path) -> Family:
     for critic in ("shared", "separate"):
         try:
             done[critic] = learns(source, folder, critic)
-        except (AssertionError, ConfigError, *FAILURES) as error:
+        except (AssertionError, ConfigError, *MINIATURE_ERRORS) as error:
             reasons.append(f"{critic}: {short(error)}")
     rollout = "cache" if cached else "whole rows"
     return Family(name=name, rollout=rollout, **done, reason="; ".join(reasons))

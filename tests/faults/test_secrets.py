@@ -13,7 +13,7 @@ from trainers.collect.rollout import TextCollector
 from trainers.config.files import read
 from trainers.errors import LostRankError
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.redaction.redact import learn
+from trainers.redaction.redact import remember_secrets
 from trainers.run_dir.record import read_status
 from trainers.runner.run import run
 
@@ -155,7 +155,7 @@ def failing(folder, secret):
         return working(self, actor, iteration)
 
     working = TextCollector.collect
-    learn({"api_key": secret})
+    remember_secrets({"api_key": secret})
     config = read([], {**tiny.RUN, "run.dir": folder, "model.context": 64})
     with mock.patch.object(TextCollector, "collect", collect):
         try:

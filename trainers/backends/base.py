@@ -106,7 +106,9 @@ class Engine(ABC):
         """
 
 
-def fill(target: Tensor, start: int, name: str, pieces: Sequence[tuple[int, Tensor]]) -> None:
+def copy_pieces(
+    target: Tensor, start: int, name: str, pieces: Sequence[tuple[int, Tensor]]
+) -> None:
     """Copy into `target` [n], the numbers of a tensor from `start` on, what pieces hold of it.
 
     Args:

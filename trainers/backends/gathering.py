@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from trainers.backends.base import Engine
 from trainers.distributed.collectives import is_main
 from trainers.models.adapters import has_adapters
-from trainers.models.unshard import plain
+from trainers.models.unshard import unsharded
 
 
-def whole(engine: Engine) -> nn.Module:
+def gathered_module(engine: Engine) -> nn.Module:
     """Return an engine's module with every weight, to be saved by rank 0; a collective.
 
     Where weights are shared out, or adapters lie beside them, rank 0 gets a copy on the CPU, with
@@ -17,7 +17,7 @@ def whole(engine: Engine) -> nn.Module:
     if not engine.is_sharded and not has_adapters(engine.module):
         return engine.module
     weights = gathered(engine)
-    return plain(engine.module, weights) if is_main() else engine.module
+    return unsharded(engine.module, weights) if is_main() else engine.module
 
 
 def gathered(engine: Engine, *, trained: bool = False) -> dict[str, Tensor]:

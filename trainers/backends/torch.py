@@ -10,10 +10,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainers.backends.base import Engine, check_names, fill, learning, pieces_of
+from trainers.backends.base import Engine, check_names, copy_pieces, learning, pieces_of
 from trainers.errors import LOWER_RATES, NonFiniteError
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ class TorchEngine(Engine):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what learns, AdamW's moments and step counts by name; nothing off rank 0."""
-        moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
+        moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in ADAM_STATE}
         weights: dict[str, Tensor] = {}
         is_main = not dist.is_initialized() or dist.get_rank() == 0
         for name, parameter in learning(self._module) if is_main else ():
@@ -146,15 +146,15 @@ class TorchEngine(Engine):
             weights = torch.empty_like(
                 parameter, device="cpu", memory_format=torch.contiguous_format
             )
-            fill(weights.view(-1), 0, name, pieces_of(states, ["weights"], name))
+            copy_pieces(weights.view(-1), 0, name, pieces_of(states, ["weights"], name))
             parameter.copy_(weights)
             steps = pieces_of(states, ["optimizer", "step"], name)
             if not steps:  # what never had a gradient has no moments
                 continue
             moments = {"step": steps[0][1].clone().to(parameter.device)}
-            for kind in MOMENTS[1:]:
+            for kind in ADAM_STATE[1:]:
                 moment = torch.empty_like(weights)
-                fill(moment.view(-1), 0, name, pieces_of(states, ["optimizer", kind], name))
+                copy_pieces(moment.view(-1), 0, name, pieces_of(states, ["optimizer", kind], name))
                 moments[kind] = moment.to(parameter.device)
             self._optimizer.state[parameter] = moments
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainers.config import SCHEMA, Config
-from trainers.config.files import difference
+from trainers.config.files import changed_settings
 from trainers.config.python_parts import LAMBDA, PREFIX
 from trainers.config.secrets import without_secrets
 from trainers.distributed.collectives import World, gather
@@ -75,7 +75,7 @@ def check_settings(
         ConfigError: names each setting that differs and both values.
     """
     changes = []
-    for one in difference(config, before):
+    for one in changed_settings(config, before):
         key = one.split(" ")[0]
         counts = not _within(key, CHANGEABLE) and (only is None or _within(key, only))
         if counts and HIDDEN not in one:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trainers.checkpoint.manifest import (
+    CHECKPOINT_NAME,
     MANIFEST,
-    NAME,
     damage,
     outline,
     published,
@@ -66,7 +66,7 @@ def find(folder: Path, prefix: str) -> Found | None:
     problems: list[str] = []
     for path in from_main(lambda: sorted(published(folder, prefix), key=sequence_of, reverse=True)):
         problem = verify(path)
-        match = NAME.fullmatch(path.name)
+        match = CHECKPOINT_NAME.fullmatch(path.name)
         if problem is None and match:
             for said in problems:
                 _log.warning("passed over %s", said)
@@ -101,7 +101,7 @@ def check_at(path: Path) -> None:
         CheckpointError: it is none.
     """
     problem = None
-    if not NAME.fullmatch(path.name):
+    if not CHECKPOINT_NAME.fullmatch(path.name):
         problem = "its name is no checkpoint's"
     elif not (path / MANIFEST).is_file():
         problem = f"it has no {MANIFEST}" if path.is_dir() else "no such folder"
@@ -119,7 +119,7 @@ def find_at(path: Path) -> Found:
     Raises:
         CheckpointError: on every rank, if it is broken or not one of ours.
     """
-    match = NAME.fullmatch(path.name)
+    match = CHECKPOINT_NAME.fullmatch(path.name)
     problem = verify(path) if match else "its name is no checkpoint's"
     if problem is not None or match is None:
         raise CheckpointError(_cannot(path, problem))

@@ -14,7 +14,7 @@ Files = Mapping[str, Sequence[Any]]
 
 FORMAT = "llmgym-checkpoint-2"
 MANIFEST = "manifest.json"
-NAME = re.compile(r"([a-z_]+)_(\d+)(\.replaced)?")
+CHECKPOINT_NAME = re.compile(r"([a-z_]+)_(\d+)(\.replaced)?")
 """Prefix, number, and whether one of the same name came after it."""
 
 
@@ -22,7 +22,7 @@ def published(folder: Path, prefix: str | None = None) -> list[Path]:
     """Return the folders named as checkpoints, drafts and trash left out."""
     if not folder.is_dir():
         return []
-    named = [(path, NAME.fullmatch(path.name)) for path in sorted(folder.iterdir())]
+    named = [(path, CHECKPOINT_NAME.fullmatch(path.name)) for path in sorted(folder.iterdir())]
     return [path for path, match in named if match and prefix in (None, match[1]) and path.is_dir()]
 
 
@@ -80,7 +80,7 @@ def sequence_of(path: Path) -> float:
     return math.inf if manifest is None else manifest["sequence"]
 
 
-def size_of(path: Path) -> int:
+def checkpoint_size(path: Path) -> int:
     """Return the bytes of a checkpoint's files, 0 without a manifest."""
     manifest = read_manifest(path)
     return sum(size for size, _ in manifest["files"].values()) if manifest else 0

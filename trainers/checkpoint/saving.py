@@ -17,14 +17,14 @@ from typing import Any, final
 from safetensors import SafetensorError
 
 from trainers.checkpoint.manifest import (
+    CHECKPOINT_NAME,
     FORMAT,
-    NAME,
+    checkpoint_size,
     fingerprint,
     fsync,
     published,
     read_manifest,
     sequence_of,
-    size_of,
     write_manifest,
 )
 from trainers.checkpoint.state_files import State, write_state
@@ -125,16 +125,16 @@ def save(
         CheckpointError: on every rank, when one of them could not write; the older checkpoints
             are untouched.
     """
-    assert NAME.fullmatch(name), f"{name!r} is no checkpoint's name"
+    assert CHECKPOINT_NAME.fullmatch(name), f"{name!r} is no checkpoint's name"
     draft, path = folder / f"{name}.tmp", folder / name
     try:
-        vote(path, attempt(lambda: stage(draft)) if world.is_main else None)
+        vote(path, try_write(lambda: stage(draft)) if world.is_main else None)
         mine: list[str] = []
-        vote(path, attempt(lambda: mine.extend(write(draft, parts, own, world))))
+        vote(path, try_write(lambda: mine.extend(write_parts(draft, parts, own, world))))
         files = seal(draft, path, mine)
         body = {"format": FORMAT, "name": name, "identity": identity, "files": files}
-        vote(path, attempt(lambda: write_manifest(draft, body)) if world.is_main else None)
-        vote(path, attempt(lambda: publish(draft)) if world.is_main else None)
+        vote(path, try_write(lambda: write_manifest(draft, body)) if world.is_main else None)
+        vote(path, try_write(lambda: publish(draft)) if world.is_main else None)
     except CheckpointError:
         if world.is_main:
             shutil.rmtree(draft, ignore_errors=True)
@@ -142,7 +142,7 @@ def save(
     return path
 
 
-def attempt(work: Callable[[], object]) -> str | None:
+def try_write(work: Callable[[], object]) -> str | None:
     """Do some writing; return what went wrong with the disk, None if nothing did."""
     try:
         work()
@@ -168,7 +168,7 @@ def stage(draft: Path) -> None:
     draft.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if draft.exists():
         shutil.rmtree(draft)
-    needed = int(SPACE_FACTOR * max(map(size_of, published(draft.parent)), default=0))
+    needed = int(SPACE_FACTOR * max(map(checkpoint_size, published(draft.parent)), default=0))
     free = shutil.disk_usage(draft.parent).free
     if free < needed:
         raise OSError(
@@ -178,7 +178,7 @@ def stage(draft: Path) -> None:
     draft.mkdir(mode=0o700)
 
 
-def write(
+def write_parts(
     draft: Path, parts: Mapping[str, State], own: Mapping[str, Any], world: World
 ) -> list[str]:
     """Write what this rank holds and return the files."""
@@ -207,7 +207,7 @@ def seal(draft: Path, path: Path, mine: Sequence[str]) -> dict[str, list[Any]]:
             fsync(draft / file)
             sealed[file] = fingerprint(draft / file)
 
-    vote(path, attempt(work))
+    vote(path, try_write(work))
     return {file: entry for part in gather(sealed) for file, entry in part.items()}
 
 
@@ -241,7 +241,7 @@ def rotate(folder: Path, prefix: str, keep_last: int, keep: int | None = None) -
         if path not in kept:
             discard(path)
     for trash in folder.glob(".trash-*"):
-        if not trash.is_symlink() and NAME.fullmatch(trash.name.removeprefix(".trash-")):
+        if not trash.is_symlink() and CHECKPOINT_NAME.fullmatch(trash.name.removeprefix(".trash-")):
             _remove(trash)
 
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from llmgym.content import LastAssistant
-from llmgym.data.survey import MOST_COLUMNS, Survey, percentiles, shown, sibling_of, surveyed
+from llmgym.data.survey import MAX_COLUMNS, Survey, percentiles, shown, sibling_of, surveyed
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Message
 from llmgym.plural import counted
-from trainers.cli.options import read
+from trainers.cli.options import parse_options
 from trainers.config import Config, GenerationConfig, ModelConfig, TokenizerConfig
 from trainers.errors import ConfigError
 
 if TYPE_CHECKING:
     from trainers.models.chat import ChatFormat
 
-SHOWN_ROWS = 3
+MAX_PROMPT_ROWS = 3
 SHOWN_TOKENS = 12
 STEP = 32
 """Suggested limits are multiples of this."""
@@ -97,7 +97,7 @@ def tokens_of(survey: Survey, model: str, template: str | None = None) -> Tokens
         return Tokens()
     together = {number: len(ids) + len(answers.get(number, ())) for number, ids in prompts.items()}
     context = longest_sequence(load_config(model))
-    first = list(prompts.values())[:SHOWN_ROWS]
+    first = list(prompts.values())[:MAX_PROMPT_ROWS]
     return Tokens(
         prompts=percentiles([len(ids) for ids in prompts.values()]),
         answers=percentiles([len(ids) for ids in answers.values()]) if answers else None,
@@ -173,7 +173,7 @@ def settings(survey: Survey, tokens: Tokens | None, options: Options) -> list[st
     return [shlex.join(sft), shlex.join(ppo)]
 
 
-def report(survey: Survey, tokens: Tokens | None) -> list[str]:
+def survey_lines(survey: Survey, tokens: Tokens | None) -> list[str]:
     """Return what is shown: columns with their lengths, the first rows, tokens."""
     beside = sibling_of(survey.path)
     lines = [
@@ -184,8 +184,8 @@ def report(survey: Survey, tokens: Tokens | None) -> list[str]:
     for name, found in survey.lengths.items():
         least, *rest = found
         lines.append(f"{shown(name, 19):<20}{least:>18}" + "".join(f"{one:>9}" for one in rest))
-    if len(survey.columns) > MOST_COLUMNS:
-        lines.append(f"... and {len(survey.columns) - MOST_COLUMNS} more columns")
+    if len(survey.columns) > MAX_COLUMNS:
+        lines.append(f"... and {len(survey.columns) - MAX_COLUMNS} more columns")
     if tokens is not None and tokens.prompts:
         for name, found in (("prompt", tokens.prompts), ("answer", tokens.answers)):
             if found:
@@ -193,7 +193,7 @@ def report(survey: Survey, tokens: Tokens | None) -> list[str]:
                 told = "".join(f"{one:>9}" for one in rest)
                 lines.append(f"{name + ' in tokens':<20}{least:>18}{told}")
         lines.append(f"end token {tokens.end_token}, put after every answer")
-    for place, (number, prompt) in enumerate(list(survey.prompts.items())[:SHOWN_ROWS]):
+    for place, (number, prompt) in enumerate(list(survey.prompts.items())[:MAX_PROMPT_ROWS]):
         text = prompt if isinstance(prompt, str) else " / ".join(one.content for one in prompt)
         answer = f"  ->  {shown(survey.answers[number])}" if number in survey.answers else ""
         lines.append(f"line {number}  {shown(text)}{answer}")
@@ -213,7 +213,7 @@ def again(argv: Sequence[str]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Look at a file; 1 if a run would stop on it."""
-    options: Options = read(Options, argv, "data")
+    options: Options = parse_options(Options, argv, "data")
     if not options.file.is_file():
         raise ConfigError(
             f"there is no file {options.file}. Give a .jsonl, .parquet, .csv or .tsv."
@@ -241,7 +241,7 @@ def main(argv: Sequence[str]) -> int:
             found["tokens"] = {"prompt": tokens.prompts, "answer": tokens.answers}
         print(json.dumps(found))
         return 1 if errors else 0
-    print("\n".join(report(survey, tokens)))
+    print("\n".join(survey_lines(survey, tokens)))
     for line in errors:
         print(f"error: {line}")
     for line in warnings:

@@ -20,7 +20,7 @@ from urllib.request import getproxies
 
 from llmgym.plural import counted
 from trainers.backends.zero.builds import stale_locks
-from trainers.cli.options import read
+from trainers.cli.options import parse_options
 from trainers.loggers.credentials import has_credentials
 
 DISTRIBUTION = "llmgym-rl"
@@ -271,15 +271,15 @@ def services() -> Iterator[Finding]:
         yield Finding(name="data", found=found, status="warn", remedy=remedy)
 
 
-PARTS: tuple[Callable[[], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     python, packages, compute, compilers, machine, hub, services,
 )  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
     """Print every finding; 1 if one fails."""
-    options: Options = read(Options, argv, "doctor")
-    findings = [finding for part in PARTS for finding in part()]
+    options: Options = parse_options(Options, argv, "doctor")
+    findings = [finding for part in CHECKS for finding in part()]
     if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
     else:

@@ -10,7 +10,7 @@ from trainers.config import Config
 from trainers.config.environments import check_data
 from trainers.run_dir.record import refuse_work
 
-OURS = "llmgym/"
+LLMGYM_PREFIX = "llmgym/"
 """Environments that are cheap to build: what they read is read once a process."""
 
 
@@ -58,7 +58,7 @@ def check_start(config: Config, *, is_new: bool) -> None:
 def _check_tasks(config: Config) -> None:
     """Build what gives tasks and judges them, once; a run of one process finds it in the cache."""
     reward = reward_of(config, None)
-    if not config.envs[0].id.startswith(OURS):
+    if not config.envs[0].id.startswith(LLMGYM_PREFIX):
         return
     if config.ppo.num_iterations or config.data.path is None:
         text_envs(config, 1, env=None, reward=reward).close()

@@ -14,7 +14,7 @@ from llmgym.check import check
 from llmgym.env import LLMEnv
 from llmgym.episodes import JUNK, played
 from llmgym.plural import counted
-from trainers.cli.options import read
+from trainers.cli.options import parse_options
 from trainers.cli.scaffold import files_of, id_of, scaffold
 from trainers.config.files import typed
 from trainers.errors import ConfigError
@@ -23,7 +23,7 @@ Plugins = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class List:
+class ListEnvs:
     """List the environments that are registered here."""
 
     filter: tyro.conf.Positional[str] = ""
@@ -71,7 +71,7 @@ class New:
 
 
 Command = (
-    Annotated[List, tyro.conf.subcommand("list")]
+    Annotated[ListEnvs, tyro.conf.subcommand("list")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[New, tyro.conf.subcommand("new")]
@@ -93,7 +93,7 @@ def arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def show_list(command: List) -> int:
+def show_list(command: ListEnvs) -> int:
     """Print a line for each id."""
     rows = [(one, ", ".join(registry.tags(one))) for one in registry.ids()]
     shown = [row for row in rows if command.filter.lower() in " ".join(row).lower()]
@@ -112,7 +112,7 @@ def as_text(observation: str | Sequence[Any]) -> str:
     return "\n".join(f"[{one['role']}] {one['content']}" for one in observation)
 
 
-def show(command: Show) -> int:
+def show_env(command: Show) -> int:
     """Print spaces, prompt, a good and a bad response."""
     env = gymnasium.make(
         registry.spec(command.id), disable_env_checker=True, **arguments(command.kwargs)
@@ -177,10 +177,10 @@ def new(command: New) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run list, show, check or new."""
-    command: Command = read(Command, argv, "envs")
+    command: Command = parse_options(Command, argv, "envs")
     if isinstance(command, New):
         return new(command)
     registry.load_plugins(command.plugins)
-    if isinstance(command, List):
+    if isinstance(command, ListEnvs):
         return show_list(command)
-    return show(command) if isinstance(command, Show) else run_check(command)
+    return show_env(command) if isinstance(command, Show) else run_check(command)

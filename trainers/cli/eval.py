@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 import tyro
 
 from llmgym.plural import counted
-from trainers.cli.options import Target, read
+from trainers.cli.options import RunArgument, parse_options
 from trainers.config import Config, EnvConfig
 from trainers.config.secrets import with_secrets
 from trainers.errors import ConfigError
-from trainers.loggers.formatting import WIDTH, answer, cut, figure, interval
+from trainers.loggers.formatting import LINE_WIDTH, answer, cut, mean_and_interval, short_number
 
 if TYPE_CHECKING:
     from trainers.batch import Evaluation
 
-ROWS = 6
+MAX_SAMPLE_ROWS = 6
 
 
 @dataclass(frozen=True)
 class Options:
     """Score a model on held-out tasks, with its 95 % interval."""
 
-    target: Target = None
+    target: RunArgument = None
     """A run folder, a model folder or a hub id; the newest run without one."""
     env: str | None = None
     """Another environment than the run's."""
@@ -62,25 +62,29 @@ def looked_at(config: Config, options: Options) -> Config:
     return replace(config, eval=held_out, envs=[EnvConfig(id=options.env)])
 
 
-def report(found: "Sequence[tuple[str, Evaluation]]", how: str) -> list[str]:
+def evaluation_lines(found: "Sequence[tuple[str, Evaluation]]", how: str) -> list[str]:
     """Return the lines that compare evaluations: scores, paired difference, samples."""
     first = found[0][1]
     lines = [f"Held-out {first.env}: {counted(len(first.scores), 'task')}, {how}, 95 % interval"]
     width = max(len(name) for name, _ in found)
-    lines += [f"  {name:<{width}}  {interval(one)}" for name, one in found]
+    lines += [f"  {name:<{width}}  {mean_and_interval(one)}" for name, one in found]
     if len(found) == 1:
         return [*lines, *_samples(first)]
-    from trainers.evaluation.statistics import before_after, paired
+    from trainers.evaluation.statistics import paired, paired_rows
 
     other = found[1][1]
     mean, low, high = paired(first.scores, other.scores)
     lines.append(f"  paired difference {mean:+.3g} [{low:+.3g}, {high:+.3g}]")
-    rows = before_after(other, first) if first.rows and other.rows else []
+    rows = paired_rows(other, first) if first.rows and other.rows else []
     rows = [row for row in rows if math.isfinite(row["reward_before"] - row["reward_after"])]
     rows.sort(key=lambda row: row["reward_before"] - row["reward_after"])
-    shown = rows if len(rows) <= ROWS else [*rows[: ROWS // 2], *rows[-(ROWS // 2) :]]
+    shown = (
+        rows
+        if len(rows) <= MAX_SAMPLE_ROWS
+        else [*rows[: MAX_SAMPLE_ROWS // 2], *rows[-(MAX_SAMPLE_ROWS // 2) :]]
+    )
     for row in shown:
-        lines.append(f"  prompt   {cut(str(row['prompt']), WIDTH - 11)}")
+        lines.append(f"  prompt   {cut(str(row['prompt']), LINE_WIDTH - 11)}")
         lines.append(_answer("before", row["before"], row["reward_before"]))
         lines.append(_answer("after", row["after"], row["reward_after"]))
     return lines
@@ -109,20 +113,20 @@ def _known(value: object) -> object:
 
 def _samples(one: "Evaluation") -> list[str]:
     lines = []
-    for row in one.rows[:ROWS]:
-        lines.append(f"  prompt   {cut(str(row['prompt']), WIDTH - 11)}")
+    for row in one.rows[:MAX_SAMPLE_ROWS]:
+        lines.append(f"  prompt   {cut(str(row['prompt']), LINE_WIDTH - 11)}")
         lines.append(_answer("answer", row["completion"], row["reward"]))
     return lines
 
 
 def _answer(word: str, completion: object, reward: float) -> str:
-    earned = f"  reward {'failed' if math.isnan(reward) else figure(reward)}"
-    return f"  {word:<8} {cut(answer(str(completion)), WIDTH - 11 - len(earned))}{earned}"
+    earned = f"  reward {'failed' if math.isnan(reward) else short_number(reward)}"
+    return f"  {word:<8} {cut(answer(str(completion)), LINE_WIDTH - 11 - len(earned))}{earned}"
 
 
 def main(argv: Sequence[str]) -> int:
     """Print scores."""
-    options: Options = read(Options, argv, "eval")
+    options: Options = parse_options(Options, argv, "eval")
     from llmgym.registry import load_plugins
     from trainers.cli.folders import check_target
     from trainers.inference.targets import target_of
@@ -155,5 +159,5 @@ def main(argv: Sequence[str]) -> int:
             temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
         )
     found = [(one.name, held_out_score(replace(one, config=config), sampling)) for one in targets]
-    print(as_json(found) if options.json else "\n".join(report(found, how)))
+    print(as_json(found) if options.json else "\n".join(evaluation_lines(found, how)))
     return 0

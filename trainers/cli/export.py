@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from trainers.cli.options import Target, read
+from trainers.cli.options import RunArgument, parse_options
 from trainers.errors import CheckpointError, ConfigError
 
 TOLERANCE = 1e-5
@@ -19,7 +19,7 @@ TOLERANCE = 1e-5
 class Options:
     """Write a run's model, or a GGUF file, as a Hugging Face folder; check that it is the same."""
 
-    target: Target = None
+    target: RunArgument = None
     """A run folder or a .gguf file; the newest run without one."""
     out: Path = tyro.MISSING
     """The folder to write; it must not exist."""
@@ -78,7 +78,7 @@ def _refuse_existing(out: Path) -> None:
         raise ConfigError(f"{out} exists. Name another folder: --out DIR")
 
 
-def difference(source: Path, out: Path) -> float:
+def max_logprob_difference(source: Path, out: Path) -> float:
     """Return the largest difference of log-probabilities: ours of `source`, theirs of `out`.
 
     Theirs is plain transformers in float32, without anything of this package.
@@ -112,7 +112,7 @@ def _told(apart: float) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Copy, check, and say where."""
-    options: Options = read(Options, argv, "export")
+    options: Options = parse_options(Options, argv, "export")
     from trainers.inference.targets import target_of
 
     target = target_of(options.target, "best" if options.best else "model")
@@ -133,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
         load_mlp(out)
         print(f"{out}: the policy of {target.name}")
         return 0
-    apart = difference(source, out)
+    apart = max_logprob_difference(source, out)
     if not apart <= TOLERANCE:
         raise CheckpointError(
             f"{out} does not compute what {target.name} does: log-probabilities differ by "

@@ -13,7 +13,7 @@ from trainers.config.files import layer, read
 from trainers.config.python_parts import refuse_command_line
 from trainers.errors import ConfigError
 from trainers.inference.targets import Target
-from trainers.run_dir.trust import named_code, note, refusal, untrusted
+from trainers.run_dir.trust import named_code, note, untrusted, untrusted_error
 
 SETTINGS = "config.yaml"
 WRITTEN = ("status.json", "command.txt", "environment.txt", "metrics.jsonl")
@@ -96,7 +96,7 @@ def allow(
     if code and not trust:
         is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
         again = f"{shlex.join(command)} --trust" if is_alone else "the same command with --trust"
-        raise refusal(run, code, again)
+        raise untrusted_error(run, code, again)
     for one in code:
         print(f"trusted  {one.setting}: {one.address}", file=sys.stderr)
     if code:

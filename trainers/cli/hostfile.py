@@ -16,7 +16,7 @@ from trainers.errors import BackendError, ConfigError
 Hosts = dict[str, list[int]]
 """Host -> its slots, a rank each, in the order of ranks."""
 
-LINE = re.compile(r"(?P<host>[A-Za-z0-9][\w.:-]*)\s+slots=(?P<slots>\d+)\s*(#.*)?")
+HOST_LINE = re.compile(r"(?P<host>[A-Za-z0-9][\w.:-]*)\s+slots=(?P<slots>\d+)\s*(#.*)?")
 NODE = re.compile(r"(?P<host>[^:@\s]+)(:(?P<slots>\d+(,\d+)*))?")
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 
@@ -38,7 +38,7 @@ def read_hostfile(file: Path) -> Hosts:
     hosts: Hosts = {}
     problems: list[str] = []
     for number, line in enumerate(map(str.strip, lines), start=1):
-        found = LINE.fullmatch(line)
+        found = HOST_LINE.fullmatch(line)
         if not line or line.startswith("#"):
             continue
         if found is None:
@@ -120,7 +120,7 @@ def count(hosts: Mapping[str, Sequence[int]]) -> int:
     return sum(map(len, hosts.values()))
 
 
-def told(hosts: Mapping[str, Sequence[int]]) -> str:
+def hosts_text(hosts: Mapping[str, Sequence[int]]) -> str:
     """Return the hosts and how many slots each has, in words."""
     return ", ".join(f"{host} {len(slots)}" for host, slots in hosts.items())
 

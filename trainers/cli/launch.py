@@ -15,9 +15,9 @@ import tyro
 
 from llmgym.plural import counted
 from trainers.cli.arguments import Launch, read_arguments
-from trainers.cli.hostfile import check_reachable, chosen, count, read_hostfile, told
+from trainers.cli.hostfile import check_reachable, chosen, count, hosts_text, read_hostfile
 from trainers.cli.launch_scripts import SCRIPTS, Job
-from trainers.cli.options import read
+from trainers.cli.options import parse_options
 from trainers.cli.train import config_of
 from trainers.config import Config
 from trainers.config.batch_check import check_batch
@@ -89,18 +89,18 @@ def _shape(options: Options, config: Config) -> tuple[int, int]:
     numbers = {len(slots) for slots in left.values()}
     if len(numbers) > 1:
         raise ConfigError(
-            f"hosts must have as many slots each, got {told(left)}. --gpus {min(numbers)} "
+            f"hosts must have as many slots each, got {hosts_text(left)}. --gpus {min(numbers)} "
             "takes so many of all, --include chooses."
         )
     shape = len(left), numbers.pop()
     if by_name and backend.gpus and shape != (backend.nodes, backend.gpus):
         raise ConfigError(
             f"the settings ask for {backend.nodes} x {backend.gpus} ranks, and the choice leaves "
-            f"{shape[0]} x {shape[1]}: {told(left)}. Choose others, or end the words behind -- "
-            f"with --nodes {shape[0]} --gpus {shape[1]}"
+            f"{shape[0]} x {shape[1]}: {hosts_text(left)}. Choose others, or end the words "
+            f"behind -- with --nodes {shape[0]} --gpus {shape[1]}"
         )
     if not by_name and left != hosts:
-        print(f"used of {options.hostfile}, with slots: {told(left)}", file=sys.stderr)
+        print(f"used of {options.hostfile}, with slots: {hosts_text(left)}", file=sys.stderr)
     return shape
 
 
@@ -152,7 +152,7 @@ def _check(options: Options) -> int:
     if options.ranks not in (None, count(hosts)):
         raise ConfigError(
             f"{options.ranks} ranks are wanted, and the hostfile gives {count(hosts)}: "
-            f"{told(hosts)}. Correct its slots, or print the script again for what there is."
+            f"{hosts_text(hosts)}. Correct its slots, or print the script again for what there is."
         )
     check_reachable([*hosts])
     said = "hosts answer" if len(hosts) > 1 else "host answers"
@@ -165,7 +165,7 @@ def main(argv: Sequence[str]) -> int:
     own, words = ([*argv], [])
     if "--" in own:
         own, words = own[: own.index("--")], own[own.index("--") + 1 :]
-    options: Options = read(Options, own, "launch")
+    options: Options = parse_options(Options, own, "launch")
     _check_options(options)
     if options.launcher == "check":
         return _check(options)

@@ -45,7 +45,7 @@ class Job:
         return nodes if self.nodes > 1 else f"{nodes} with {self.gpus} GPUs"
 
 
-WIDTH = 90
+SCRIPT_WIDTH = 90
 """Of a line, where its words allow it."""
 
 NOTICE = 7200
@@ -153,7 +153,7 @@ def _wrapped(words: Sequence[str], indent: str) -> str:
     """Return a command in lines that end with a backslash; words stay whole, whatever is inside."""
     lines = [words[0]]
     for word in words[1:]:
-        if len(lines[-1]) + 1 + len(word) <= WIDTH:
+        if len(lines[-1]) + 1 + len(word) <= SCRIPT_WIDTH:
             lines[-1] += f" {word}"
         else:
             lines.append(word)

@@ -45,7 +45,7 @@ VERBS = {
 }
 
 
-def help_text() -> str:
+def command_list() -> str:
     """Return what `llmgym --help` prints."""
     lines = ["Usage: llmgym VERB [ARGUMENTS]    llmgym VERB --help says more", ""]
     lines += [f"  {verb:<12} {what}" for verb, what in VERBS.items()]
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(help_text())
+        print(command_list())
         return 0
     _warn_on_stderr()
     sys.excepthook = _show

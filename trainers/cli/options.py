@@ -13,13 +13,13 @@ from tyro.constructors import (
     UnsupportedTypeAnnotationError,
 )
 
-Target = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")]
+RunArgument = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")]
 """A run or a model that is given by place; the newest run without one."""
 
 _registry = ConstructorRegistry()
 
 
-def read(kind: Any, argv: Sequence[str], verb: str) -> Any:  # noqa: ANN401
+def parse_options(kind: Any, argv: Sequence[str], verb: str) -> Any:  # noqa: ANN401
     """Return the options `kind`, a dataclass or a union of them, that `argv` gives to a verb."""
     return tyro.cli(kind, args=argv, prog=f"llmgym {verb}", registry=_registry)
 

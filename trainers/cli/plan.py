@@ -20,7 +20,7 @@ from llmgym.vector import LLMVectorEnv
 from trainers.backends.zero.setup import Zero
 from trainers.cli.arguments import Launch
 from trainers.cli.doctor import available_memory
-from trainers.cli.early import OURS
+from trainers.cli.early import LLMGYM_PREFIX
 from trainers.collect.control import make_envs
 from trainers.collect.environments import constructing, text_envs
 from trainers.config import Config
@@ -32,9 +32,9 @@ from trainers.errors import ConfigError
 from trainers.models.hf_logging import without_progress_bars
 from trainers.models.loading import count_parameters, load_chat, load_tokenizer
 from trainers.models.mlp import build_control
-from trainers.plan.batch import Batch
+from trainers.plan.batch import BatchShape
 from trainers.plan.forecast import Forecast, forecast_control, forecast_text
-from trainers.plan.lengths import Lengths, at_limits, sampled
+from trainers.plan.lengths import Lengths, at_limits, measured_lengths
 from trainers.plan.pace import ASSUMED, BETWEEN, WITHIN, Pace, on_threads, one_thread, probed, tried
 from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
@@ -46,7 +46,7 @@ from trainers.supervised.sft_data import demonstrations
 _log = logging.getLogger(__name__)
 
 
-def show(config: Config, launch: Launch) -> int:
+def show_plan(config: Config, launch: Launch) -> int:
     """Print the settings and the forecast.
 
     Raises:
@@ -123,7 +123,7 @@ def _lengths(config: Config) -> Lengths:
                 return at_limits(config)
             made.append(stack.enter_context(closing(envs)))
         _check_prompts(config, made)
-        return sampled(config, made[0].envs[0])
+        return measured_lengths(config, made[0].envs[0])
 
 
 def _read_rows(config: Config) -> None:
@@ -141,7 +141,7 @@ def _read_rows(config: Config) -> None:
 def _reads_here(config: Config) -> bool:
     """Tell whether the run asks an environment of ours, and what it reads is on this machine."""
     files = [env_kwargs(config).get("path"), config.eval.kwargs.get("path")]
-    is_ours = config.envs[0].id.startswith(OURS) and config.ppo.num_iterations > 0
+    is_ours = config.envs[0].id.startswith(LLMGYM_PREFIX) and config.ppo.num_iterations > 0
     return is_ours and all(one is None or Path(one).exists() for one in files)
 
 
@@ -170,7 +170,7 @@ def _pace(
     sizes = shapes.policy.config.get_text_config()
     width, device = sizes.hidden_size, torch.device("cuda" if is_gpu else "cpu")
     inner = getattr(sizes, "intermediate_size", None) or 4 * width
-    batch, row = Batch.of(config, config.backend.ranks or 1), max(2, round(lengths.row(1)))
+    batch, row = BatchShape.of(config, config.backend.ranks or 1), max(2, round(lengths.row(1)))
     rows = max(1, min(batch.micro_batch_tokens // row, batch.minibatch_rows))
     if is_gpu:
         pace = probed(width, inner, dtype=dtype, device=device)

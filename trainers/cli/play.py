@@ -7,11 +7,11 @@ from typing import Protocol
 
 import tyro
 
-from trainers.cli.options import Target, read
+from trainers.cli.options import RunArgument, parse_options
 from trainers.config import EnvConfig
 from trainers.config.secrets import with_secrets
 from trainers.errors import ConfigError
-from trainers.loggers.formatting import answer, figure, visible
+from trainers.loggers.formatting import answer, short_number, visible
 
 HELP = "Enter: the next task. Text: your own prompt. End with Ctrl-D."
 
@@ -20,7 +20,7 @@ HELP = "Enter: the next task. Text: your own prompt. End with Ctrl-D."
 class Options:
     """Watch a model answer held-out tasks, or your own words, with its reward."""
 
-    target: Target = None
+    target: RunArgument = None
     """A run folder, a model folder or a hub id; the newest run without one."""
     env: str | None = None
     """Another environment than the run's."""
@@ -56,13 +56,13 @@ def typed_lines() -> Iterator[str]:
 
 def rewarded(reward: float, parts: dict[str, float]) -> str:
     """Return a reward with its parts: reward 0.5 (exact 0, format 1)."""
-    named = ", ".join(f"{name} {figure(value)}" for name, value in parts.items())
-    return f"reward {figure(reward)}" + (f" ({named})" if len(parts) > 1 else "")
+    named = ", ".join(f"{name} {short_number(value)}" for name, value in parts.items())
+    return f"reward {short_number(reward)}" + (f" ({named})" if len(parts) > 1 else "")
 
 
 def main(argv: Sequence[str]) -> int:
     """Show the first task, then follow what is typed."""
-    options: Options = read(Options, argv, "play")
+    options: Options = parse_options(Options, argv, "play")
     from llmgym.registry import load_plugins
     from trainers.cli.folders import check_target
     from trainers.inference.targets import target_of

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from trainers.cli.options import read
+from trainers.cli.options import parse_options
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> int:
     """Write the page and print its path."""
-    options: Options = read(Options, argv, "report")
+    options: Options = parse_options(Options, argv, "report")
     from trainers.inference.targets import newest_run
     from trainers.run_dir.record import check_run
 

@@ -19,12 +19,12 @@ from llmgym.rewards.answers import check_answers
 from llmgym.rewards.base import Reward, resolve
 from llmgym.rewards.trial import GOLD, WORST, Answer, Trial, spread, tried, written_at
 from trainers.cli.envs import arguments
-from trainers.cli.options import read
+from trainers.cli.options import parse_options
 from trainers.errors import ConfigError
 
-MOST_CHARACTERS = 48
-SHOWN_ROWS = 2
-ROWS = [
+MAX_RESPONSE_CHARACTERS = 48
+MAX_TRIAL_ROWS = 2
+SUM_ROWS = [
     {"prompt": f"{a} + {b} =", "answer": str(a + b)} for a, b in ((12, 30), (7, 8), (40, 2), (5, 5))
 ]
 """What a reward is tried on without a file; any file of your own says more."""
@@ -83,7 +83,7 @@ def specification(options: Options) -> dict[str, Any]:
 def rows(options: Options) -> TaskList:
     """Return the rows of the file, with the answers and solutions that it has."""
     if options.data is None:
-        return from_list(ROWS, Columns(answer="answer"), source="sums")
+        return from_list(SUM_ROWS, Columns(answer="answer"), source="sums")
     if options.n < 1:
         raise ConfigError(f"--n is 1 or more, got {options.n}.")
     given = None if options.columns is None else tuple(options.columns.split(","))
@@ -98,7 +98,7 @@ def rows(options: Options) -> TaskList:
     return from_file(options.data, columns)
 
 
-def attempt(reward: Reward, tasks: TaskList, n: int, place: str) -> Trial:
+def run_trial(reward: Reward, tasks: TaskList, n: int, place: str) -> Trial:
     """Return the trial on the first rows, or what is wrong with the gold answers of the file."""
     try:
         check_answers(reward, tasks)
@@ -108,7 +108,11 @@ def attempt(reward: Reward, tasks: TaskList, n: int, place: str) -> Trial:
 
 
 def _cut(text: str) -> str:
-    return repr(text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}...")
+    return repr(
+        text
+        if len(text) <= MAX_RESPONSE_CHARACTERS
+        else f"{text[: MAX_RESPONSE_CHARACTERS - 3]}..."
+    )
 
 
 def _line(one: Answer) -> str:
@@ -117,7 +121,7 @@ def _line(one: Answer) -> str:
     return f"  {one.kind:<9}{value:>8}  {_cut(one.response)}{f'  {parts}' if parts else ''}"
 
 
-def report(trial: Trial) -> list[str]:
+def trial_lines(trial: Trial) -> list[str]:
     """Return the table: each kind of response, the first rows in full, spread and time."""
     lines = [
         f"{'response':<10}{'rows':>5}{'least':>11}{'mean':>11}{'most':>11}{'failed':>8}{'ms':>9}"
@@ -129,7 +133,7 @@ def report(trial: Trial) -> list[str]:
             told = "".join(f"{one:>11.4g}" for one in spread(fine)[:3]) if fine else " " * 33
             ms = sum(one.ms for one in asked) / len(asked)
             lines.append(f"{kind:<10}{len(asked):>5}{told}{len(asked) - len(fine):>8}{ms:>9.3g}")
-    for row in sorted({one.row for one in trial.answers})[:SHOWN_ROWS]:
+    for row in sorted({one.row for one in trial.answers})[:MAX_TRIAL_ROWS]:
         those = [one for one in trial.answers if one.row == row]
         lines += [f"row {row}  {_cut(those[0].prompt)}", *map(_line, those)]
     fine = [one for one in trial.answers if one.score.status == "ok"]
@@ -169,7 +173,7 @@ def following(options: Options) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Try a reward; 1 if a run would stop on it."""
-    options: Options = read(Options, argv, "rewards")
+    options: Options = parse_options(Options, argv, "rewards")
     load_plugins(options.plugins)
     spec = specification(options)
     if "model" in spec:
@@ -179,13 +183,13 @@ def main(argv: Sequence[str]) -> int:
     reward = resolve(spec)
     tasks = rows(options)
     place = written_at(spec)
-    trial = attempt(reward, tasks, options.n, place)
+    trial = run_trial(reward, tasks, options.n, place)
     if options.json:
         print(json.dumps({"reward": options.reward, "place": place, **asdict(trial)}))
         return 1 if trial.errors else 0
     print(f"reward    {options.reward}{f'  ({place})' if place else ''}")
     print(f"rows      {min(options.n, len(tasks))} of {options.data or 'sums written here'}")
-    print("\n".join(report(trial)) if trial.answers else "nothing was scored")
+    print("\n".join(trial_lines(trial)) if trial.answers else "nothing was scored")
     if not trial.errors:
         print("the same again, and in a batch: yes")
     for line in trial.errors:

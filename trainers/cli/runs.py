@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from trainers.cli.options import read
+from trainers.cli.options import parse_options
 from trainers.config.files import flat
 from trainers.errors import ConfigError
 from trainers.report.panels import FINAL
-from trainers.run_dir.record import RunRecord, figure, read_run, summary
+from trainers.run_dir.record import RunRecord, read_run, rounded_number, run_summary
 
 Key = Literal["when", "name", "state", "kind", "reward", "score", "size"]
 FIGURES = {"when": "updated", "size": "bytes"}
 NONE = "-"
-HEAD: tuple[str, ...] = (
+RUN_COLUMNS: tuple[str, ...] = (
     "name",
     "state",
     "kind",
@@ -32,12 +32,12 @@ HEAD: tuple[str, ...] = (
 )
 SPARE = ("size", "kind", "reward", "env")
 """Columns that a narrow terminal does without; --json has all."""
-WIDTH = 100
+TABLE_WIDTH = 100
 """Of what is no terminal."""
 
 
 @dataclass(frozen=True)
-class List:
+class ListRuns:
     """List the runs of a folder, one a line."""
 
     folder: tyro.conf.Positional[Path] = Path("runs")
@@ -61,7 +61,8 @@ class Diff:
 
 
 Command = (
-    Annotated[List, tyro.conf.subcommand("list")] | Annotated[Diff, tyro.conf.subcommand("diff")]
+    Annotated[ListRuns, tyro.conf.subcommand("list")]
+    | Annotated[Diff, tyro.conf.subcommand("diff")]
 )
 
 
@@ -77,7 +78,7 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in found:
         try:
-            rows.append(summary(read_run(path)))
+            rows.append(run_summary(read_run(path)))
         except ConfigError as error:
             rows.append({"name": path.name, "path": str(path), "state": "damaged",
                          "reason": str(error).partition("\n")[0]})  # fmt: skip
@@ -93,14 +94,14 @@ def ordered(rows: Sequence[Mapping[str, Any]], sort: Key) -> list[Mapping[str, A
     return sorted(there, key=lambda row: row[name], reverse=not is_text) + lacking
 
 
-def table(rows: Sequence[Mapping[str, Any]], now: datetime, width: int = WIDTH) -> list[str]:
+def table(rows: Sequence[Mapping[str, Any]], now: datetime, width: int = TABLE_WIDTH) -> list[str]:
     """Return a header and a line a run; damaged runs say why below the table.
 
     Columns of `SPARE` are left out, one after another, until the rest fits into `width`.
     """
-    cells = [dict(zip(HEAD, _cells(row, now), strict=True)) for row in rows]
+    cells = [dict(zip(RUN_COLUMNS, _cells(row, now), strict=True)) for row in rows]
     why = [f"{row['name']}: {row['reason']}" for row in rows if "reason" in row]
-    head, lines = [*HEAD], [""]
+    head, lines = [*RUN_COLUMNS], [""]
     for left_out in ("", *SPARE):
         head = [name for name in head if name != left_out]
         lines = columns([head, *([row[name] for name in head] for row in cells)])
@@ -112,7 +113,7 @@ def table(rows: Sequence[Mapping[str, Any]], now: datetime, width: int = WIDTH) 
 def _cells(row: Mapping[str, Any], now: datetime) -> list[str]:
     score = known(row.get("score"))
     if row.get("ci_low") is not None:
-        score += f" [{figure(row['ci_low'])}, {figure(row['ci_high'])}]"
+        score += f" [{rounded_number(row['ci_low'])}, {rounded_number(row['ci_high'])}]"
     done = row.get("iteration")
     return [
         row["name"],
@@ -139,7 +140,7 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def known(value: float | None) -> str:
     """Return a figure, a dash where there is none."""
-    return NONE if value is None else figure(value)
+    return NONE if value is None else rounded_number(value)
 
 
 def size(number: float) -> str:
@@ -163,7 +164,7 @@ def age(updated: object, now: datetime) -> str:
     return "now"
 
 
-def difference(a: RunRecord, b: RunRecord) -> dict[str, Any]:
+def compare_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     """Return settings that differ, and last figures, of two runs: name -> [of a, of b]."""
     ours, theirs = flat(a.config), flat(b.config)
     settings = {
@@ -176,7 +177,7 @@ def difference(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     return {"runs": [str(a.path), str(b.path)], "settings": settings, "figures": logged}
 
 
-def told(found: Mapping[str, Any]) -> list[str]:
+def difference_lines(found: Mapping[str, Any]) -> list[str]:
     """Return a difference as lines."""
     settings = [[key, *map(json.dumps, pair)] for key, pair in found["settings"].items()]
     figures = [[key, *map(known, pair)] for key, pair in found["figures"].items()]
@@ -188,15 +189,15 @@ def told(found: Mapping[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Run list or diff."""
-    command: Command = read(Command, argv, "runs")
-    if isinstance(command, List):
+    command: Command = parse_options(Command, argv, "runs")
+    if isinstance(command, ListRuns):
         rows = ordered(listed(command.folder), command.sort)
-        width = shutil.get_terminal_size((WIDTH, 0)).columns
+        width = shutil.get_terminal_size((TABLE_WIDTH, 0)).columns
         shown = table(rows, datetime.now(UTC), width)
         print(json.dumps(rows, indent=1) if command.json else _lines(shown))
     else:
-        found = difference(read_run(command.a), read_run(command.b))
-        print(json.dumps(found, indent=1) if command.json else _lines(told(found)))
+        found = compare_runs(read_run(command.a), read_run(command.b))
+        print(json.dumps(found, indent=1) if command.json else _lines(difference_lines(found)))
     return 0
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.cli.options import read
+from trainers.cli.options import parse_options
 from trainers.config import SCHEMA, Config, schema
 from trainers.config.files import parse
 from trainers.errors import ConfigError
@@ -19,7 +19,7 @@ class Options:
     """A setting or a section, such as ppo.kl_coef or ppo."""
 
 
-def described(path: schema.Path) -> list[str]:
+def describe_setting(path: schema.Path) -> list[str]:
     """Return one setting in words, or a section as a list of its settings.
 
     Raises:
@@ -37,13 +37,13 @@ def described(path: schema.Path) -> list[str]:
     kind = schema.kind(node) if schema.forms(node) != [{}] else "anything"
     said = [schema.dotted(path), f"  {about}", f"  type     {kind}"]
     said += [f"  range    {limits}"] if limits else []
-    return [*said, f"  default  {schema.plain(_default(path))}"]
+    return [*said, f"  default  {schema.setting_text(_default(path))}"]
 
 
 def _line(path: schema.Path) -> str:
     about = " ".join((schema.at(path) or {}).get("description", "").split())
     is_section = bool(schema.names(path) or schema.names((*path, 0)))
-    value = "" if is_section else f" = {schema.plain(_default(path))}"
+    value = "" if is_section else f" = {schema.setting_text(_default(path))}"
     return f"  {schema.dotted(path)}{value}\n        {about}"
 
 
@@ -53,9 +53,9 @@ def _default(path: schema.Path) -> Any:  # noqa: ANN401
 
 def main(argv: Sequence[str]) -> int:
     """Print the schema."""
-    options: Options = read(Options, argv, "schema")
+    options: Options = parse_options(Options, argv, "schema")
     if options.field is None:
         print(json.dumps(schema.root(), indent=1))
     else:
-        print("\n".join(described(parse(options.field) if options.field else ())))
+        print("\n".join(describe_setting(parse(options.field) if options.field else ())))
     return 0

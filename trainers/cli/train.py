@@ -8,11 +8,11 @@ from typing import Any
 
 from trainers.cli.arguments import OPTIONS, Launch, read_arguments
 from trainers.config import Config, schema
-from trainers.config.files import difference, layer, preset, presets, purpose, read
+from trainers.config.files import changed_settings, layer, preset, presets, purpose, read
 from trainers.config.secrets import with_secrets, without_secrets
 from trainers.run_dir.record import dated
 
-WIDTH = 80
+HELP_WIDTH = 80
 FRESH_EPOCHS = 3
 FRESH_RATE = 1.0e-3
 
@@ -26,7 +26,7 @@ def config_of(launch: Launch, verb: str = "train") -> Config:
     files = [preset(launch.preset or "default"), *map(layer, launch.files)]
     if verb in ("train", "plan"):
         return read(files, launch.overrides)
-    others, alone = ALONE[verb]
+    others, alone = STAGE_OVERRIDES[verb]
     config = read(files, {**others, **launch.overrides})
     return read(files, {**others, **alone(config), **launch.overrides})
 
@@ -61,7 +61,7 @@ def _reward_model_alone(config: Config) -> dict[str, Any]:
     return layer
 
 
-ALONE: Mapping[str, tuple[Mapping[str, Any], Callable[[Config], dict[str, Any]]]] = {
+STAGE_OVERRIDES: Mapping[str, tuple[Mapping[str, Any], Callable[[Config], dict[str, Any]]]] = {
     "sft": ({"ppo.num_iterations": 0, "reward_model.num_epochs": 0}, _sft_alone),
     "reward-model": ({"ppo.num_iterations": 0, "sft.num_epochs": 0}, _reward_model_alone),
 }
@@ -90,15 +90,14 @@ def help_text(verb: str, config: Config) -> str:
 
 def _wrapped(title: str, text: str) -> list[str]:
     indent = " " * len(title)
-    return textwrap.wrap(text, WIDTH, initial_indent=title, subsequent_indent=indent)
+    return textwrap.wrap(text, HELP_WIDTH, initial_indent=title, subsequent_indent=indent)
 
 
 def _setting_lines(leaf: schema.Path, tree: Any) -> list[str]:  # noqa: ANN401
     description = " ".join((schema.at(leaf) or {}).get("description", "").split())
-    name = (
-        f"  --{schema.dotted(leaf).replace('_', '-')} {schema.plain(schema.value_at(tree, leaf))}"
-    )
-    return [name, *_wrapped(" " * 8, description)]
+    name = schema.dotted(leaf).replace("_", "-")
+    value = schema.setting_text(schema.value_at(tree, leaf))
+    return [f"  --{name} {value}", *_wrapped(" " * 8, description)]
 
 
 def _announce(config: Config, launch: Launch) -> None:
@@ -108,7 +107,7 @@ def _announce(config: Config, launch: Launch) -> None:
     before = Path(config.run.dir) / config.run.name / "config.yaml"
     is_known = bool(launch.resume) and before.is_file()
     now = dated(config, resume=True) if is_known else config
-    for change in difference(
+    for change in changed_settings(
         now, read([before if is_known else preset(launch.preset or "default")])
     ):
         print(f"changed  {change}")
@@ -132,9 +131,9 @@ def main(argv: Sequence[str], verb: str = "train") -> int:
 
     if launch.is_plan:
         check_plan(config)
-        from trainers.cli.plan import show
+        from trainers.cli.plan import show_plan
 
-        return show(config, launch)
+        return show_plan(config, launch)
     config = with_secrets(config)
     check_start(config, is_new=not (launch.resume or launch.clean))
     _announce(config, launch)

@@ -60,7 +60,7 @@ def make_envs(make: Callable[[], gymnasium.Env], count: int) -> list[gymnasium.E
 
 
 @final
-class Slot:
+class EnvSlot:
     """One environment in the middle of an episode.
 
     Args:
@@ -145,7 +145,7 @@ class ControlCollector(Collector):
         self.limit = CallLimit(config.envs[0].timeout_seconds)
         self._numbers = world.share(config.ppo.num_prompts)
         pairs = zip(envs, self._numbers, strict=True)
-        self._slots = [Slot(env, number, config.run.seed) for env, number in pairs]
+        self._slots = [EnvSlot(env, number, config.run.seed) for env, number in pairs]
         self._scale = ScoreScale(config.ppo)
         self._totals = {"episodes": 0}
         self._all_slots = self._gathered()

@@ -22,7 +22,7 @@ from llmgym.messages import FinishReason
 from trainers.batch import TextInputs
 from trainers.generation.base import Response
 
-Messages = tuple[Mapping[str, Any], ...]
+Conversation = tuple[Mapping[str, Any], ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,8 +94,8 @@ class Slot:
     """
 
     index: int
-    opening: Messages
-    messages: Messages
+    opening: Conversation
+    messages: Conversation
     rows: list[Row]
     rewards: list[float] = field(default_factory=list)
     parts: dict[str, float] = field(default_factory=dict)

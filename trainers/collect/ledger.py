@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from llmgym.messages import Completion, StopReason
-from trainers.collect.episodes import Episodes, Messages, Row, Slot, stacked
+from trainers.collect.episodes import Conversation, Episodes, Row, Slot, stacked
 from trainers.generation.base import Request, Response
 from trainers.models.chat import ChatFormat
 
@@ -49,7 +49,7 @@ class TokenLedger:
     def __init__(
         self,
         chat: ChatFormat,
-        observations: Sequence[Messages],
+        observations: Sequence[Conversation],
         *,
         index: Sequence[int],
         limits: Limits,
@@ -82,7 +82,7 @@ class TokenLedger:
 
     def observe(
         self,
-        observations: Sequence[Messages | None],
+        observations: Sequence[Conversation | None],
         rewards: np.ndarray,
         terminated: np.ndarray,
         truncated: np.ndarray,
@@ -105,7 +105,7 @@ class TokenLedger:
         assert not self.any_live(), "an episode still goes on"
         return stacked(self.slots, self._chat.pad_token_id)
 
-    def _opened(self, index: int, messages: Messages) -> Slot:
+    def _opened(self, index: int, messages: Conversation) -> Slot:
         prompt = self._chat.prompt_ids(messages)
         if len(prompt) <= min(self._limits.max_prompt_tokens, self._max_tokens - 1):
             rows = [Row(prompt=prompt)]
@@ -155,7 +155,7 @@ class TokenLedger:
         row.rewards[end] += reward
         row.env_rewards[end] = float(info.get("env_reward", 0.0))
 
-    def _append(self, slot: Slot, messages: Messages | None) -> None:
+    def _append(self, slot: Slot, messages: Conversation | None) -> None:
         """Append what the environment said: the next prompt, or the state an episode was cut in."""
         cut_between_turns = slot.truncated and slot.valid and slot.finish_reason == "stop"
         if messages is None or not (slot.live or cut_between_turns):
@@ -177,7 +177,7 @@ class TokenLedger:
             row.observe(suffix)
 
 
-def _said_since(old: Messages, new: Messages) -> Messages | None:
+def _said_since(old: Conversation, new: Conversation) -> Conversation | None:
     """Return the messages after the assistant's response; None where the earlier ones changed."""
     kept = tuple(new[: len(old)]) == tuple(old)
     if not kept or len(new) == len(old) or new[len(old)]["role"] != "assistant":

@@ -21,7 +21,7 @@ from trainers.config.secrets import without_secrets
 from trainers.config.settings import CONFIG_ROOT, SCHEMA, Config
 from trainers.config.yaml_format import Dumper, Loader
 from trainers.errors import ConfigError
-from trainers.redaction.redact import learn
+from trainers.redaction.redact import remember_secrets
 
 HEADER = """\
 # yaml-language-server: $schema=llmgym.schema.json
@@ -62,7 +62,7 @@ def _ambiguous(tree: object, path: schema.Path, sources: Mapping[schema.Path, So
     return []
 
 
-def load(file: Path) -> Document:
+def read_document(file: Path) -> Document:
     """Read one YAML file of settings.
 
     Raises:
@@ -84,18 +84,18 @@ def load(file: Path) -> Document:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{file} is not YAML: {error}.") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{file} must be a mapping of settings, got {schema.shown(tree)}.")
+        raise ConfigError(f"{file} must be a mapping of settings, got {schema.value_text(tree)}.")
     settings = cast(dict[str, Any], tree)
     sources = _walk(node, (), 1, str(file)) if node else {}
     return Document(tree=settings, sources=sources, problems=_ambiguous(settings, (), sources))
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with `over` laid on it: mappings merge, anything else replaces."""
     result = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], cast(Mapping[str, Any], value)) if both else value
+        result[key] = merge(result[key], cast(Mapping[str, Any], value)) if both else value
     return result
 
 
@@ -174,25 +174,27 @@ def read(files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None)
     Raises:
         ConfigError: with every mistake at once: path, what it must be, what was got, where.
     """
-    documents = [load(file) for file in files]
+    documents = [read_document(file) for file in files]
     tree: dict[str, Any] = {}
     sources: dict[schema.Path, Source] = {}
     for document in documents:
-        tree = merged(tree, document.tree)
+        tree = merge(tree, document.tree)
         sources |= document.sources
     tree = copy.deepcopy(tree)
     for name, value in (overrides or {}).items():
         path = parse(name)
         _assign(tree, path, value)
         sources = {key: one for key, one in sources.items() if key[: len(path)] != path}
-    learn(tree)  # before any message quotes a value
+    remember_secrets(tree)  # before any message quotes a value
     problems = [problem for document in documents for problem in document.problems]
     try:
         config = SCHEMA.validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise schema.refusal([*problems, *schema.explained(error, sources)]) from error
+        raise schema.combined_error(
+            [*problems, *schema.validation_messages(error, sources)]
+        ) from error
     if problems:
-        raise schema.refusal(problems)
+        raise schema.combined_error(problems)
     return config
 
 
@@ -281,7 +283,7 @@ def flat(config: Config) -> dict[str, Any]:
     return _flat(without_secrets(config))
 
 
-def difference(config: Config, base: Config) -> list[str]:
+def changed_settings(config: Config, base: Config) -> list[str]:
     """Return what `config` changes of `base`, one `ppo.gamma 1.0 -> 0.99` each."""
     new, old = flat(config), flat(base)
     return [

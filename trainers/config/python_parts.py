@@ -65,7 +65,7 @@ class PythonPart:
         return f"{self.file}:{self.line}" if self.file else "a place that Python does not tell"
 
 
-def described(role: Role, given: object) -> PythonPart:
+def describe_part(role: Role, given: object) -> PythonPart:
     """Return name, place and digest of an object that Python gave."""
     inner, values = _unwrapped(given)
     text, file, line = _source(inner)
@@ -101,7 +101,7 @@ def _unwrapped(given: object) -> tuple[Any, str]:
         else:
             break
     if isinstance(inner, Composed):
-        values += [described("reward", one).digest for one in inner.inner().values()]
+        values += [describe_part("reward", one).digest for one in inner.inner().values()]
     if isinstance(inner, FunctionType):
         values.append([_content(cell) for cell in inner.__closure__ or ()])
     elif not inspect.isroutine(inner) and not isinstance(inner, type):
@@ -118,7 +118,7 @@ def _content(cell: Any) -> Any:  # noqa: ANN401 - a cell of a closure, which may
 
 def _shown(value: object) -> str:
     """Return what stands for a value that is not plain: its address is new in every process."""
-    return described("reward", value).digest if callable(value) else type(value).__name__
+    return describe_part("reward", value).digest if callable(value) else type(value).__name__
 
 
 def _source(inner: Any) -> tuple[str, str, int]:  # noqa: ANN401 - a function or a class
@@ -180,14 +180,14 @@ def from_python(
                 f"env is the id of an environment or what makes one, got {type(env).__name__}. "
                 "Give its class, or a function that returns a new one at every call."
             )
-        parts.append(described("env", env))
+        parts.append(describe_part("env", env))
     name = env if isinstance(env, str) else parts[0].setting if parts else None
     if name is not None:
         config = replace(config, envs=[replace(config.envs[0], id=name)])
     if isinstance(reward, str | Mapping | list | tuple):
         config, reward = replace(config, rewards=_entries(cast(Spec, reward))), None
     elif reward is not None:
-        parts.append(described("reward", reward))
+        parts.append(describe_part("reward", reward))
         config = replace(config, rewards=[RewardConfig(name=parts[-1].setting)])
     _check_given(config, {one.setting for one in parts})
     return config, None if isinstance(env, str) else env, reward, parts

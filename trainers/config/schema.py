@@ -18,7 +18,7 @@ from trainers.errors import ConfigError
 Path = tuple[str | int, ...]
 Schema = Mapping[str, Any]
 
-KINDS = {
+TYPE_WORDS = {
     "number": "a number",
     "integer": "a whole number",
     "boolean": "true or false",
@@ -170,7 +170,7 @@ def kind(schema: Schema) -> str:
     words: list[str] = []
     for form in forms(schema):
         literals = form.get("enum") or ([form["const"]] if "const" in form else [])
-        words += map(str, literals) if literals else [KINDS[form["type"]]]
+        words += map(str, literals) if literals else [TYPE_WORDS[form["type"]]]
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
@@ -185,14 +185,14 @@ def bounds(schema: Schema) -> str:
     return " and ".join(said)
 
 
-def shown(value: Any) -> str:  # noqa: ANN401
+def value_text(value: Any) -> str:  # noqa: ANN401
     """Return a received value for a message, cut at 60 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = text if len(text) <= 60 else f"{text[:57]}..."
     return f"the text {text}" if isinstance(value, str) else text
 
 
-def plain(value: Any) -> str:  # noqa: ANN401
+def setting_text(value: Any) -> str:  # noqa: ANN401
     """Return a value as it is typed: null, true, [64, 64], text without quotes."""
     return value if isinstance(value, str) else json.dumps(value)
 
@@ -232,7 +232,8 @@ def quoted(path: Path, value: Any, source: Source | None) -> str:  # noqa: ANN40
     reads = ": YAML reads no, off, on, yes as true or false" if isinstance(value, bool) else ""
     where = source or ""
     return (
-        f'{dotted(path)} must be text, got {shown(value)}{where}{reads}. Put it in quotes: "{text}"'
+        f"{dotted(path)} must be text, got {value_text(value)}{where}{reads}. "
+        f'Put it in quotes: "{text}"'
     )
 
 
@@ -241,10 +242,10 @@ def out_of_range(path: Path, value: float, where: str) -> str:
     schema = at(path) or {}
     tops = [form[k] for form in forms(schema) for k in ("exclusiveMaximum", "maximum") if k in form]
     hint = f" Did you mean {value / 100:g}?" if tops and tops[0] < value <= 100 * tops[0] else ""
-    return f"{dotted(path)} must be {bounds(schema)}, got {shown(value)}{where}.{hint}"
+    return f"{dotted(path)} must be {bounds(schema)}, got {value_text(value)}{where}.{hint}"
 
 
-def wrong(path: Path, value: Any, where: str) -> str:  # noqa: ANN401
+def type_message(path: Path, value: Any, where: str) -> str:  # noqa: ANN401
     """Return the message for a value of another kind than the setting's."""
     schema = at(path) or {}
     choices = [str(word) for form in forms(schema) for word in form.get("enum", [])]
@@ -253,13 +254,13 @@ def wrong(path: Path, value: Any, where: str) -> str:  # noqa: ANN401
         close = SYNONYMS.get(dotted(path)) or dotted((*path, names(path)[0]))
     hint = f" Did you mean {close}?" if close else ""
     wanted = "a section of settings" if names(path) else kind(schema)
-    return f"{dotted(path)} must be {wanted}, got {shown(value)}{where}.{hint}"
+    return f"{dotted(path)} must be {wanted}, got {value_text(value)}{where}.{hint}"
 
 
 def _shape(path: Path, error: Mapping[str, Any], where: str) -> str:
     if error["type"] == "string_pattern_mismatch":
         allowed = "letters, digits, dot, dash and underscore, at most 128, not a dot first"
-        return f"{dotted(path)} must be made of {allowed}, got {shown(error['input'])}{where}."
+        return f"{dotted(path)} must be made of {allowed}, got {value_text(error['input'])}{where}."
     if error["type"] in ("missing", "too_long", "too_short"):
         outer = path[:-1] if error["type"] == "missing" else path
         form = forms(at(outer) or {})[0]
@@ -267,7 +268,7 @@ def _shape(path: Path, error: Mapping[str, Any], where: str) -> str:
         count = f"{least}" if least == most else f"at least {least}"
         entries = "entry" if least == 1 else "entries"
         got = as_list(error["input"])
-        number = shown(error["input"]) if got is None else len(got)
+        number = value_text(error["input"]) if got is None else len(got)
         return f"{dotted(outer)} must have {count} {entries}, got {number}{where}."
     return f"{dotted(path)}: {error['msg']}{where}."
 
@@ -284,18 +285,18 @@ def _message(error: Mapping[str, Any], sources: Mapping[Path, Source]) -> str:
     if what == "string_type" and isinstance(got, bool | int | float):
         return quoted(path, got, source)
     if what.endswith("_type") or what in ("literal_error", "int_from_float"):
-        return wrong(path, got, where)
+        return type_message(path, got, where)
     if what.startswith(("greater_than", "less_than")):
         return out_of_range(path, got, where)
     return _shape(path, error, where)
 
 
-def refusal(messages: Sequence[str]) -> ConfigError:
+def combined_error(messages: Sequence[str]) -> ConfigError:
     """Return one error with every message; a line that repeats is kept where it comes last."""
     lines = "\n".join(messages).split("\n")
     return ConfigError("\n".join(x for i, x in enumerate(lines) if x not in lines[i + 1 :]))
 
 
-def explained(error: ValidationError, sources: Mapping[Path, Source]) -> list[str]:
+def validation_messages(error: ValidationError, sources: Mapping[Path, Source]) -> list[str]:
     """Return a message for each thing pydantic found, in the file's words."""
     return [_message(one, sources) for one in error.errors(include_url=False)]

@@ -12,7 +12,7 @@ from typing import Any
 from trainers.config.schema import Path, dotted, entries
 from trainers.config.settings import SCHEMA, Config
 from trainers.errors import ConfigError
-from trainers.redaction.redact import HIDDEN, hidden, learn, redacted, variable
+from trainers.redaction.redact import HIDDEN, hidden, redacted, remember_secrets, variable
 
 
 def without_secrets(config: Config) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def with_secrets(config: Config) -> Config:
         ConfigError: a variable is not set; names all that are not.
     """
     tree = SCHEMA.dump_python(config, mode="json")
-    learn(tree)
+    remember_secrets(tree)
     found = list(_texts(tree))
     lacking = [path for path, _ in found if not os.environ.get(variable(path))]
     if lacking:
@@ -51,7 +51,7 @@ def with_secrets(config: Config) -> Config:
         for part in inside:
             node = node[part]
         node[last] = os.environ[variable(path)]
-        learn({"secret": node[last]})
+        remember_secrets({"secret": node[last]})
     return SCHEMA.validate_json(json.dumps(tree))
 
 

@@ -17,7 +17,7 @@ OF_TORCHRUN, OF_DEEPSPEED = "TORCHELASTIC_RUN_ID", "CROSS_RANK"
 """What a launcher sets for its ranks, and a person for none."""
 SPINS = "1000"
 """Rounds that an idle OpenMP thread spins before it sleeps; measured in docs/guides/launch.md."""
-LOOKS_EVERY = 0.5
+LAUNCHER_POLL_SECONDS = 0.5
 """Seconds between two looks at the launcher while ranks meet."""
 
 
@@ -43,13 +43,13 @@ def _parent(pid: int) -> Iterator[int]:
     yield int(stat.rpartition(")")[2].split()[1])  # behind a name that may hold anything
 
 
-AT_START = launchers()
+INITIAL_LAUNCHERS = launchers()
 """Those there were as this module was imported, which the command line does first of all."""
 
 
 def is_lost() -> bool:
     """Tell whether a launcher has gone since."""
-    return bool(AT_START) and launchers() != AT_START
+    return bool(INITIAL_LAUNCHERS) and launchers() != INITIAL_LAUNCHERS
 
 
 def share_cores() -> None:
@@ -81,13 +81,13 @@ def ends_with_launcher() -> Iterator[None]:
     is_over = threading.Event()
 
     def look() -> None:
-        while not is_over.wait(LOOKS_EVERY):
+        while not is_over.wait(LAUNCHER_POLL_SECONDS):
             if is_lost():
                 sys.stderr.write("the launcher is gone before the run began: nothing to save\n")
                 sys.stderr.flush()
                 os._exit(1)
 
-    if AT_START:
+    if INITIAL_LAUNCHERS:
         threading.Thread(target=look, daemon=True, name="launcher").start()
     try:
         yield
@@ -99,10 +99,10 @@ def continuing(run: Path) -> str:
     """Return what to type to go on with a run as it was started."""
     words = f"-c {shlex.quote(str(run / 'config.yaml'))} --resume"
     size = os.environ.get("WORLD_SIZE", "1")
-    if size == "1" and not AT_START:
+    if size == "1" and not INITIAL_LAUNCHERS:
         return f"llmgym train {words}"
     here = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE"))
-    if not AT_START or here != size:
+    if not INITIAL_LAUNCHERS or here != size:
         return "the same command on every host, with --resume"
     option = "nproc_per_node" if OF_TORCHRUN in os.environ else "num_accelerators"
     program = "torchrun" if OF_TORCHRUN in os.environ else "deepspeed"

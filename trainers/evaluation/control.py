@@ -9,7 +9,7 @@ import torch
 
 from trainers.batch import Evaluation
 from trainers.distributed.collectives import World, gather
-from trainers.evaluation.statistics import summary
+from trainers.evaluation.statistics import summarize
 from trainers.evaluation.undisturbed import undisturbed
 from trainers.models.mlp import PolicyMLP, SharedMLP
 
@@ -48,7 +48,7 @@ def evaluate_control(
         for one in envs:
             one.close()
     merged = {episode: value for part in gather(returns) for episode, value in part.items()}
-    return summary(env, [merged[episode] for episode in sorted(merged)])
+    return summarize(env, [merged[episode] for episode in sorted(merged)])
 
 
 def _play_control(

@@ -73,7 +73,7 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float
     return (float(counted.mean()), *_bootstrap(counted))
 
 
-def summary(
+def summarize(
     env: str,
     scores: Sequence[float],
     *,
@@ -96,7 +96,7 @@ def summary(
     )
 
 
-def before_after(before: Evaluation, after: Evaluation) -> list[dict[str, Any]]:
+def paired_rows(before: Evaluation, after: Evaluation) -> list[dict[str, Any]]:
     """Return a row a task: its prompt, both completions and both rewards."""
     return [
         {

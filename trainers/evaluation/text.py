@@ -17,7 +17,7 @@ from trainers.collect.play import PlayOptions, play
 from trainers.collect.rollout import check_error_rate
 from trainers.config import Config
 from trainers.distributed.collectives import World, gather
-from trainers.evaluation.statistics import summary
+from trainers.evaluation.statistics import summarize
 from trainers.evaluation.undisturbed import undisturbed
 from trainers.generation.base import Generator, Sampling
 from trainers.models.chat import ChatFormat
@@ -79,7 +79,7 @@ def evaluate_text(
     merged = {index: one for part in gather(results) for index, one in part.items()}
     scores, rows = zip(*(merged[index] for index in tasks), strict=True)
     bounds = inner_env(envs.envs[0]).reward_bounds
-    return summary(config.envs[0].id, scores, rows=rows, bounds=bounds)
+    return summarize(config.envs[0].id, scores, rows=rows, bounds=bounds)
 
 
 def rounds(num_tasks: int, num_slots: int, world: World) -> list[list[int]]:

@@ -72,7 +72,7 @@ values = states @ head["weight"][0] + head["bias"]  # [B, L]
 ```""",
 }
 """What the README.md of a critic says, by the kind of its folder."""
-KINDS = {"PolicyMLP": PolicyMLP, "SharedMLP": SharedMLP}
+MLP_CLASSES = {"PolicyMLP": PolicyMLP, "SharedMLP": SharedMLP}
 
 
 def render_card(card: Mapping[str, Any]) -> str:
@@ -249,7 +249,7 @@ def load_mlp(folder: Path) -> PolicyMLP | SharedMLP:
     actions = config["actions"]
     box = Box(-torch.inf, torch.inf, tuple(actions.get("shape", ())))
     space = Discrete(actions["n"], start=actions["start"]) if "n" in actions else box
-    policy = KINDS[config["kind"]](
+    policy = MLP_CLASSES[config["kind"]](
         config["obs_size"], space, hidden_sizes=config["hidden_sizes"], rng=torch.Generator()
     )
     policy.load_state_dict(load_file(folder / "model.safetensors"))

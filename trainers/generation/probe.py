@@ -20,9 +20,14 @@ from trainers.generation.base import Request, Sampling
 from trainers.generation.transformers import TransformersGenerator
 from trainers.models.causal_lm import PROBE_TOLERANCE, CausalPolicy
 from trainers.models.loading import load_config
-from trainers.models.miniature import FAILURES, WINDOW, miniature
+from trainers.models.miniature import ATTENTION_WINDOW, MINIATURE_ERRORS, miniature
 
-LENGTHS = ((3, 2 * WINDOW), (3, 2), (WINDOW - 1, WINDOW), (WINDOW + 3, 3))
+LENGTHS = (
+    (3, 2 * ATTENTION_WINDOW),
+    (3, 2),
+    (ATTENTION_WINDOW - 1, ATTENTION_WINDOW),
+    (ATTENTION_WINDOW + 3, 3),
+)
 """Tokens of prompts and of responses: two prompts of one length, two rows that end early, two that
 grow beyond a window, and one that begins beyond it."""
 
@@ -76,7 +81,7 @@ def check_described(config: PretrainedConfig, source: str) -> bool | None:
     try:
         model = miniature(config)
         _alone(model, range(3, 8))
-    except FAILURES:  # sizes that do not fit one another, which says nothing of the model
+    except MINIATURE_ERRORS:  # sizes that do not fit one another, which says nothing of the model
         return None
     return keeps_cache(model, source)
 
@@ -115,7 +120,7 @@ def _fault(model: PreTrainedModel, attempt: Callable[[], Sequence[_Row]]) -> str
     """Return what is wrong with rows that a batch computed, or "" where nothing is."""
     try:
         rows = attempt()
-    except FAILURES as error:
+    except MINIATURE_ERRORS as error:
         first = str(error).strip().partition("\n")[0]
         return f"transformers raises {type(error).__name__}: {first}"
     off = [

@@ -31,7 +31,7 @@ FAR = 20.0  # nats per episode from the reference
 UNEXPLAINED = -0.1  # below: the critic's error is a tenth larger than the mean's
 
 
-def wrong(values: Mapping[str, float], config: Config) -> dict[str, str]:
+def find_problems(values: Mapping[str, float], config: Config) -> dict[str, str]:
     """Return what is wrong in an iteration: a short name, and a sentence with the remedy."""
     return _rewards(values, config) | _completions(values, config) | _learning(values, config)
 
@@ -175,7 +175,7 @@ class Alarms:
             self._first.append(seen)
         else:
             self._last = [*self._last, seen][-WINDOW:]
-        found = wrong(values, self._config)
+        found = find_problems(values, self._config)
         if len(self._last) == WINDOW:
             found |= drifts(_mean(self._first), _mean(self._last), self._config)
         self._streaks = Counter({name: self._streaks[name] + 1 for name in found})

@@ -10,7 +10,7 @@ from trainers.batch import Evaluation
 from trainers.config import Config
 
 Stage = Literal["sft", "reward_model", "ppo"]
-Status = Literal["finished", "converged", "failed", "interrupted"]
+FinalStatus = Literal["finished", "converged", "failed", "interrupted"]
 Evaluations = Sequence[tuple[int, Sequence[Evaluation]]]
 # The x axis of each stage; it stands in every record.
 STEP_KEYS: Mapping[Stage, str] = {
@@ -64,7 +64,7 @@ class Logger(ABC):
         """Take a line that says what the run consists of, such as the model's size."""
 
     @abstractmethod
-    def close(self, status: Status) -> None:
+    def close(self, status: FinalStatus) -> None:
         """Finish the log; nothing is logged afterwards."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,15 +24,15 @@ from trainers.config.python_parts import call, named_in
 from trainers.config.secrets import secret_variables
 from trainers.distributed.launcher import continuing
 from trainers.loggers.alarms import Alarms
-from trainers.loggers.base import Evaluations, Logger, Stage, Status
+from trainers.loggers.base import Evaluations, FinalStatus, Logger, Stage
 from trainers.loggers.formatting import (
-    WIDTH,
+    LINE_WIDTH,
     answer,
     cut,
-    duration,
-    figure,
-    interval,
-    sample,
+    mean_and_interval,
+    sample_lines,
+    short_duration,
+    short_number,
     sparkline,
 )
 from trainers.loggers.wandb import mode, offline_parts
@@ -149,7 +149,9 @@ class ConsoleLogger(Logger):
         """Print one line of the header."""
         if not self._is_quiet:
             label = f"{title:<8} " if title else ""
-            self._print(f"{label}{cut(text, WIDTH - len(label))}", style="" if title else "bold")
+            self._print(
+                f"{label}{cut(text, LINE_WIDTH - len(label))}", style="" if title else "bold"
+            )
 
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
         """Show the figures of a step; warn of what is wrong with them, once each."""
@@ -165,17 +167,17 @@ class ConsoleLogger(Logger):
         if self._live is not None:
             self._live.update(Text(self._live_line(named, left)), refresh=True)
         elif not self._is_quiet and (step % every == 0 or step == 1):
-            pairs = [f"{name}={figure(value)}" for name, value in named.items()]
+            pairs = [f"{name}={short_number(value)}" for name, value in named.items()]
             pairs += [f"eta={left}"] if left else []
-            self._print(cut(" ".join([self._reached.replace(" ", "="), *pairs]), WIDTH))
+            self._print(cut(" ".join([self._reached.replace(" ", "="), *pairs]), LINE_WIDTH))
 
     def _live_line(self, named: Mapping[str, float], left: str) -> str:
         said = [self._reached]
         for name, value in named.items():
             word, unit = UNITS.get(name, (name, ""))
             course = f" {sparkline(self._rewards)}" if name == "reward" else ""
-            said.append(f"{word} {figure(value)}{unit}{course}".strip())
-        return cut("  ".join([*said, *([f"eta {left}"] if left else [])]), WIDTH)
+            said.append(f"{word} {short_number(value)}{unit}{course}".strip())
+        return cut("  ".join([*said, *([f"eta {left}"] if left else [])]), LINE_WIDTH)
 
     def _left(self, step: int) -> str:
         now = time.monotonic()
@@ -184,11 +186,11 @@ class ConsoleLogger(Logger):
             return ""
         since, first = self._began
         each = (now - since) / max(step - first, 1)
-        return duration(each * max(self._config.ppo.num_iterations - step, 0))
+        return short_duration(each * max(self._config.ppo.num_iterations - step, 0))
 
     def _alarm(self, values: Mapping[str, float], step: int) -> None:
         for text in self._alarms.take(values):
-            said = fill(f"warning: {text} (iteration {step})", WIDTH, break_on_hyphens=False)
+            said = fill(f"warning: {text} (iteration {step})", LINE_WIDTH, break_on_hyphens=False)
             self._print(said, style="yellow")
 
     def _explain(self, values: Mapping[str, float], step: int) -> None:
@@ -200,7 +202,7 @@ class ConsoleLogger(Logger):
         """Show the first and the last row."""
         if not self._is_quiet and rows:
             for row in (rows[0], rows[-1])[: len(rows)]:
-                for line in sample(row):
+                for line in sample_lines(row):
                     self._print(line, style="dim")
 
     def evaluation(
@@ -212,9 +214,11 @@ class ConsoleLogger(Logger):
             self._best = (figures["eval/best"], step)
         self._stale = figures["eval/stale"]
         for one in () if self._is_quiet else evaluations:
-            self._print(cut(f"Held-out {interval(one)}  {one.env}, iteration {step}", WIDTH))
+            self._print(
+                cut(f"Held-out {mean_and_interval(one)}  {one.env}, iteration {step}", LINE_WIDTH)
+            )
 
-    def close(self, status: Status) -> None:
+    def close(self, status: FinalStatus) -> None:
         """Print what was reached, what it looks like now, where it is and what to do next."""
         if self._live is not None:
             self._live.stop()
@@ -233,9 +237,13 @@ class ConsoleLogger(Logger):
 
     def _compare(self, before: Sequence[Evaluation], after: Sequence[Evaluation]) -> None:
         for one, other in zip(before, after, strict=True):
-            course = interval(one) if one is other else f"{interval(one)} -> {interval(other)}"
+            course = (
+                mean_and_interval(one)
+                if one is other
+                else f"{mean_and_interval(one)} -> {mean_and_interval(other)}"
+            )
             tasks = f"{counted(len(other.scores), 'task')}, 95 %" if other.scores else "95 %"
-            self._print(cut(f"Held-out {course}  {tasks}", WIDTH), style="bold")
+            self._print(cut(f"Held-out {course}  {tasks}", LINE_WIDTH), style="bold")
             if one is other:
                 continue
             pairs = [
@@ -244,14 +252,14 @@ class ConsoleLogger(Logger):
             ]
             finite = [pair for pair in pairs if math.isfinite(pair[0])]
             for _, old, new in sorted(finite, key=lambda pair: pair[0])[:2]:
-                self._print(f"  prompt   {cut(str(new.get('prompt', '')), WIDTH - 11)}")
+                self._print(f"  prompt   {cut(str(new.get('prompt', '')), LINE_WIDTH - 11)}")
                 for word, row in (("before", old), ("after", new)):
-                    reward = f"  reward {figure(row.get('reward', 0.0))}"
+                    reward = f"  reward {short_number(row.get('reward', 0.0))}"
                     said = answer(str(row.get("completion", "")))
-                    text = cut(said, WIDTH - 11 - len(reward))
+                    text = cut(said, LINE_WIDTH - 11 - len(reward))
                     self._print(f"  {word:<8} {text}{reward}")
 
-    def _point(self, status: Status) -> None:
+    def _point(self, status: FinalStatus) -> None:
         run = self._run_dir
         saved = sorted(run.glob("checkpoints/*/manifest.json"), key=lambda x: x.stat().st_mtime)
         if status in ("failed", "interrupted"):
@@ -270,7 +278,7 @@ class ConsoleLogger(Logger):
             self._print(f"Model    {run}/model")
         if (run / "best").is_dir() and self._best is not None:
             score, step = self._best
-            self._print(f"Best     {run}/best  {figure(score)} at iteration {step}")
+            self._print(f"Best     {run}/best  {short_number(score)} at iteration {step}")
         if (run / "reward.png").is_file():
             self._print(f"Picture  {run}/reward.png")
         self._print(f"Report   {run}/report.html")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trainers.batch import Evaluation
 
-WIDTH = 80
+LINE_WIDTH = 80
 ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)")
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 # What a row of samples says besides the parts of its reward, each under its own name.
@@ -49,14 +49,14 @@ def answer(text: str) -> str:
     return text if visible(text).strip() else repr(text)
 
 
-def figure(value: float) -> str:
+def short_number(value: float) -> str:
     """Return a figure with three digits that matter: 0.412, 3.1, 1.9k."""
     if abs(value) >= 1000:
         return f"{value / 1000:.3g}k"
     return f"{value:.3g}"
 
 
-def duration(seconds: float) -> str:
+def short_duration(seconds: float) -> str:
     """Return a time as 42s, 1m10s or 2h05m."""
     whole = round(seconds)
     if whole < 60:
@@ -76,7 +76,7 @@ def sparkline(values: Sequence[float], width: int = 8) -> str:
     return "".join(BLOCKS[round((one - low) / span * (len(BLOCKS) - 1))] for one in kept)
 
 
-def interval(one: "Evaluation") -> str:
+def mean_and_interval(one: "Evaluation") -> str:
     """Return a mean with its interval, 0.31 [0.27, 0.35]; without where nothing spreads."""
     if math.isnan(one.ci_low):
         return f"{one.mean:.3g} (all equal)"
@@ -89,12 +89,12 @@ def parts_of(row: Mapping[str, Any]) -> dict[str, float]:
     return {key: one for key, one in figures.items() if isinstance(one, int | float)}
 
 
-def sample(row: Mapping[str, Any], width: int = WIDTH) -> list[str]:
+def sample_lines(row: Mapping[str, Any], width: int = LINE_WIDTH) -> list[str]:
     """Return a sampled response as two or three lines: prompt, completion, reward with parts."""
     reward, parts = row.get("reward"), parts_of(row)
-    said = f"reward {figure(reward)}" if isinstance(reward, int | float) else "reward failed"
+    said = f"reward {short_number(reward)}" if isinstance(reward, int | float) else "reward failed"
     if len(parts) > 1:
-        named = (f"{name} {figure(one)}" for name, one in parts.items())
+        named = (f"{name} {short_number(one)}" for name, one in parts.items())
         said += f" ({', '.join(named)})"
     return [
         f"  prompt   {cut(str(row.get('prompt', '')), width - 11)}",

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from trainers.config import Config
-from trainers.loggers.base import STEP_KEYS, Evaluations, Logger, Stage, Status
+from trainers.loggers.base import STEP_KEYS, Evaluations, FinalStatus, Logger, Stage
 from trainers.redaction.text_files import append
 
 _log = logging.getLogger(__name__)
 
 
-def plain(value: Any) -> Any:  # noqa: ANN401
+def json_value(value: Any) -> Any:  # noqa: ANN401
     """Return a value that JSON can hold: a figure that is not finite becomes its name as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): json_value(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [json_value(one) for one in value]
     return value
 
 
@@ -57,7 +57,9 @@ class JsonlLogger(Logger):
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         text = "".join(
-            json.dumps({"attempt": self._attempt, **plain(row)}, ensure_ascii=False, default=str)
+            json.dumps(
+                {"attempt": self._attempt, **json_value(row)}, ensure_ascii=False, default=str
+            )
             + "\n"
             for row in rows
         )
@@ -76,5 +78,5 @@ class JsonlLogger(Logger):
         """Append the rows to samples.jsonl."""
         self._append("samples.jsonl", [{"step": step, **row} for row in rows])
 
-    def close(self, status: Status) -> None:
+    def close(self, status: FinalStatus) -> None:
         """Leave the files as they are; every line was written when it came."""

@@ -9,12 +9,12 @@ from typing import Any, final
 
 from trainers.config import Config
 from trainers.errors import ConfigError
-from trainers.loggers.base import Evaluations, Logger, Stage, Status
+from trainers.loggers.base import Evaluations, FinalStatus, Logger, Stage
 
 _log = logging.getLogger(__name__)
 
 
-def library() -> Any:  # noqa: ANN401 - the module
+def import_writer() -> Any:  # noqa: ANN401 - the module
     """Import what writes events.
 
     Raises:
@@ -39,7 +39,7 @@ class TensorBoardLogger(Logger):
     """
 
     def __init__(self) -> None:
-        self._module = library()
+        self._module = import_writer()
         self._folder = Path()
         self._writers: dict[Stage, Any] = {}
         self._has_failed = False
@@ -71,7 +71,7 @@ class TensorBoardLogger(Logger):
                 self._writers[section].add_scalar(name, value, step)
         self._writers[section].flush()
 
-    def close(self, status: Status) -> None:
+    def close(self, status: FinalStatus) -> None:
         """Close the files."""
         with self._guarded():
             for writer in self._writers.values():

@@ -19,22 +19,29 @@ from trainers.batch import Evaluation
 from trainers.config import Config
 from trainers.config.secrets import without_secrets
 from trainers.errors import ConfigError
-from trainers.loggers.base import STEP_KEYS, Evaluations, Logger, Stage, Status, evaluation_values
+from trainers.loggers.base import (
+    STEP_KEYS,
+    Evaluations,
+    FinalStatus,
+    Logger,
+    Stage,
+    evaluation_values,
+)
 from trainers.loggers.credentials import has_credentials
 from trainers.loggers.formatting import parts_of
 
 _log = logging.getLogger(__name__)
 
-COLUMNS = (
+TABLE_COLUMNS = (
     "step", "env", "prompt", "completion", "reward", "parts", "kl", "length", "finish_reason",
     "advantage",
 )  # fmt: skip
-MOST_ROWS = 16
-MOST_CHARACTERS = 4000
+MAX_TABLE_ROWS = 16
+MAX_CELL_CHARACTERS = 4000
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a cell begins with that a spreadsheet runs; the last four are wide forms of the first."""
 NUMBER = re.compile(r"[-+]?[\d.,]+%?")
-SECTIONS = (
+METRIC_SECTIONS = (
     "objective", "policy", "value", "loss", "rewards", "env", "completions", "advantages", "perf",
     "timing_s", "train",
 )  # fmt: skip
@@ -138,10 +145,10 @@ class WandbLogger(Logger):
                 run.define_metric(step_key)
             for stage in ("sft", "reward_model"):
                 run.define_metric(f"{stage}/*", step_metric=STEP_KEYS[stage])
-            for section in SECTIONS:
+            for section in METRIC_SECTIONS:
                 run.define_metric(f"{section}/*", step_metric=STEP_KEYS["ppo"])
             run.define_metric("eval/*", step_metric=STEP_KEYS["ppo"], summary="max")
-            self._table = self._wandb.Table(columns=list(COLUMNS), log_mode="INCREMENTAL")
+            self._table = self._wandb.Table(columns=list(TABLE_COLUMNS), log_mode="INCREMENTAL")
             self._run, self._id = run, run.id
 
     def _record(self, record: Mapping[str, Any]) -> None:
@@ -168,9 +175,9 @@ class WandbLogger(Logger):
         if self._table is None or not rows:
             return
         with self._surviving("samples were lost"):
-            for row in rows[:MOST_ROWS]:
+            for row in rows[:MAX_TABLE_ROWS]:
                 whole = {"step": step, "parts": parts_of(row), **row}
-                self._table.add_data(*(_cell(whole.get(column)) for column in COLUMNS))
+                self._table.add_data(*(_cell(whole.get(column)) for column in TABLE_COLUMNS))
         self._record({"samples": self._table, STEP_KEYS["ppo"]: step})
 
     def evaluation(
@@ -182,7 +189,7 @@ class WandbLogger(Logger):
     def note(self, title: str, text: str) -> None:
         """Leave it out: the settings are there."""
 
-    def close(self, status: Status) -> None:
+    def close(self, status: FinalStatus) -> None:
         """Finish the W&B run; a failed one is marked."""
         if self._run is None:
             return
@@ -206,4 +213,4 @@ def _cell(value: Any) -> str | float | None:  # noqa: ANN401
         return float(value)
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     is_formula = text.startswith(FORMULA) and not NUMBER.fullmatch(text)
-    return ("'" * is_formula + text)[:MOST_CHARACTERS]
+    return ("'" * is_formula + text)[:MAX_CELL_CHARACTERS]

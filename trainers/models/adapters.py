@@ -27,14 +27,14 @@ from trainers.config import Config, LoRAConfig
 from trainers.errors import BackendError, ConfigError
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import Critic, SharedActorCritic
-from trainers.models.hub import explained
+from trainers.models.hub import loading_message
 from trainers.models.loading import llama_config, load_config
 
-NAME = "default"
+ADAPTER_NAME = "default"
 """What peft calls the adapters of a model that has one set of them."""
 
 
-def library() -> Any:  # noqa: ANN401 - the module
+def import_peft() -> Any:  # noqa: ANN401 - the module
     """Import peft.
 
     Raises:
@@ -61,7 +61,7 @@ def check_lora(config: Config) -> None:
     model, ppo = config.model, config.ppo
     if not model.lora.rank:
         return
-    library()
+    import_peft()
     if model.path is None and not (config.sft.num_epochs and ppo.num_iterations):
         raise ConfigError(
             f"model.lora.rank {model.lora.rank} adapts a model that exists, and this run begins "
@@ -84,7 +84,7 @@ def _outline(source: str, config: PretrainedConfig) -> PreTrainedModel:
         with torch.device("meta"):
             return AutoModel.from_config(config)
     except ValueError as error:
-        raise ConfigError(explained(source, error)) from error
+        raise ConfigError(loading_message(source, error)) from error
 
 
 def _targets(body: PreTrainedModel, lora: LoRAConfig) -> list[str]:
@@ -100,7 +100,7 @@ def _targets(body: PreTrainedModel, lora: LoRAConfig) -> list[str]:
         return ends
     wanted = lora.targets
     if lora.targets == ["auto"]:
-        wanted = library().utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(family)
+        wanted = import_peft().utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(family)
         if wanted is None:
             raise ConfigError(
                 f"model.lora.targets auto: peft names no layers for {family}. Set "
@@ -130,7 +130,7 @@ def adapt(
     Raises:
         ConfigError: a target matches no layer.
     """
-    peft, body = library(), model.trunk if isinstance(model, Critic) else model.base_model
+    peft, body = import_peft(), model.trunk if isinstance(model, Critic) else model.base_model
     assert isinstance(body, PreTrainedModel)
     wanted = _targets(body, lora)
     if isinstance(model, PreTrainedModel) and model.get_output_embeddings() is not None:
@@ -141,7 +141,7 @@ def adapt(
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        peft.inject_adapter_in_model(settings, body, NAME, low_cpu_mem_usage=empty)
+        peft.inject_adapter_in_model(settings, body, ADAPTER_NAME, low_cpu_mem_usage=empty)
 
 
 def has_adapters(module: nn.Module) -> bool:
@@ -169,7 +169,7 @@ def adapters_off(module: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def merged(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merged_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of `module`, by plain names, with adapters added to what they adapt.
 
     Args:
@@ -178,9 +178,9 @@ def merged(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor
     """
     result = dict(weights)
     for name, layer in _adapted(module):
-        thin = (result.pop(f"{name}.lora_{part}.{NAME}.weight").float() for part in "AB")
+        thin = (result.pop(f"{name}.lora_{part}.{ADAPTER_NAME}.weight").float() for part in "AB")
         down, up = thin
-        change = layer.scaling[NAME] * (up @ down)
+        change = layer.scaling[ADAPTER_NAME] * (up @ down)
         before = result.pop(f"{name}.base_layer.weight")
         after = before.float() + (change.T if layer.fan_in_fan_out else change)
         result[f"{name}.weight"] = after.to(before.dtype)
@@ -217,11 +217,11 @@ def adapter_of(
         weights: those that learn, by their names in `policy`.
         base: the model they belong to: a folder or hub id.
     """
-    settings = deepcopy(vars(policy.model.base_model)["peft_config"][NAME])
+    settings = deepcopy(vars(policy.model.base_model)["peft_config"][ADAPTER_NAME])
     settings.task_type, settings.base_model_name_or_path = "CAUSAL_LM", base
     settings.inference_mode = True
     tensors = {
-        f"base_model.{name.replace(f'.{NAME}.', '.')}": tensor.contiguous()
+        f"base_model.{name.replace(f'.{ADAPTER_NAME}.', '.')}": tensor.contiguous()
         for name, tensor in weights.items()
         if ".lora_" in name
     }

@@ -24,7 +24,7 @@ from trainers.config import Config
 from trainers.errors import ConfigError
 from trainers.models.chat import end_every_text
 from trainers.models.gguf import read_model
-from trainers.models.hub import explained
+from trainers.models.hub import loading_message
 from trainers.models.loading import (
     check_vocabulary,
     dropout_off,
@@ -151,5 +151,5 @@ def _loaded(source: str, config: PretrainedConfig, attention: str) -> tuple[PreT
         kind = AutoModelForSequenceClassification
         model, report = read_model(kind, source, config=config, **chosen)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(explained(source, error)) from error
+        raise ConfigError(loading_message(source, error)) from error
     return model, bool(new_weights(source, model, report))

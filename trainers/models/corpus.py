@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 
 from tokenizers import pre_tokenizers
 
-LONGEST = 1000
+MAX_WORD_LENGTH = 1000
 """Characters of the longest word that is learned from as a whole. No language has one as long."""
 
-PERHAPS_LONG = re.compile(rf"\S{{{LONGEST + 1}}}|\s{{{LONGEST + 1}}}")
+PERHAPS_LONG = re.compile(rf"\S{{{MAX_WORD_LENGTH + 1}}}|\s{{{MAX_WORD_LENGTH + 1}}}")
 """Where no such run is, no word is longer: a word is all space, or one space and none after it."""
 
 
@@ -29,7 +29,7 @@ def with_short_words(texts: Iterable[str], split: pre_tokenizers.PreTokenizer) -
             continue
         begin = 0
         for _, (start, end) in split.pre_tokenize_str(text):
-            for place in range(start + LONGEST, end, LONGEST):
+            for place in range(start + MAX_WORD_LENGTH, end, MAX_WORD_LENGTH):
                 yield text[begin:place]
                 begin = place
         yield text[begin:]

@@ -45,7 +45,7 @@ from trainers.models.critic import (
     name_of_head,
     value_width,
 )
-from trainers.models.hub import check_weight_names, explained
+from trainers.models.hub import check_weight_names, loading_message
 from trainers.models.loading import (
     dropout_off,
     enable_checkpointing,
@@ -58,7 +58,7 @@ from trainers.models.loading import (
 from trainers.models.saving import save_model
 from trainers.models.shards import gather_layer
 
-HEAD = "value_head.json"
+VALUE_HEAD = "value_head.json"
 HEAD_WEIGHTS = "value_head.safetensors"
 FolderKind = Literal["classifier", "head", "surprisal"]
 IF_THERE: Any = {
@@ -94,7 +94,7 @@ def save_critic(folder: Path, trunk: PreTrainedModel, head: ValueHead) -> Folder
     save_file(tensors, folder / HEAD_WEIGHTS, {"format": "pt"})
     read = "last_hidden_state, surprisal" if head.reads_logprobs else "last_hidden_state"
     described = {"input": read, "width": head.width}
-    (folder / HEAD).write_text(json.dumps(described) + "\n", encoding="utf-8")
+    (folder / VALUE_HEAD).write_text(json.dumps(described) + "\n", encoding="utf-8")
     return "surprisal" if head.reads_logprobs else "head"
 
 
@@ -253,16 +253,18 @@ def _read(auto: Any, source: str, config: PretrainedConfig, **given: Any) -> tup
             **given,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(explained(source, error)) from error
+        raise ConfigError(loading_message(source, error)) from error
 
 
 def head_file(source: str) -> Path | None:
     """Return where the head file of a folder or hub id is; None where it has none."""
-    if cached_file(source, HEAD, **IF_THERE) is None:
+    if cached_file(source, VALUE_HEAD, **IF_THERE) is None:
         return None
     weights = cached_file(source, HEAD_WEIGHTS, **IF_THERE)
     if weights is None:
-        raise ConfigError(f"{source} has {HEAD} and no {HEAD_WEIGHTS}. Copy the folder again.")
+        raise ConfigError(
+            f"{source} has {VALUE_HEAD} and no {HEAD_WEIGHTS}. Copy the folder again."
+        )
     return Path(weights)
 
 

@@ -31,7 +31,7 @@ def is_gguf(source: str) -> bool:
     return source.lower().endswith(".gguf")
 
 
-def library() -> Any:  # noqa: ANN401 - the module
+def import_gguf() -> Any:  # noqa: ANN401 - the module
     """Import gguf.
 
     Raises:
@@ -53,14 +53,14 @@ def check_gguf(source: str) -> None:
     Raises:
         ConfigError: it is one of these, or the package gguf is missing.
     """
-    library()
+    import_gguf()
     _checked(source, Path(source).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
 def _checked(source: str, stamp: int) -> None:
     del stamp  # part of the key only: a file that changed is read again
-    gguf = library()
+    gguf = import_gguf()
     try:
         reader = gguf.GGUFReader(source)
         for kind in {tensor.tensor_type: tensor for tensor in reader.tensors}.values():
@@ -89,7 +89,7 @@ def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
         ConfigError: transformers would split text otherwise, or the file does not load.
     """
     check_gguf(source)
-    fields = library().GGUFReader(source).fields
+    fields = import_gguf().GGUFReader(source).fields
     kind, pre = (_text(fields, f"tokenizer.ggml.{name}") for name in ("model", "pre"))
     if kind == "gpt2" and pre not in {*SPLITS_LIKE_GPT2, *_known_splits()}:
         raise ConfigError(
@@ -101,7 +101,9 @@ def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
         raise ConfigError(
             f"{source} has no tokenizer. Set --tokenizer.path to the model's own tokenizer folder."
         )
-    return _of_the_file(read(AutoTokenizer, source), len(fields["tokenizer.ggml.tokens"].data))
+    return _of_the_file(
+        load_pretrained(AutoTokenizer, source), len(fields["tokenizer.ggml.tokens"].data)
+    )
 
 
 def _of_the_file(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokenizerFast:
@@ -136,7 +138,7 @@ def _known_splits() -> set[str]:
     return set(GGUF_PRE_TOKENIZER_SPLITS)
 
 
-def read(kind: Any, source: str, **settings: Any) -> Any:  # noqa: ANN401 - Auto classes
+def load_pretrained(kind: Any, source: str, **settings: Any) -> Any:  # noqa: ANN401 - Auto classes
     """Call `from_pretrained` of one of transformers' Auto classes, where the source may be GGUF.
 
     A GGUF file stands alone in a folder meanwhile: transformers would else mix it with a tokenizer
@@ -159,7 +161,7 @@ def read_model(
     if is_gguf(source) and (packed := getattr(transformers, "GgufConfig", None)) is not None:
         settings["quantization_config"] = packed(dequantize=True)
     settings |= {"dtype": torch.float32, "use_safetensors": True}
-    model, report = read(
+    model, report = load_pretrained(
         kind, source, ignore_mismatched_sizes=True, output_loading_info=True, **settings
     )
     return (as_plain(model) if is_gguf(source) else model), report

@@ -113,7 +113,7 @@ def check_weight_names(source: str, *, missing: Iterable[str], unexpected: Itera
         )
 
 
-def explained(source: str, error: Exception, *, otherwise: str | None = None) -> str:
+def loading_message(source: str, error: Exception, *, otherwise: str | None = None) -> str:
     """Return one message for what transformers raised about `source`."""
     if Path(source).exists():
         return otherwise or f"{source} does not load: {error}"

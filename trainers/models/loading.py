@@ -28,8 +28,8 @@ from trainers.models.causal_lm import CausalPolicy, check_head
 from trainers.models.chat import ChatFormat, train_tokenizer
 from trainers.models.critic import SharedActorCritic
 from trainers.models.end_tokens import chat_that_ends
-from trainers.models.gguf import is_gguf, read, read_model, read_tokenizer
-from trainers.models.hub import check_exists, check_model_files, check_weight_names, explained
+from trainers.models.gguf import is_gguf, load_pretrained, read_model, read_tokenizer
+from trainers.models.hub import check_exists, check_model_files, check_weight_names, loading_message
 from trainers.models.presets import VOCAB_SIZES, fresh_llama, llama_config
 from trainers.models.shards import layer_by_layer, tie_head
 from trainers.models.templates import template_of
@@ -74,7 +74,7 @@ def _existing_tokenizer(source: str) -> PreTrainedTokenizerFast:
         raise
     except (OSError, ValueError, KeyError) as error:
         otherwise = None if is_gguf(source) else missing
-        raise ConfigError(explained(source, error, otherwise=otherwise)) from error
+        raise ConfigError(loading_message(source, error, otherwise=otherwise)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ConfigError(
             f"the tokenizer of {source} is not a fast one (it has no tokenizer.json). Set "
@@ -160,9 +160,9 @@ def load_config(source: str) -> PretrainedConfig:
     """
     check_model_files(source)
     try:
-        config = read(AutoConfig, source)
+        config = load_pretrained(AutoConfig, source)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(explained(source, error)) from error
+        raise ConfigError(loading_message(source, error)) from error
     return without_dropout(config)
 
 
@@ -201,7 +201,7 @@ def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
     try:
         model, report = read_model(AutoModelForCausalLM, source, config=config, **chosen)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(explained(source, error)) from error
+        raise ConfigError(loading_message(source, error)) from error
     check_weight_names(source, missing=made_anew(report), unexpected=report["unexpected_keys"])
     tie_head(model, source)
     dropout_off(model)
@@ -217,7 +217,7 @@ def policy_outline(config: PretrainedConfig, source: str) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (ValueError, ImportError) as error:
-        raise ConfigError(explained(source, error)) from error
+        raise ConfigError(loading_message(source, error)) from error
 
 
 def load_policy_model(

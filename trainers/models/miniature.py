@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from trainers.errors import ConfigError
 from trainers.models.loading import dropout_off, without_dropout
 
-VOCAB, WIDTH, WINDOW, CONTEXT = 64, 32, 8, 64
-MOST_PARAMETERS = 5_000_000
+VOCAB, HIDDEN_SIZE, ATTENTION_WINDOW, CONTEXT = 64, 32, 8, 64
+MAX_PARAMETERS = 5_000_000
 """Beyond it some size is not known here, and the model is no miniature."""
 
 _NAMES = {
@@ -24,8 +24,8 @@ _NAMES = {
     "context_length vocab_size vocab_size_per_layer_input mamba_d_ssm",
     48: "intermediate_size n_inner ffn_dim ffn_hidden_size dff dim_ff d_inner "
     "intermediate_size_mlp dense_intermediate_size encoder_ffn_dim decoder_ffn_dim",
-    WIDTH: "hidden_size d_model n_embd embedding_size embedding_dim lru_width word_embed_proj_dim "
-    "router_hidden_size ple_embed_dim index_n_heads",
+    HIDDEN_SIZE: "hidden_size d_model n_embd embedding_size embedding_dim lru_width "
+    "word_embed_proj_dim router_hidden_size ple_embed_dim index_n_heads",
     16: "original_max_position_embeddings moe_intermediate_size shared_expert_intermediate_size "
     "shared_intermediate_size shared_experts_intermediate_size expert_ffn_hidden_size "
     "moe_shared_expert_intermediate_size expert_intermediate_size q_lora_rank kv_lora_rank "
@@ -55,8 +55,10 @@ _TYPES = ("layer_types", "layers_block_type", "mlp_layer_types")
 _NUMBERS = ("attn_layer_indices", "full_attn_idxs", "hybrid_layer_ids", "mlp_only_layers",
             "moe_layers")  # fmt: skip
 _DROPPED = ("architectures", "dtype", "quantization_config", "transformers_version")
-FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError,
-            StrictDataclassError, TypeError, ValueError)  # fmt: skip
+MINIATURE_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, RuntimeError,
+    StrictDataclassError, TypeError, ValueError,
+)  # fmt: skip
 """What transformers raises of sizes that do not fit, or of a call that an architecture refuses."""
 
 
@@ -72,7 +74,7 @@ def miniature(config: PretrainedConfig) -> PreTrainedModel:
         small = small_config(config)
         with torch.device("meta"):
             size = sum(one.numel() for one in AutoModelForCausalLM.from_config(small).parameters())
-        if size > MOST_PARAMETERS:
+        if size > MAX_PARAMETERS:
             raise ConfigError(f"a small {config.model_type} still has {size} parameters")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -80,7 +82,7 @@ def miniature(config: PretrainedConfig) -> PreTrainedModel:
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.add_(torch.randn_like(parameter) / 20)
-    except FAILURES as error:
+    except MINIATURE_ERRORS as error:
         raise ConfigError(f"{config.model_type} has no small model: {error}") from error
     dropout_off(model)
     return model.train()

@@ -13,7 +13,7 @@ from trainers.distributed.collectives import name_accelerator
 from trainers.errors import CheckpointError, ConfigError
 from trainers.models.critic import Critic, classifier_of
 
-FAILURES = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
+SAVE_ERRORS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
 """What transformers raises where it cannot save a model; the disk's errors are other ones."""
 
 
@@ -26,7 +26,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     """
     try:
         _write(model, folder)
-    except FAILURES as error:
+    except SAVE_ERRORS as error:
         raise CheckpointError(
             f"transformers does not save {type(model).__name__}: {error}. The checkpoint is whole: "
             "once this is mended, go on with --resume."
@@ -82,7 +82,7 @@ def _rehearse(model: PreTrainedModel, folder: str) -> None:
     state = {name: numbers[id(weight)] for name, weight in weights.items()}  # tied ones stay tied
     try:
         _write(model, folder, state_dict=state, save_original_format=False)
-    except FAILURES as error:
+    except SAVE_ERRORS as error:
         raise ConfigError(
             f"transformers does not save {type(model).__name__}, so that all would be lost in the "
             f"end: {error}. Choose a model of another family."

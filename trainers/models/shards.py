@@ -74,7 +74,7 @@ def trim_heap() -> None:
         trim(0)
 
 
-def whole(weight: Tensor) -> Tensor:
+def full_weight(weight: Tensor) -> Tensor:
     """Return a weight [...] with its numbers; a collective where it is shared out."""
     return weight.whole() if isinstance(weight, Shard) else weight.detach()
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainers.models.adapters import merged
+from trainers.models.adapters import merged_weights
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.classifier import SequenceClassifier
 from trainers.models.critic import Critic, SharedActorCritic, ValueHead
 
 
-def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+def unsharded(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """Return a module of the kind of `module` that holds `weights`, by name, a tied one once.
 
     Adapters are added to the weights they adapt.
@@ -36,7 +36,7 @@ def plain(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
             if isinstance(module, SharedActorCritic):
                 given["reads_logprobs"] = module.head.reads_logprobs
             made = kind(model, **given)
-    report = made.load_state_dict(merged(module, weights), strict=False, assign=True)
+    report = made.load_state_dict(merged_weights(module, weights), strict=False, assign=True)
     model.tie_weights()
     assert not report.unexpected_keys, report.unexpected_keys
     empty = [name for name, one in made.named_parameters() if one.is_meta]

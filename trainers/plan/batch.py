@@ -7,7 +7,7 @@ from trainers.config import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class BatchShape:
     """How many rows of which width there are, with prompts and responses at their limits.
 
     Attributes:
@@ -24,7 +24,7 @@ class Batch:
     micro_batch_tokens: int
 
     @classmethod
-    def of(cls, config: Config, ranks: int = 1) -> "Batch":
+    def of(cls, config: Config, ranks: int = 1) -> "BatchShape":
         """Read the settings."""
         ppo, generation = config.ppo, config.generation
         is_control = config.is_control
@@ -73,7 +73,7 @@ class Batch:
         return self.epochs * self.minibatches
 
 
-def spelled(config: Config, batch: Batch) -> list[str]:
+def spelled(config: Config, batch: BatchShape) -> list[str]:
     """Return the arithmetic in words, a line a step of it."""
     ppo, generation = config.ppo, config.generation
     if config.is_control:

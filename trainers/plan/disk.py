@@ -5,7 +5,7 @@ import math
 from trainers.config import Config
 from trainers.plan.state import checkpoint_bytes, export_bytes
 
-CHARACTERS = 5
+BYTES_PER_TOKEN = 5
 """Bytes of text of a token in samples.jsonl, at most on average."""
 
 METRICS_BYTES = 8_000
@@ -39,7 +39,7 @@ def disk_of(
         found["critic"] = export_bytes(critic or policy)
         if config.eval.num_tasks:
             found["best"] = export_bytes(policy)
-        text = CHARACTERS * (generation.max_prompt_tokens + generation.max_new_tokens) + 500
+        text = BYTES_PER_TOKEN * (generation.max_prompt_tokens + generation.max_new_tokens) + 500
         shows = ppo.num_iterations // log.samples_every if log.samples_every else 0
         found["samples"] = 0 if config.is_control else 2 * shows * log.sample_rows * text
         found["metrics, W&B"] = METRICS_BYTES * ppo.num_iterations

@@ -7,7 +7,7 @@ import torch
 
 from trainers.config import Config
 from trainers.errors import BackendError, ConfigError
-from trainers.plan.batch import Batch
+from trainers.plan.batch import BatchShape
 from trainers.plan.counting import Usage, frozen_heap
 from trainers.plan.disk import disk_of
 from trainers.plan.fakes import FAILS, failure_of
@@ -30,7 +30,7 @@ LEARNS = 2
 TENSORS_AT_ONCE = 3
 """Copies of the largest tensor, at most, while it is read, cut and sent to the other ranks."""
 
-ALONE = Holding()
+SINGLE_RANK = Holding()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class Forecast:
     dtype: str
     source: str
     holding: Holding
-    batch: Batch
+    batch: BatchShape
     learned: dict[str, int] = field(default_factory=dict)
     largest: int = 0
     memory: list[Phase] = field(default_factory=list)
@@ -165,7 +165,7 @@ class Forecast:
 
 
 def forecast_text(
-    config: Config, shapes: Shapes, *, dtype: torch.dtype, holding: Holding = ALONE
+    config: Config, shapes: Shapes, *, dtype: torch.dtype, holding: Holding = SINGLE_RANK
 ) -> Forecast:
     """Forecast a text run; nothing is allocated.
 
@@ -185,7 +185,7 @@ def forecast_text(
         dtype=str(dtype).removeprefix("torch."),
         source=shapes.source,
         holding=holding,
-        batch=Batch.of(config, holding.ranks),
+        batch=BatchShape.of(config, holding.ranks),
         disk=disk_of(config, parameters, shapes.num_learned),
         learned=shapes.num_learned,
         largest=max(one.numel() for one in shapes.policy.parameters()),
@@ -293,7 +293,7 @@ def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
         if not copy.weights:
             reading = forecast.gathering(reading, "policy")
             writing = forecast.gathering(writing, "policy", times=config.generation.max_new_tokens)
-        add(name, f"{at_once} rows, {shown(cache)} cache", reading.then(writing))
+        add(name, f"{at_once} rows, {size_text(cache)} cache", reading.then(writing))
         read, wrote = reading.times(rows / at_once), writing.times(rows / at_once)
         forecast.work.append(Work(name=name, usage=read, often=often, part="prompt"))
         forecast.work.append(Work(name=name, usage=wrote, often=often, part="response"))
@@ -328,17 +328,17 @@ def forecast_control(config: Config, parameters: dict[str, int], num_obs: int) -
         parameters: of each model by its role.
         num_obs: numbers of an observation.
     """
-    batch = Batch.of(config)
+    batch = BatchShape.of(config)
     forecast = Forecast(
         parameters=parameters,
         dtype="float32",
         source=f"mlp {config.model.hidden_sizes}",
-        holding=ALONE,
+        holding=SINGLE_RANK,
         batch=batch,
         disk=disk_of(config, parameters),
         notes=["time, which is the environment's own"],
     )
-    state = ALONE.trained(sum(parameters.values()))
+    state = SINGLE_RANK.trained(sum(parameters.values()))
     experience = batch.rows * (4 * num_obs + EXPERIENCE_BYTES)
     units = sum(config.model.hidden_sizes) * len(parameters)
     activations = 3 * WEIGHT * units * batch.micro_rows
@@ -348,7 +348,7 @@ def forecast_control(config: Config, parameters: dict[str, int], num_obs: int) -
     return forecast
 
 
-def shown(size: float) -> str:
+def size_text(size: float) -> str:
     """Return bytes in words, as `1.2 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:

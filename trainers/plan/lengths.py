@@ -3,12 +3,12 @@
 Memory is planned at the limits, time at these. Weights are not needed, a tokenizer helps.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium
 
@@ -17,18 +17,18 @@ from llmgym.env import core_env
 from llmgym.errors import TaskSourceError
 from trainers.config import Config
 from trainers.errors import ConfigError
+from trainers.models.chat import Messages
 from trainers.models.loading import load_chat, load_config, load_tokenizer
 from trainers.plan.counting import Usage
 from trainers.supervised.sft_data import Demonstration, from_env
 
-Messages = Sequence[Mapping[str, Any]]
-Count = Callable[[Messages], int]
+TokenCounter = Callable[[Messages], int]
 
 SAMPLED = 64
 """Tasks that are looked at."""
 
-CHARACTERS, AROUND = 4, 4
-"""Of a token, and tokens of a template around a message, where no tokenizer is there."""
+CHARACTERS_PER_TOKEN, TOKENS_AROUND_MESSAGE = 4, 4
+"""Assumed where no tokenizer is there; the tokens are those a chat template adds to a message."""
 
 SHARES = (0.3, 0.7)
 """Of `generation.max_new_tokens` that responses have on average, where no solution tells."""
@@ -36,7 +36,7 @@ SHARES = (0.3, 0.7)
 SPREAD = (0.75, 1.5)
 """Of the length of solutions that responses have on average."""
 
-LONGEST = 2
+LONGEST_OVER_MEAN = 2
 """Times the mean that the longest response of a batch has: steps are taken until it ends."""
 
 
@@ -90,7 +90,7 @@ class Work:
             calls = turns
         elif self.part == "response":
             share = response / limits.max_new_tokens
-            calls = turns * min(1.0, LONGEST * share / turns)
+            calls = turns * min(1.0, LONGEST_OVER_MEAN * share / turns)
         else:
             share = lengths.row(end) / (limits.max_prompt_tokens + limits.max_new_tokens)
             calls = max(share, 1 / max(self.passes, 1.0))
@@ -113,7 +113,7 @@ def at_limits(config: Config) -> Lengths:
     )
 
 
-def sampled(config: Config, env: gymnasium.Env) -> Lengths:
+def measured_lengths(config: Config, env: gymnasium.Env) -> Lengths:
     """Return the lengths of an environment's tasks, and of its own solutions where it has some.
 
     Args:
@@ -152,13 +152,13 @@ def sampled(config: Config, env: gymnasium.Env) -> Lengths:
     )
 
 
-def _response(one: Demonstration, count: Count) -> int:
+def _response(one: Demonstration, count: TokenCounter) -> int:
     """Return the tokens of a response and its end."""
     said = {"role": "assistant", "content": one.response}
     return max(1, count([said]) - count([{**said, "content": ""}])) + 1
 
 
-def _counting(config: Config, texts: Sequence[str]) -> tuple[Count, str]:
+def _counting(config: Config, texts: Sequence[str]) -> tuple[TokenCounter, str]:
     """Return what counts the tokens of messages, and how in words.
 
     Raises:
@@ -177,7 +177,10 @@ def _counting(config: Config, texts: Sequence[str]) -> tuple[Count, str]:
             raise
 
         def guessed(messages: Messages) -> int:
-            return sum(AROUND + len(str(one["content"])) // CHARACTERS for one in messages)
+            return sum(
+                TOKENS_AROUND_MESSAGE + len(str(one["content"])) // CHARACTERS_PER_TOKEN
+                for one in messages
+            )
 
-        return guessed, f"at {CHARACTERS} characters a token"
+        return guessed, f"at {CHARACTERS_PER_TOKEN} characters a token"
     return lambda messages: len(chat.prompt_ids(messages)), "in tokens"

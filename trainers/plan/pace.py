@@ -31,7 +31,7 @@ BETWEEN, WITHIN = 5.0e10, 3.0e11
 """Bytes a second that a rank receives from others, assumed: from other machines, where each GPU has
 a card of 400 Gb/s, and within one, where NVLink joins them."""
 
-ROWS, MOST, HEAD, VOCABULARY = 1024, 4096, 32, 512
+TIMED_ROWS, MAX_TIMED_WIDTH, TIMED_HEAD_SIZE, TIMED_VOCABULARY = 1024, 4096, 32, 512
 _PROBE_SECONDS = 0.2
 
 
@@ -74,15 +74,17 @@ def probed(width: int, inner: int, *, dtype: torch.dtype, device: torch.device) 
         dtype: of the matrix products.
         device: where to measure.
     """
-    width, inner = min(width, MOST), min(inner, MOST)
-    left = torch.ones(ROWS, width, dtype=dtype, device=device)
+    width, inner = min(width, MAX_TIMED_WIDTH), min(inner, MAX_TIMED_WIDTH)
+    left = torch.ones(TIMED_ROWS, width, dtype=dtype, device=device)
     right = torch.ones(width, inner, dtype=dtype, device=device)
-    large = torch.ones(2 * ROWS if device.type == "cpu" else 16 * ROWS, ROWS, device=device)
+    large = torch.ones(
+        2 * TIMED_ROWS if device.type == "cpu" else 16 * TIMED_ROWS, TIMED_ROWS, device=device
+    )
     small = torch.ones(1, device=device)
     call = _seconds(lambda: small + 1, device)
     product = max(_seconds(lambda: left @ right, device) - call, 1e-9)
     return Pace(
-        flops=2 * ROWS * width * inner / product,
+        flops=2 * TIMED_ROWS * width * inner / product,
         written=large.nbytes / _seconds(lambda: torch.nn.functional.silu(large), device),
         call=CALLS_OF_PYTHON * call,
         source="measured now on one CPU thread"
@@ -129,14 +131,14 @@ def tried(
         dtype: of the matrix products.
         device: where to try it.
     """
-    heads = max(1, width // HEAD)
-    if max(width, inner) > MOST or width % heads or (width // heads) % 2:
+    heads = max(1, width // TIMED_HEAD_SIZE)
+    if max(width, inner) > MAX_TIMED_WIDTH or width % heads or (width // heads) % 2:
         return pace
     with torch.random.fork_rng(devices=[]), torch.device(device):
         layer = LlamaForCausalLM(
             LlamaConfig(
                 hidden_size=width, intermediate_size=inner, num_hidden_layers=1,
-                num_attention_heads=heads, num_key_value_heads=heads, vocab_size=VOCABULARY,
+                num_attention_heads=heads, num_key_value_heads=heads, vocab_size=TIMED_VOCABULARY,
             )
         )  # fmt: skip
         ids = torch.zeros(tokens, dtype=torch.long)

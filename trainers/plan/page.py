@@ -7,22 +7,22 @@ from dataclasses import asdict
 from trainers.config import Config
 from trainers.config.secrets import without_secrets
 from trainers.plan.batch import spelled
-from trainers.plan.forecast import Forecast, Phase, shown
+from trainers.plan.forecast import Forecast, Phase, size_text
 from trainers.plan.lengths import Lengths
 from trainers.plan.pace import HIGH, LOW, Pace
 
-WIDTH, LABEL = 80, 10
+PAGE_WIDTH, LABEL_WIDTH = 80, 10
 
 
 def labelled(name: str, lines: list[str], *, wrapped: bool = True) -> Iterator[str]:
     """Yield lines with a name before the first."""
     if wrapped:
-        lines = [part for line in lines for part in textwrap.wrap(line, WIDTH - LABEL)]
+        lines = [part for line in lines for part in textwrap.wrap(line, PAGE_WIDTH - LABEL_WIDTH)]
     for number, line in enumerate(lines):
-        yield f"{name if number == 0 else '':<{LABEL}}{line}".rstrip()
+        yield f"{name if number == 0 else '':<{LABEL_WIDTH}}{line}".rstrip()
 
 
-def duration(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """Return seconds in words, as `2 min`."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
@@ -36,7 +36,7 @@ Range = tuple[float, float]
 
 def between(seconds: Range) -> str:
     """Return a range in words."""
-    return " to ".join(map(duration, seconds))
+    return " to ".join(map(duration_in_words, seconds))
 
 
 def seconds_of(
@@ -70,7 +70,7 @@ def memory_lines(forecast: Forecast) -> list[str]:
     lines = [f"{'phase':<9}" + "".join(f"{title:>9}" for title in titles)]
     for one in forecast.memory:
         sizes = (one.weights, one.optimizer, one.gradients, one.working + one.heap, one.total)
-        cells = "".join(f"{shown(size) if size else '-':>9}" for size in sizes)
+        cells = "".join(f"{size_text(size) if size else '-':>9}" for size in sizes)
         lines += [f"{one.name:<9}{cells}", f"  {one.detail}"]
     return lines
 
@@ -91,8 +91,8 @@ def host_lines(config: Config, forecast: Forecast) -> list[str]:
     """Return the memory of the host beside that of its GPUs."""
     if not forecast.host:
         return []
-    each = ", ".join(f"{name} {shown(size)}" for name, size in forecast.host.items() if size)
-    more = ", ".join(f"{name} {shown(size)}" for name, size in forecast.main.items() if size)
+    each = ", ".join(f"{name} {size_text(size)}" for name, size in forecast.host.items() if size)
+    more = ", ".join(f"{name} {size_text(size)}" for name, size in forecast.main.items() if size)
     ranks = config.backend.gpus or forecast.holding.ranks
     machine = {name: ranks * size + forecast.main.get(name, 0)
                for name, size in forecast.host.items()}  # fmt: skip
@@ -100,7 +100,7 @@ def host_lines(config: Config, forecast: Forecast) -> list[str]:
     where = "NVMe and host memory" if config.backend.zero.nvme_path else "memory"
     return [
         f"a rank: {each}" + (f"; rank 0 more: {more}" if more else ""),
-        f"about {shown(most)} of {where} a machine at most, in {name}",
+        f"about {size_text(most)} of {where} a machine at most, in {name}",
     ]
 
 
@@ -109,13 +109,13 @@ def fit_lines(peak: Phase | None, room: int | None, *, is_gpu: bool) -> list[str
     if peak is None:
         return []
     where = "a GPU" if is_gpu else "a process"
-    said = f"about {shown(peak.total)} {where} at most, in {peak.name}"
+    said = f"about {size_text(peak.total)} {where} at most, in {peak.name}"
     if room is None:
         return [said]
     if peak.total <= room:
-        return [f"{said}: fits into the {shown(room)} there are"]
+        return [f"{said}: fits into the {size_text(room)} there are"]
     return [
-        f"{said}: DOES NOT FIT into the {shown(room)} there are. Try in this order:",
+        f"{said}: DOES NOT FIT into the {size_text(room)} there are. Try in this order:",
         "1 --backend.micro-batch-tokens 2048 --generation.batch-size 64",
         "2 --backend.gradient-checkpointing true",
         "3 --ppo.critic shared",
@@ -169,12 +169,12 @@ def text(
     """
     sizes = ", ".join(f"{role} {count / 1e6:,.2f} M" for role, count in forecast.parameters.items())
     written = sum(forecast.disk.values())
-    parts = ", ".join(f"{part} {shown(size)}" for part, size in forecast.disk.items())
+    parts = ", ".join(f"{part} {size_text(size)}" for part, size in forecast.disk.items())
     fits = ""
     if disk is not None:
-        fits = f" fit into the {shown(disk)} free" if written <= disk else (
-            f" DO NOT FIT into the {shown(disk)} free. Choose another disk with --run.dir DIR, or "
-            "lower --checkpoint.keep-last"
+        fits = f" fit into the {size_text(disk)} free" if written <= disk else (
+            f" DO NOT FIT into the {size_text(disk)} free. Choose another disk with --run.dir DIR, "
+            "or lower --checkpoint.keep-last"
         )  # fmt: skip
     lines = [
         *labelled("ranks", rank_lines(config, forecast)),
@@ -183,7 +183,9 @@ def text(
         *labelled("memory", memory_lines(forecast), wrapped=False),
         *labelled("host", host_lines(config, forecast)),
         *labelled("", fit_lines(forecast.peak, memory, is_gpu=forecast.holding.is_gpu)),
-        *labelled("disk", [f"{shown(written)} in {config.run.dir}/{config.run.name}{fits}", parts]),
+        *labelled(
+            "disk", [f"{size_text(written)} in {config.run.dir}/{config.run.name}{fits}", parts]
+        ),
         *labelled("texts", text_lines(config, lengths)),
         *labelled("time", time_lines(forecast, config, pace, lengths)),
         *labelled("unknown", forecast.notes),

@@ -79,7 +79,7 @@ class Rehearsal:
 
             def grow() -> None:  # to where it is longest but for one token
                 self._decode(cache, prompts)
-                fill(cache, room - 1)
+                extend_cache(cache, room - 1)
 
             seen = width + room - 1
             last = counted(lambda: self._decode(cache, prompts[:, :1], seen), self._modules, grow)
@@ -165,7 +165,7 @@ class Rehearsal:
             return read_values(head, hidden, inputs).sum()
 
 
-def fill(cache: DynamicCache, num_tokens: int) -> None:
+def extend_cache(cache: DynamicCache, num_tokens: int) -> None:
     """Append tokens without computing them, in steps that ask for memory as single ones do."""
     for layer in attention(cache):
         assert layer.keys is not None

@@ -22,7 +22,7 @@ from trainers.generation.probe import check_described, check_rows
 from trainers.models.adapters import adapt
 from trainers.models.critic import Critic, value_width
 from trainers.models.critic_folders import critic_outline
-from trainers.models.hub import explained
+from trainers.models.hub import loading_message
 from trainers.models.loading import (
     VOCAB_SIZES,
     check_context,
@@ -144,7 +144,7 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
                 described, attn_implementation=kernel, dtype=weights
             ).train()
         except ValueError as error:
-            raise ConfigError(explained(source, error)) from error
+            raise ConfigError(loading_message(source, error)) from error
         critic = _critic(config, policy)
         learns = critic or (critic_outline(policy, "policy") if config.ppo.num_iterations else None)
     check_savable(policy, learns)

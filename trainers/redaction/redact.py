@@ -68,7 +68,7 @@ def is_secret(name: str, value: str) -> bool:
     return bool(_PERHAPS.fullmatch(words) and _RANDOM.fullmatch(value))
 
 
-def learn(tree: Any) -> None:  # noqa: ANN401 - plain values of any depth
+def remember_secrets(tree: Any) -> None:  # noqa: ANN401 - plain values of any depth
     """Remember the secrets of a tree of settings, so that `redact` knows them by value."""
     _known.update(value for value in _secrets(tree, "") if not value.isdigit())
 

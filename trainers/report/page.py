@@ -20,9 +20,16 @@ from trainers.loggers.alarms import Alarms
 from trainers.redaction.text_files import write
 from trainers.report.panels import DRIFT, FINAL, HELD_OUT, SECTIONS, Panel
 from trainers.report.pictures import phases, svg
-from trainers.report.texts import before_after, extremes, printable, readable, sampled, through_time
+from trainers.report.texts import (
+    compare_held_out,
+    extremes,
+    printable,
+    read_samples,
+    readable,
+    through_time,
+)
 from trainers.run_dir import record as run_record
-from trainers.run_dir.record import Curves, RunRecord, interval, read_run, summary
+from trainers.run_dir.record import Curves, RunRecord, held_out_interval, read_run, run_summary
 
 TRAINS_POLICY = ("ppo", "control")
 HERE = Path(__file__).parent
@@ -78,7 +85,7 @@ def _written(path: Path, template: str, facts: Mapping[str, Any]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "signed": signed, "when": when}
+    environment.filters |= {"figure": number_or_dash, "signed": signed, "when": when}
     style = (HERE / "page.css").read_text("utf-8")
     text = environment.get_template(template).render(style=style, **facts)
     write(path, text)
@@ -90,16 +97,16 @@ def _clean(value: object) -> object:
     return printable(value) if isinstance(value, str) and type(value) is str else value
 
 
-def figure(value: float | None) -> str:
+def number_or_dash(value: float | None) -> str:
     """Return a figure as it is printed; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "\u2013"
-    return run_record.figure(value).replace("-", "\u2212")
+    return run_record.rounded_number(value).replace("-", "\u2212")
 
 
 def signed(value: float) -> str:
     """Return a figure with its sign."""
-    return f"+{figure(value)}" if value > 0 else figure(value)
+    return f"+{number_or_dash(value)}" if value > 0 else number_or_dash(value)
 
 
 def when(value: object) -> str:
@@ -112,9 +119,9 @@ def when(value: object) -> str:
 
 def one_run(record: RunRecord) -> dict[str, Any]:
     """Return everything the page of one run shows."""
-    rows = sampled(record.path)
+    rows = read_samples(record.path)
     return {
-        "run": summary(record),
+        "run": run_summary(record),
         "seed": record.config.run.seed,
         "reason": readable(record.status.get("reason", "")),
         "model": record.config.model.path or record.config.model.preset,
@@ -123,7 +130,7 @@ def one_run(record: RunRecord) -> dict[str, Any]:
         "warnings": _warnings(record),
         "sections": _sections(record),
         "drift": _drift(record.curves),
-        "pairs": before_after(record.path),
+        "pairs": compare_held_out(record.path),
         "samples": through_time(rows),
         "extremes": extremes(rows),
         "settings": _changed(record.config),
@@ -146,7 +153,7 @@ def several_runs(records: Sequence[RunRecord]) -> dict[str, Any]:
     names = [one.name for one in records]
     return {
         "names": names,
-        "runs": [summary(one) for one in records],
+        "runs": [run_summary(one) for one in records],
         "sections": [
             {"question": one.question, "how": one.how, "charts": charts}
             for one in SECTIONS
@@ -218,7 +225,7 @@ def _tiles(record: RunRecord) -> Iterator[dict[str, Any]]:
     for metric, title in (shown if record.kind in TRAINS_POLICY else before_ppo).items():
         if curve := record.curves.get(metric):
             first, last = min(curve), max(curve)
-            ends = interval(record.curves, last) if metric == "eval/score" else None
+            ends = held_out_interval(record.curves, last) if metric == "eval/score" else None
             yield {
                 "title": title,
                 "first": curve[first] if first != last else None,
@@ -237,8 +244,8 @@ def _lead(record: RunRecord) -> str:
             )
         return ""
     first, last = min(scores), max(scores)
-    before, after = interval(record.curves, first), interval(record.curves, last)
-    course = f"from {figure(scores[first])} to {figure(scores[last])}"
+    before, after = held_out_interval(record.curves, first), held_out_interval(record.curves, last)
+    course = f"from {number_or_dash(scores[first])} to {number_or_dash(scores[last])}"
     if before is None or after is None:
         return f"The held-out score went {course}."
     if after[0] > before[1]:

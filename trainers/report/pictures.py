@@ -15,14 +15,14 @@ from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullLocator
 
 from trainers.report.panels import HELD_OUT, OVERVIEW, TOTAL, Panel
 from trainers.report.texts import printable
-from trainers.run_dir.record import Curves, RunRecord, curves, interval, lines
+from trainers.run_dir.record import Curves, RunRecord, curves, held_out_interval, lines
 
 Curve = Mapping[int, float]
 
-MOST_POINTS = 1000  # of a curve; of more, neighbors are averaged
+MAX_POINTS = 1000  # of a curve; of more, neighbors are averaged
 SMOOTHED = 60  # from this many points on, a running mean is drawn over a pale curve
 STEADY = 1e-4  # of its size; smaller changes are noise, and no label has room for their digits
-WIDTH, HEIGHT = 360, 208  # of a chart in the page, in pixels
+CHART_WIDTH, CHART_HEIGHT = 360, 208  # of a chart in the page, in pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,8 @@ PAPER = Palette(
 # In the page a color is a variable: light and dark decide. Each stands here for one of them.
 NAMES = (*(f"series-{i}" for i in range(8)), "muted", "edge", "grid")
 STAND_INS = {f"#{place:06x}": f"var(--{name})" for place, name in enumerate(NAMES, start=1)}
-TEXT, LINE, GRID = tuple(STAND_INS)[8:]
-PAGE = Palette(series=tuple(STAND_INS)[:8], text=TEXT, line=LINE, grid=GRID)
+TEXT_COLOR, LINE_COLOR, GRID_COLOR = tuple(STAND_INS)[8:]
+PAGE = Palette(series=tuple(STAND_INS)[:8], text=TEXT_COLOR, line=LINE_COLOR, grid=GRID_COLOR)
 
 
 def draw(run_dir: Path) -> Path | None:
@@ -167,14 +167,14 @@ def line(
 
 def band(axes: Axes, found: Curves, color: str) -> None:
     """Shade the interval of the held-out score, where there is one environment."""
-    ends = {step: one for step in found["eval/score"] if (one := interval(found, step))}
+    ends = {step: one for step in found["eval/score"] if (one := held_out_interval(found, step))}
     if ends:
         steps = sorted(ends)
         low, high = zip(*(ends[step] for step in steps), strict=True)
         axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
 
 
-def thinned(curve: Curve, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
+def thinned(curve: Curve, most: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
     """Return (steps, values) in order, neighbors averaged so that at most `most` are left."""
     steps = np.array(sorted(curve), np.float64)
     values = np.array([curve[int(one)] for one in steps], np.float64)
@@ -248,7 +248,7 @@ def svg(
     label = f"{panel.title}: {', '.join(f'{name} {course(one)}' for name, one in drawn.items())}"
     chosen = PAGE if places is None else replace(PAGE, series=[PAGE.series[i % 8] for i in places])
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        figure = Figure(figsize=(CHART_WIDTH / 72, CHART_HEIGHT / 72))
         # Alike, so that charts line up; with room for half of the last label of x.
         axes = figure.add_axes((0.145, 0.1, 0.8, 0.87))
         plot(axes, panel, drawn, chosen)
@@ -277,5 +277,5 @@ def _inlined(text: str, label: str) -> str:
     for stand_in, variable in STAND_INS.items():
         text = text.replace(stand_in, variable)
     said = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    opening = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}">'
+    opening = f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{said}">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)

@@ -17,10 +17,10 @@ from trainers.loggers.formatting import parts_of
 from trainers.run_dir.record import lines
 
 EACH = 4  # rows of a kind
-MOST_CHARACTERS = 4000
+MAX_TEXT_CHARACTERS = 4000
 _log = logging.getLogger(__name__)
 
-Row = Mapping[str, Any]
+SampleRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class Comparison:
     pairs: Mapping[str, Sequence[Pair]]
 
 
-def before_after(run_dir: Path) -> Comparison | None:
+def compare_held_out(run_dir: Path) -> Comparison | None:
     """Return the first and the newest held-out answers that a checkpoint holds; None without."""
     for folder in sorted(published(run_dir / "checkpoints", "ppo"), key=sequence_of, reverse=True):
         try:
@@ -73,7 +73,9 @@ def before_after(run_dir: Path) -> Comparison | None:
     return None
 
 
-def _compared(steps: tuple[int, int], old: Sequence[Row], new: Sequence[Row]) -> Comparison:
+def _compared(
+    steps: tuple[int, int], old: Sequence[SampleRow], new: Sequence[SampleRow]
+) -> Comparison:
     pairs = [
         Pair(
             prompt=readable(one.get("prompt")),
@@ -99,7 +101,7 @@ def _compared(steps: tuple[int, int], old: Sequence[Row], new: Sequence[Row]) ->
     )
 
 
-def sampled(run_dir: Path) -> list[Row]:
+def read_samples(run_dir: Path) -> list[SampleRow]:
     """Return the rows of samples.jsonl; of an iteration seen twice, the last attempt's."""
     newest: dict[int, int] = {}
     rows = [row for row in lines(run_dir / "samples.jsonl") if isinstance(row.get("step"), int)]
@@ -108,14 +110,14 @@ def sampled(run_dir: Path) -> list[Row]:
     return [_shown(row) for row in rows if row.get("attempt", 1) == newest[row["step"]]]
 
 
-def through_time(rows: Sequence[Row]) -> dict[int, list[Row]]:
+def through_time(rows: Sequence[SampleRow]) -> dict[int, list[SampleRow]]:
     """Return the first rows of the first and of the last iteration that was sampled."""
     steps = sorted({row["step"] for row in rows})
     chosen = dict.fromkeys([steps[0], steps[-1]]) if steps else {}
     return {step: [row for row in rows if row["step"] == step][:EACH] for step in chosen}
 
 
-def extremes(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def extremes(rows: Sequence[SampleRow]) -> dict[str, list[SampleRow]]:
     """Return the rows that were pushed hardest, by the advantage: towards, and away from."""
     counted = [row for row in rows if math.isfinite(row["advantage"])]
     by_advantage = sorted(counted, key=lambda row: -row["advantage"])
@@ -137,14 +139,14 @@ def printable(text: str) -> str:
 def readable(value: object) -> str:
     """Return text as `printable` does, its middle cut out where it is very long."""
     text = printable(str(value))
-    if len(text) <= MOST_CHARACTERS:
+    if len(text) <= MAX_TEXT_CHARACTERS:
         return text
-    half = MOST_CHARACTERS // 2
+    half = MAX_TEXT_CHARACTERS // 2
     left_out = f"\n[... {len(text) - 2 * half} characters ...]\n"
     return text[:half] + left_out + text[len(text) - half :]
 
 
-def _shown(row: Row) -> Row:
+def _shown(row: SampleRow) -> SampleRow:
     figures = {key: _number(row.get(key)) for key in ("reward", "advantage", "kl", "length")}
     return {
         **figures,

@@ -26,9 +26,9 @@ from trainers.errors import CheckpointError, ConfigError
 from trainers.redaction.redact import redact
 from trainers.redaction.text_files import append, write
 from trainers.run_dir.lock import RunLock
-from trainers.run_dir.record import DONE, described, read_status, refuse_work
+from trainers.run_dir.record import DONE, describe_progress, read_status, refuse_work
 
-Status = Literal["running", "finished", "converged", "failed", "interrupted"]
+RunStatus = Literal["running", "finished", "converged", "failed", "interrupted"]
 
 FILES = ("config.yaml", "command.txt", "environment.txt", "status.json", RECORD)
 FILES += ("metrics.jsonl", "samples.jsonl", "report.html")
@@ -69,7 +69,7 @@ class RunFolder:
         assert stream is not None, "the log is opened at once"
         return stream
 
-    def set_status(self, status: Status, **facts: Any) -> None:
+    def set_status(self, status: RunStatus, **facts: Any) -> None:
         """Replace status.json in one step; ranks other than 0 do nothing.
 
         Args:
@@ -232,7 +232,7 @@ def _refuse_lost_checkpoints(path: Path, config: Config) -> None:
     if not is_there and ((path / "model").exists() or read_status(path).get("status") in DONE):
         on = "" if config.is_control else f" --model.path {path}/model --sft.num-epochs 0"
         raise ConfigError(
-            f"{path} has trained ({described(path)}), and no checkpoint of it is left in "
+            f"{path} has trained ({describe_progress(path)}), and no checkpoint of it is left in "
             f"{path}/checkpoints: to continue would begin again at 0, over its own model. Put them "
             f"back, or start another run without --resume: --run.name {path.name}-2{on}"
         )

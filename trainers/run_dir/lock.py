@@ -23,7 +23,7 @@ BEATS_EVERY = 10.0
 """Seconds between two touches by the owner."""
 STILL_FOR = 40.0
 """Seconds without a touch after which a lock of another host has no owner: three may be late."""
-LOOKS_EVERY = 1.0
+LOCK_POLL_SECONDS = 1.0
 """Seconds between two looks at it. Other ranks wait for one look at a time, never for all."""
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class RunLock:
             CheckpointError: another start holds the lock.
         """
         if self._first is not None:
-            time.sleep(LOOKS_EVERY)
+            time.sleep(LOCK_POLL_SECONDS)
         seen = self._look()
         if seen is None:
             return True

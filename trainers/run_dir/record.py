@@ -21,7 +21,7 @@ from trainers.errors import ConfigError
 Curves = Mapping[str, Mapping[int, float]]
 """Metric -> iteration of PPO, or step of its own stage -> value."""
 
-AT_START = {
+INITIAL_FILES = {
     "config.yaml", "command.txt", "environment.txt", "status.json", "run.lock", "logs", "wandb",
     "checkpoints", "python.json",
 }  # fmt: skip
@@ -70,7 +70,7 @@ class RunRecord:
         return curve[max(curve)] if curve else None
 
 
-def interval(found: Curves, step: int) -> tuple[float, float] | None:
+def held_out_interval(found: Curves, step: int) -> tuple[float, float] | None:
     """Return the 95 % interval of the held-out score at a step; None of several environments."""
     lows, highs = (
         [one for name, one in found.items() if name.startswith("eval/") and name.endswith(end)]
@@ -112,14 +112,14 @@ def refuse_work(path: Path) -> None:
     """
     if path.exists() and _has_work(path):
         raise ConfigError(
-            f"{path} exists ({described(path)}). --resume continues, --clean moves it away, "
-            f"--run.name {path.name}-2 starts another."
+            f"{path} exists ({describe_progress(path)}). --resume continues, --clean moves it "
+            f"away, --run.name {path.name}-2 starts another."
         )
 
 
 def _has_work(path: Path) -> bool:
     """Tell whether a folder holds more than a start that failed before its first step."""
-    if not path.is_dir() or {one.name for one in path.iterdir()} - AT_START:
+    if not path.is_dir() or {one.name for one in path.iterdir()} - INITIAL_FILES:
         return True
     if "iteration" in read_status(path):
         return True
@@ -127,7 +127,7 @@ def _has_work(path: Path) -> bool:
     return checkpoints.is_dir() and any(checkpoints.iterdir())
 
 
-def described(path: Path) -> str:
+def describe_progress(path: Path) -> str:
     """Return how far a run came and how it ended, for a message."""
     status = read_status(path)
     if not status:
@@ -245,10 +245,10 @@ def _state(path: Path, status: Mapping[str, Any]) -> str:
     return "killed" if host == socket.gethostname() and not is_alive(pid) else "running"
 
 
-def summary(record: RunRecord) -> dict[str, Any]:
+def run_summary(record: RunRecord) -> dict[str, Any]:
     """Return one line of a table of runs; a figure that was not logged is None."""
     scores = record.curves.get("eval/score", {})
-    ends = interval(record.curves, max(scores)) if scores else None
+    ends = held_out_interval(record.curves, max(scores)) if scores else None
     trains_policy = record.kind in ("ppo", "control")
     return {
         "name": record.name,
@@ -262,17 +262,17 @@ def summary(record: RunRecord) -> dict[str, Any]:
         "score": record.last("eval/score"),
         "ci_low": ends[0] if ends else None,
         "ci_high": ends[1] if ends else None,
-        "bytes": size_of(record.path),
+        "bytes": folder_size(record.path),
         "updated": record.status.get("updated"),
     }
 
 
-def figure(value: float) -> str:
+def rounded_number(value: float) -> str:
     """Return a figure with three digits that matter, thousands in full."""
     return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
-def size_of(path: Path) -> int:
+def folder_size(path: Path) -> int:
     """Return the bytes of all files below a folder; links are not followed."""
     return sum(
         (Path(folder) / file).lstat().st_size

@@ -28,7 +28,7 @@ from trainers.redaction.text_files import write
 
 ADDRESS = re.compile(r"(.*\.py|[^\W\d]\w*(\.[^\W\d]\w*)*):[^\W\d][\w./-]*", re.DOTALL)
 """Text in the arguments of environments and rewards that may lead to code."""
-OURS = ("llmgym", "gymnasium")
+TRUSTED_PACKAGES = ("llmgym", "gymnasium")
 """Packages whose registered environments and rewards are not chosen by a stranger."""
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _target(id: str) -> str:
 def _foreign(
     setting: str, address: str, *, is_registered: bool = False
 ) -> Iterator[tuple[str, str]]:
-    is_ours = is_registered and address.partition(":")[0].partition(".")[0] in OURS
+    is_ours = is_registered and address.partition(":")[0].partition(".")[0] in TRUSTED_PACKAGES
     if address and not is_ours:
         yield setting, address
 
@@ -146,7 +146,7 @@ def untrusted(run: Path, config: Config, typed: Collection[str] = ()) -> list[Co
     return [one for one in code if noted["code"].get(one.address) != one.digest]
 
 
-def refusal(run: Path, code: Collection[Code], command: str) -> ConfigError:
+def untrusted_error(run: Path, code: Collection[Code], command: str) -> ConfigError:
     """Return the error that names code which would run, and the command that lets it."""
     lines = [f"  {one.setting}: {one.address}, {_where(one)}" for one in code]
     return ConfigError(

@@ -12,20 +12,20 @@ from llmgym.env import core_env
 from llmgym.rewards.model import RewardModel
 from llmgym.rewards.scale import walked
 from llmgym.vector import LLMVectorEnv
-from trainers.models.shards import whole
-from trainers.supervised.preference_data import Example
+from trainers.models.shards import full_weight
+from trainers.supervised.preference_data import RewardModelExample
 from trainers.supervised.sft_data import Demonstration
 
-ENDLESS = 1000
+UNBOUNDED_TASKS = 1000
 """Tasks looked at of a source that has no end."""
-MOST = 100_000
+MAX_TASKS = 100_000
 """Most tasks looked at; how many there are counts as well."""
 
 
 def tasks_digest(envs: LLMVectorEnv) -> str:
     """Return the digest of an environment's tasks: prompts, answers and every other column."""
     size = envs.num_tasks()
-    tasks = envs.tasks(range(min(ENDLESS if size is None else size, MOST)))
+    tasks = envs.tasks(range(min(UNBOUNDED_TASKS if size is None else size, MAX_TASKS)))
     return _digest([size], ([one.id, one.answer, one.solution, dict(one.meta)] for one in tasks))
 
 
@@ -49,7 +49,7 @@ def demonstrations_digest(shown: Iterable[Demonstration]) -> str:
     return _digest(([dict(m) for m in one.messages], one.response) for one in shown)
 
 
-def labeled_digest(examples: Iterable[Example]) -> str:
+def labeled_digest(examples: Iterable[RewardModelExample]) -> str:
     """Return the digest of what a reward model learns, in its tokens and in order."""
     return _digest([one.texts, one.label, one.margin] for one in examples)
 
@@ -58,7 +58,7 @@ def weights_digest(module: nn.Module) -> str:
     """Return the digest of a module's weights by name, to the last bit; a collective."""
     found = hashlib.sha256()
     for name, weight in sorted(module.state_dict(keep_vars=True).items()):
-        value = whole(weight)
+        value = full_weight(weight)
         found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         found.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()[:12]

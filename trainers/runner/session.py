@@ -36,7 +36,7 @@ from trainers.distributed.failures import watched
 from trainers.distributed.launcher import is_lost
 from trainers.loggers.base import Logger, Stage
 from trainers.redaction.redact import redacted
-from trainers.run_dir.folder import RunFolder, Status
+from trainers.run_dir.folder import RunFolder, RunStatus
 from trainers.runner.held_out import HeldOut
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
@@ -116,7 +116,7 @@ class Session:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's: a word is to come
 
     def _close_logs(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
-        status: Status = "interrupted" if self._is_stopping else "finished"
+        status: RunStatus = "interrupted" if self._is_stopping else "finished"
         reason = {}
         if self._has_converged:
             status, reason = "converged", {"reason": self.converged()}

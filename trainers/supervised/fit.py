@@ -28,12 +28,12 @@ from trainers.functional.schedules import rate_factor
 RATE_FLOOR = 0.1
 """Share of the peak rate that the last step has."""
 StageName = Literal["sft", "reward_model"]
-Row = TypeVar("Row")
-Batch = TypeVar("Batch")
+ExampleT = TypeVar("ExampleT")
+BatchT = TypeVar("BatchT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss(ABC, Generic[Row, Batch]):
+class Loss(ABC, Generic[ExampleT, BatchT]):
     """The loss of a stage: how its rows become batches, and what is learned of them.
 
     Attributes:
@@ -56,26 +56,28 @@ class Loss(ABC, Generic[Row, Batch]):
         return self.config.sft if self.stage == "sft" else self.config.reward_model
 
     @abstractmethod
-    def count(self, rows: Sequence[Row]) -> int:
+    def count(self, rows: Sequence[ExampleT]) -> int:
         """Return what the mean over these rows divides by."""
 
     @abstractmethod
-    def batches(self, rows: Sequence[Row]) -> list[Batch]:
+    def batches(self, rows: Sequence[ExampleT]) -> list[BatchT]:
         """Group rows by the token budget, each group padded to one shape."""
 
     @abstractmethod
-    def blank(self) -> Batch:
+    def blank(self) -> BatchT:
         """Return a batch without loss, for a rank that has less to do than another."""
 
     @abstractmethod
-    def sums(self, engine: Engine, batch: Batch, *, last: bool) -> Mapping[str, Tensor]:
+    def sums(self, engine: Engine, batch: BatchT, *, last: bool) -> Mapping[str, Tensor]:
         """Return sums [] over a batch by name: `loss`, with a gradient, first.
 
         `last` is True for the last batch of a step, as of `Engine.forward`.
         """
 
     @abstractmethod
-    def measure(self, engine: Engine, rows: Sequence[Row], learned: Sequence[Row]) -> Metrics:
+    def measure(
+        self, engine: Engine, rows: Sequence[ExampleT], learned: Sequence[ExampleT]
+    ) -> Metrics:
         """Return the metrics of held-out rows; a collective.
 
         `learned` is what the stage learns from.
@@ -105,13 +107,13 @@ def rate(step: int, total: int, settings: SFTConfig | RewardModelConfig) -> floa
     return settings.learning_rate * factor
 
 
-def over_ranks(batches: Sequence[Batch], blank: Batch, device: torch.device) -> list[Batch]:
+def over_ranks(batches: Sequence[BatchT], blank: BatchT, device: torch.device) -> list[BatchT]:
     """Return as many batches as the rank with the most has, at least one, filled up by blanks."""
     number = int(global_max(torch.tensor(max(len(batches), 1), device=device)))
     return [*batches, *[blank] * (number - len(batches))]
 
 
-def update(engine: Engine, rows: Sequence[Row], loss: Loss[Row, Batch]) -> Metrics:
+def take_step(engine: Engine, rows: Sequence[ExampleT], loss: Loss[ExampleT, BatchT]) -> Metrics:
     """Take one optimizer step on this rank's share of a step's rows.
 
     Returns:
@@ -145,10 +147,10 @@ def update(engine: Engine, rows: Sequence[Row], loss: Loss[Row, Batch]) -> Metri
 
 def fit(
     engine: Engine,
-    rows: Sequence[Row],
-    loss: Loss[Row, Batch],
+    rows: Sequence[ExampleT],
+    loss: Loss[ExampleT, BatchT],
     *,
-    held_out: Sequence[Row] = (),
+    held_out: Sequence[ExampleT] = (),
     start: int = 0,
 ) -> Iterator[Metrics]:
     """Learn from rows, one optimizer step at a time.
@@ -178,7 +180,7 @@ def fit(
         now = rate(step, total, settings)
         engine.set_learning_rate(now)
         picked = rows_of_step(step, len(rows), settings, seed)[world.rank :: world.size]
-        metrics = update(engine, [rows[row] for row in picked], loss)
+        metrics = take_step(engine, [rows[row] for row in picked], loss)
         metrics |= Metrics.scalars({f"{loss.stage}/step": step + 1.0, f"{loss.stage}/lr": now})
         if not held_out or (step + 1) % each_epoch:
             yield metrics

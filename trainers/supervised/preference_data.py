@@ -52,7 +52,7 @@ class LabeledExample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class RewardModelExample:
     """A judgement in token ids, a tuple for each response."""
 
     texts: tuple[tuple[int, ...], ...]
@@ -152,14 +152,14 @@ def labeled_examples(
     return found, classes, len(table) - len(found)
 
 
-def tokenize(
+def tokenize_labeled(
     tokenizer: Tokenizer,
     rows: Sequence[LabeledExample],
     *,
     longest: int,
     too_long: str,
     day: date | None = None,
-) -> tuple[list[Example], int]:
+) -> tuple[list[RewardModelExample], int]:
     """Return the rows in token ids, and how many were dropped as too long.
 
     Args:
@@ -189,7 +189,7 @@ def tokenize(
         if not all(ids):
             raise ConfigError(f"{one.place}: the tokenizer makes no token of a response.")
         if len(longer) <= longest:
-            example = Example(
+            example = RewardModelExample(
                 texts=tuple(ids), label=one.label, margin=one.margin, subject=one.subject
             )
             kept.append(example)
@@ -204,9 +204,9 @@ def tokenize(
     return kept, len(rows) - len(kept)
 
 
-def split(
-    examples: Sequence[Example], holdout: float, seed: int
-) -> tuple[list[Example], list[Example]]:
+def split_subjects(
+    examples: Sequence[RewardModelExample], holdout: float, seed: int
+) -> tuple[list[RewardModelExample], list[RewardModelExample]]:
     """Return (train, held out): a share of the subjects, drawn by seed, with all their rows."""
     subjects = list(dict.fromkeys(one.subject for one in examples))
     order = np.random.default_rng((seed, len(subjects))).permutation(len(subjects))

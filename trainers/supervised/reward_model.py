@@ -26,14 +26,14 @@ from trainers.distributed.collectives import global_sum
 from trainers.functional.calibration import NUM_BINS, calibration_error, reliability
 from trainers.functional.packing import packed
 from trainers.supervised.fit import Loss, over_ranks
-from trainers.supervised.preference_data import Example
+from trainers.supervised.preference_data import RewardModelExample
 
 HOLDOUT = "holdout"
 """The part of the metrics of held-out rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class RewardModelBatch:
     """Rows padded on the right to one shape.
 
     Attributes:
@@ -55,9 +55,9 @@ class Batch:
         """True where no row counts."""
         return not bool(self.weights.any())
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> "RewardModelBatch":
         """Return a copy on `device`."""
-        return Batch(
+        return RewardModelBatch(
             tokens=self.tokens.to(device),
             attention_mask=self.attention_mask.to(device),
             labels=self.labels.to(device),
@@ -101,7 +101,9 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, margins: Tensor) -> Tensor:
     return -functional.logsigmoid(chosen - rejected - margins)
 
 
-def class_weights(examples: Sequence[Example], num_classes: int, kind: str) -> tuple[float, ...]:
+def class_weights(
+    examples: Sequence[RewardModelExample], num_classes: int, kind: str
+) -> tuple[float, ...]:
     """Return a weight a class: 1, or where balanced N / (K N_k), whose mean over rows is 1 too."""
     counts = Counter(one.label for one in examples)
     if kind == "none":
@@ -109,7 +111,7 @@ def class_weights(examples: Sequence[Example], num_classes: int, kind: str) -> t
     return tuple(len(examples) / (num_classes * counts[number]) for number in range(num_classes))
 
 
-def baseline(learned: Sequence[Example], judged: Sequence[Example]) -> float:
+def baseline(learned: Sequence[RewardModelExample], judged: Sequence[RewardModelExample]) -> float:
     """Return the accuracy on `judged` of the best rule on `learned` that reads no text.
 
     Classes: always the most frequent one. Pairs: always the longer response, or always the
@@ -125,9 +127,9 @@ def baseline(learned: Sequence[Example], judged: Sequence[Example]) -> float:
     return shares[1] if shares[0] >= 0.5 else 1.0 - shares[1]
 
 
-def collate(
-    examples: Sequence[Example], *, pad_token_id: int, weights: Sequence[float] = ()
-) -> Batch:
+def pad_right(
+    examples: Sequence[RewardModelExample], *, pad_token_id: int, weights: Sequence[float] = ()
+) -> RewardModelBatch:
     """Pad rows on the right to one shape; `weights` are those of the classes, none of pairs."""
     texts = [text for column in zip(*(one.texts for one in examples), strict=True)
              for text in column]  # fmt: skip
@@ -137,7 +139,7 @@ def collate(
         tokens[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = True
     of_rows = [weights[one.label] if weights else 1.0 for one in examples]
-    return Batch(
+    return RewardModelBatch(
         tokens=tokens,
         attention_mask=mask,
         labels=torch.tensor([one.label for one in examples]),
@@ -146,7 +148,7 @@ def collate(
     )
 
 
-def losses(logits: Tensor, batch: Batch) -> Tensor:
+def losses(logits: Tensor, batch: RewardModelBatch) -> Tensor:
     """Return the weighted loss [B] of logits [R * B, K]."""
     if len(logits) == len(batch.labels):
         loss = functional.cross_entropy(logits, batch.labels, reduction="none")
@@ -156,7 +158,7 @@ def losses(logits: Tensor, batch: Batch) -> Tensor:
     return loss * batch.weights
 
 
-def predictions(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def predictions(logits: Tensor, batch: RewardModelBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, confidence, correct), each [B], of logits [R * B, K], margins left out."""
     if len(logits) == len(batch.labels):
         confidence, said = logits.softmax(1).max(1)
@@ -171,7 +173,7 @@ def predictions(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardModelLoss(Loss[Example, Batch]):
+class RewardModelLoss(Loss[RewardModelExample, RewardModelBatch]):
     """Cross-entropy of classes, or Bradley-Terry of pairs, in nats per row.
 
     The engine holds a `SequenceClassifier`.
@@ -186,14 +188,14 @@ class RewardModelLoss(Loss[Example, Batch]):
     pad_token_id: int
     class_weights: tuple[float, ...] = ()
 
-    def count(self, rows: Sequence[Example]) -> int:
+    def count(self, rows: Sequence[RewardModelExample]) -> int:
         """Return the number of rows."""
         return len(rows)
 
-    def _collated(self, rows: Sequence[Example]) -> Batch:
-        return collate(rows, pad_token_id=self.pad_token_id, weights=self.class_weights)
+    def _collated(self, rows: Sequence[RewardModelExample]) -> RewardModelBatch:
+        return pad_right(rows, pad_token_id=self.pad_token_id, weights=self.class_weights)
 
-    def batches(self, rows: Sequence[Example]) -> list[Batch]:
+    def batches(self, rows: Sequence[RewardModelExample]) -> list[RewardModelBatch]:
         """Group rows by the token budget, on the device."""
         if not rows:
             return []
@@ -203,27 +205,33 @@ class RewardModelLoss(Loss[Example, Batch]):
             self._collated([rows[i] for i in group.tolist()]).to(self.device) for group in groups
         ]
 
-    def blank(self) -> Batch:
+    def blank(self) -> RewardModelBatch:
         """Return a row of no weight."""
         texts = 1 if self.class_weights else 2
-        blank = self._collated([Example(texts=((self.pad_token_id,),) * texts)])
+        blank = self._collated([RewardModelExample(texts=((self.pad_token_id,),) * texts)])
         return replace(blank, weights=torch.zeros_like(blank.weights)).to(self.device)
 
-    def sums(self, engine: Engine, batch: Batch, *, last: bool) -> dict[str, Tensor]:
+    def sums(self, engine: Engine, batch: RewardModelBatch, *, last: bool) -> dict[str, Tensor]:
         """Return the summed loss, and the number of rows that are judged rightly."""
         logits = engine.forward(batch.tokens, batch.attention_mask, last=last)
         correct = predictions(logits.detach(), batch)[2] * (batch.weights > 0)
         return {"loss": losses(logits, batch).sum(), "accuracy": correct.double().sum()}
 
     def measure(
-        self, engine: Engine, rows: Sequence[Example], learned: Sequence[Example]
+        self,
+        engine: Engine,
+        rows: Sequence[RewardModelExample],
+        learned: Sequence[RewardModelExample],
     ) -> Metrics:
         """Return the figures of rows kept back."""
         return Metrics.scalars(self.judge(engine, rows, learned).metrics(HOLDOUT))
 
     @torch.no_grad()
     def judge(
-        self, engine: Engine, rows: Sequence[Example], learned: Sequence[Example]
+        self,
+        engine: Engine,
+        rows: Sequence[RewardModelExample],
+        learned: Sequence[RewardModelExample],
     ) -> ClassifierMetrics:
         """Judge rows that every rank has, shared among the ranks.
 

@@ -21,20 +21,20 @@ from trainers.batch import Metrics, TextInputs
 from trainers.distributed.collectives import global_sum
 from trainers.functional.packing import packed
 from trainers.supervised.fit import Loss, over_ranks
-from trainers.supervised.sft_data import Example
+from trainers.supervised.sft_data import SFTExample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class SFTBatch:
     """Examples padded to one shape; `response_mask` [B, T] is True on response tokens."""
 
     inputs: TextInputs
     response_mask: Tensor
 
 
-def split(
-    examples: Sequence[Example], holdout: float, seed: int
-) -> tuple[list[Example], list[Example]]:
+def split_rows(
+    examples: Sequence[SFTExample], holdout: float, seed: int
+) -> tuple[list[SFTExample], list[SFTExample]]:
     """Return (train, held out); a share `holdout` of the rows, drawn by seed, is held out."""
     order = np.random.default_rng((seed, len(examples))).permutation(len(examples))
     num_held_out = min(int(len(examples) * holdout), len(examples) - 1)
@@ -42,7 +42,7 @@ def split(
     return picked[num_held_out:], picked[:num_held_out]
 
 
-def collate(examples: Sequence[Example]) -> Batch:
+def pad_around_response(examples: Sequence[SFTExample]) -> SFTBatch:
     """Pad prompts on the left and responses on the right; what stands in padding is 0."""
     width = max(1, *(len(one.prompt) for one in examples))
     length = max(1, *(len(one.response) for one in examples))
@@ -53,39 +53,41 @@ def collate(examples: Sequence[Example]) -> Batch:
         tokens[row, place] = torch.tensor(one.prompt + one.response)
         mask[row, place] = True
     inputs = TextInputs(tokens=tokens, attention_mask=mask, num_prompt=width)
-    return Batch(inputs=inputs, response_mask=mask[:, width:].clone())
+    return SFTBatch(inputs=inputs, response_mask=mask[:, width:].clone())
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SFTLoss(Loss[Example, Batch]):
+class SFTLoss(Loss[SFTExample, SFTBatch]):
     """Cross-entropy in nats per response token, of a `CausalPolicy` at temperature 1."""
 
     stage = "sft"
     held_out_loss = "sft/holdout_loss"
 
-    def count(self, rows: Sequence[Example]) -> int:
+    def count(self, rows: Sequence[SFTExample]) -> int:
         """Return the number of response tokens."""
         return sum(len(one.response) for one in rows)
 
-    def batches(self, rows: Sequence[Example]) -> list[Batch]:
+    def batches(self, rows: Sequence[SFTExample]) -> list[SFTBatch]:
         """Group examples by the token budget, on the device."""
         sizes = torch.tensor([[len(one.prompt), len(one.response)] for one in rows])
         groups = packed(sizes.reshape(-1, 2), self.config.backend.micro_batch_tokens)
-        return [self._moved(collate([rows[i] for i in group.tolist()])) for group in groups]
+        return [
+            self._moved(pad_around_response([rows[i] for i in group.tolist()])) for group in groups
+        ]
 
-    def blank(self) -> Batch:
+    def blank(self) -> SFTBatch:
         """Return a row without loss."""
-        blank = collate([Example(prompt=(0,), response=(0,))])
+        blank = pad_around_response([SFTExample(prompt=(0,), response=(0,))])
         blank.response_mask.fill_(False)
         return self._moved(blank)
 
-    def _moved(self, batch: Batch) -> Batch:
-        return Batch(
+    def _moved(self, batch: SFTBatch) -> SFTBatch:
+        return SFTBatch(
             inputs=batch.inputs.to(self.device), response_mask=batch.response_mask.to(self.device)
         )
 
-    def sums(self, engine: Engine, batch: Batch, *, last: bool) -> dict[str, Tensor]:
+    def sums(self, engine: Engine, batch: SFTBatch, *, last: bool) -> dict[str, Tensor]:
         """Return the summed cross-entropy of the responses."""
         mask = batch.response_mask
         output = engine.forward(batch.inputs, mask, entropy="none", last=last)
@@ -93,7 +95,7 @@ class SFTLoss(Loss[Example, Batch]):
 
     @torch.no_grad()
     def measure(
-        self, engine: Engine, rows: Sequence[Example], learned: Sequence[Example] = ()
+        self, engine: Engine, rows: Sequence[SFTExample], learned: Sequence[SFTExample] = ()
     ) -> Metrics:
         """Return the loss over all rows, which every rank has; NaN of none."""
         mine = self.batches(rows[self.world.rank :: self.world.size])

@@ -17,11 +17,11 @@ from llmgym.messages import Message
 from trainers.config import Config, DataConfig
 from trainers.errors import ConfigError
 
-COLUMNS = (
+COLUMN_OPTIONS = (
     "--data.prompt-column and --data.response-column; a list of messages that ends with its answer "
     "with --data.prompt-column messages --data.last-assistant split"
 )
-ENDLESS = 1024  # demonstrations taken of an environment whose tasks have no end
+UNBOUNDED_DEMONSTRATIONS = 1024  # demonstrations taken of an environment whose tasks have no end
 
 
 class Chat(Protocol):
@@ -46,7 +46,7 @@ class Demonstration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class SFTExample:
     """A demonstration in token ids."""
 
     prompt: tuple[int, ...]
@@ -73,7 +73,7 @@ def demonstrations(config: Config, envs: Sequence[gymnasium.Env]) -> list[Demons
         size = num_tasks(core.tasks)
         wanted = None if data.num_examples is None else -(-data.num_examples // len(envs))
         most = [n for n in (size, wanted) if n is not None]
-        found += from_env(env, range(min(most, default=ENDLESS)))
+        found += from_env(env, range(min(most, default=UNBOUNDED_DEMONSTRATIONS)))
     return found
 
 
@@ -97,9 +97,9 @@ def from_rows(rows: Mapping[str, Mapping[str, Any]], config: DataConfig) -> list
 def _pair(
     row: Mapping[str, Any], config: DataConfig, place: str
 ) -> tuple[tuple[Mapping[str, Any], ...], str]:
-    messages, answer = dialogue(row, config, place, COLUMNS)
+    messages, answer = dialogue(row, config, place, COLUMN_OPTIONS)
     if answer is None:
-        answer = response_of(row, config.response_column, place, COLUMNS)
+        answer = response_of(row, config.response_column, place, COLUMN_OPTIONS)
     return messages, answer
 
 
@@ -131,9 +131,9 @@ def from_env(env: gymnasium.Env, indices: Sequence[int]) -> list[Demonstration]:
     return found
 
 
-def tokenize(
+def tokenize_demonstrations(
     chat: Chat, demonstrations: Sequence[Demonstration], *, longest: int, too_long: str
-) -> tuple[list[Example], int]:
+) -> tuple[list[SFTExample], int]:
     """Return the examples in token ids, and how many were dropped as too long.
 
     Args:
@@ -155,7 +155,7 @@ def tokenize(
                 "response. Give one that does: --tokenizer.chat-template FILE."
             )
         if len(prompt) + len(response) <= longest:
-            kept.append(Example(prompt=tuple(prompt), response=tuple(response)))
+            kept.append(SFTExample(prompt=tuple(prompt), response=tuple(response)))
         elif too_long == "raise":
             raise ConfigError(
                 f"{one.place} has {len(prompt)} prompt and {len(response)} response tokens, the "

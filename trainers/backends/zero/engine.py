@@ -34,7 +34,7 @@ from trainers.backends.zero.json import can_leave
 from trainers.backends.zero.state import ZeroState
 from trainers.distributed.collectives import name_accelerator
 from trainers.errors import LOWER_RATES, BackendError, ConfigError, NonFiniteError
-from trainers.models.shards import Shard, trim_heap, whole
+from trainers.models.shards import Shard, full_weight, trim_heap
 
 TESTED = "0.19"
 NVME_PREFIX = "llmgym-"
@@ -42,7 +42,7 @@ NVME_PREFIX = "llmgym-"
 _log = logging.getLogger(__name__)
 
 
-def library() -> Any:  # noqa: ANN401 - the module
+def import_deepspeed() -> Any:  # noqa: ANN401 - the module
     """Import deepspeed, on the CPU where there is no GPU, and without compiling anything there.
 
     Raises:
@@ -84,7 +84,7 @@ def check_nvme(path: Path) -> None:
             f"backend.zero.nvme_path {path} is no folder that can be written. Make it, or drop the "
             "setting to offload to host memory."
         )
-    library()
+    import_deepspeed()
     from deepspeed.ops import op_builder
 
     builders: Any = op_builder
@@ -129,7 +129,7 @@ def _initialized(module: nn.Module, settings: Mapping[str, Any]) -> Any:  # noqa
     if any(isinstance(one, Shard) for one in module.parameters()):
         _take_shards(module, given)
     trained = [parameter for _, parameter in learning(module)]
-    engine = library().initialize(
+    engine = import_deepspeed().initialize(
         model=module,
         model_parameters=trained or None,
         config=deepcopy(given),  # it writes into what it is given
@@ -191,13 +191,13 @@ def _take_shards(module: nn.Module, settings: Mapping[str, Any]) -> None:
     for layer in module.modules():
         for name, weight in list(layer.named_parameters(recurse=False)):
             if weight not in taken:
-                made: Any = nn.Parameter(whole(weight).to(dtype), weight.requires_grad)
+                made: Any = nn.Parameter(full_weight(weight).to(dtype), weight.requires_grad)
                 if taken:
                     next(iter(taken.values())).convert_to_zero_parameters(param_list=[made])
                 else:
                     holder = nn.ParameterList([made])
                     given = deepcopy(dict(settings))  # it writes into what it is given
-                    library().zero.Init(holder, config_dict_or_path=given, dtype=dtype)
+                    import_deepspeed().zero.Init(holder, config_dict_or_path=given, dtype=dtype)
                 taken[weight] = made
                 vars(weight).pop("run", None)  # its numbers are in `made` now
                 trim_heap()
@@ -313,7 +313,7 @@ class DeepSpeedEngine(Engine):
 
     def weights(self, *, trained: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, full tensor), a tied tensor once; at stage 3 copy it before the next."""
-        zero = library().zero
+        zero = import_deepspeed().zero
         for name, parameter in learning(self._module, trained=trained):
             sharded = (
                 zero.GatheredParameters([parameter])

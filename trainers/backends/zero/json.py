@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainers.backends.zero.keys import OFFLOAD, OPTIMIZER, REFUSED, SECTIONS, TOP, ZERO
+from trainers.backends.zero.keys import DEEPSPEED_SECTIONS, OFFLOAD, OPTIMIZER, REFUSED, TOP, ZERO
 from trainers.config import Config
 from trainers.config.backend import ZeroConfig
 from trainers.errors import ConfigError
@@ -125,7 +125,7 @@ def _read(file: Path) -> tuple[str, Tree]:
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
         key = f"{above}{name}"
-        inside = key.split(".")[0] in SECTIONS and key not in REFUSED
+        inside = key.split(".")[0] in DEEPSPEED_SECTIONS and key not in REFUSED
         if isinstance(value, dict) and value and inside:
             yield from _leaves(value, f"{key}.")
         else:
@@ -178,7 +178,7 @@ def _contradiction(key: str, value: Any, mine: Decided) -> str | None:  # noqa: 
 def _unknown(section: str, rest: str, ours: Mapping[str, Decided]) -> str | None:
     if section not in TOP and section not in ours:
         return _misspelt(section, sorted({*TOP, *(key for key in ours if "." not in key)}))
-    if not rest or section not in SECTIONS:
+    if not rest or section not in DEEPSPEED_SECTIONS:
         return None
     if section == "zero_optimization":
         name, _, inner = rest.partition(".")
@@ -233,7 +233,7 @@ def _combination(key: str, value: Any, zero: ZeroConfig) -> str | None:  # noqa:
 
 
 def _put(tree: Tree, key: str, value: Any) -> None:  # noqa: ANN401
-    *path, last = key.split(".") if key.split(".")[0] in SECTIONS else [key]
+    *path, last = key.split(".") if key.split(".")[0] in DEEPSPEED_SECTIONS else [key]
     for name in path:
         tree = tree.setdefault(name, {})
     tree[last] = value

@@ -46,7 +46,7 @@ OFFLOAD: dict[str, type] = {
 
 OPTIMIZER = frozenset({"lr", "betas", "eps", "weight_decay", "torch_adam"})
 
-OURS = "the runner logs by itself: drop it"
+LOGGED_BY_RUNNER = "the runner logs by itself: drop it"
 ANOTHER = "another checkpoint engine cannot save what a run continues from: drop it"
 REFUSED = {
     "amp": "set model.dtype bfloat16 instead",
@@ -55,9 +55,9 @@ REFUSED = {
     "checkpoint": ANOTHER,
     "datastates": ANOTHER,
     "nebula": ANOTHER,
-    "comet": OURS,
-    "csv_monitor": OURS,
-    "tensorboard": OURS,
+    "comet": LOGGED_BY_RUNNER,
+    "csv_monitor": LOGGED_BY_RUNNER,
+    "tensorboard": LOGGED_BY_RUNNER,
     "wandb": "it would start a second run; log.wandb is ours: drop it",
     "compile": "it computes wrong gradients with overlap_comm: drop it",
     "compression_training": "it changes the model: drop it",
@@ -85,5 +85,5 @@ REFUSED = {
 }
 """What a file may not say, and what to do instead."""
 
-SECTIONS = ("bf16", "fp16", "data_types", "optimizer", "zero_optimization")
-TOP = PASSED | {key for key in REFUSED if "." not in key} | {*SECTIONS}
+DEEPSPEED_SECTIONS = ("bf16", "fp16", "data_types", "optimizer", "zero_optimization")
+TOP = PASSED | {key for key in REFUSED if "." not in key} | {*DEEPSPEED_SECTIONS}

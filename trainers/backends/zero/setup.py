@@ -11,7 +11,7 @@ import torch
 
 from trainers.backends.torch import OptimizerSettings
 from trainers.backends.zero.builds import check_locks
-from trainers.backends.zero.engine import check_nvme, library, needs_torch_adam
+from trainers.backends.zero.engine import check_nvme, import_deepspeed, needs_torch_adam
 from trainers.backends.zero.json import engine_json, frozen_json, tuning
 from trainers.config import Config
 from trainers.distributed.collectives import World
@@ -36,7 +36,7 @@ def check_zero(config: Config, world: World) -> None:
             "--backend.name torch."
         )
     tuning(config, world.size)
-    library()
+    import_deepspeed()
     if torch.cuda.is_available() or config.backend.zero.nvme_path is not None:
         check_locks()  # a CPU takes torch's Adam, and builds nothing
     if config.backend.zero.nvme_path is not None:

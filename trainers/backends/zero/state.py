@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainers.backends.base import check_names, fill, learning, pieces_of
-from trainers.backends.torch import MOMENTS
+from trainers.backends.base import check_names, copy_pieces, learning, pieces_of
+from trainers.backends.torch import ADAM_STATE
 
 
 @final
@@ -93,7 +93,7 @@ class ZeroState:
 
     def read(self, steps: int) -> dict[str, Any]:
         """Return a copy of the pieces on the CPU, after so many `steps` of the optimizer."""
-        moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in MOMENTS}
+        moments: dict[str, dict[str, Tensor]] = {kind: {} for kind in ADAM_STATE}
         weights: dict[str, Tensor] = {}
         starts: dict[str, int] = {}
         is_copy = self._stage == 0 and dist.get_rank() != 0  # of what rank 0 holds
@@ -103,7 +103,7 @@ class ZeroState:
             if not steps:  # moments come with the first step
                 continue
             moments["step"][name] = torch.tensor(float(steps))
-            for kind in MOMENTS[1:]:
+            for kind in ADAM_STATE[1:]:
                 moments[kind][name] = _copied(self._held(parameter, kind)[:count])
         return {"weights": weights, "optimizer": moments, "starts": starts}
 
@@ -115,10 +115,10 @@ class ZeroState:
         steps = max(counts, default=0)
         self._start_moments(steps)
         for name, parameter, start, count in self._pieces(writes=True):
-            for kind in (None, *(MOMENTS[1:] if steps else ())):
+            for kind in (None, *(ADAM_STATE[1:] if steps else ())):
                 table = ["weights"] if kind is None else ["optimizer", kind]
                 piece = torch.empty(count)
-                fill(piece, start, name, pieces_of(states, table, name))
+                copy_pieces(piece, start, name, pieces_of(states, table, name))
                 self._held(parameter, kind)[:count].copy_(piece)
         self._refresh()
         return steps
@@ -139,7 +139,7 @@ class ZeroState:
             self._optimizer.optimizer_swapper.purge_state()  # it keeps the old ones' names
         for number, master in enumerate(self._masters() if steps else ()):
             with self._resident(number, writes=True):
-                empty = {kind: torch.zeros_like(master) for kind in MOMENTS[1:]}
+                empty = {kind: torch.zeros_like(master) for kind in ADAM_STATE[1:]}
                 basic.state[master] = {"step": deepcopy(count), **empty}
         if not is_torch:
             for group in basic.param_groups:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llmgym.plural import counted
-from trainers.backends.gathering import whole
+from trainers.backends.gathering import gathered_module
 from trainers.backends.torch import OptimizerSettings
 from trainers.backends.zero.setup import loading, save_json
 from trainers.config import Config
@@ -31,18 +31,18 @@ from trainers.runner.stages.steps import take_steps
 from trainers.supervised.fit import num_steps
 from trainers.supervised.preference_data import (
     Classes,
-    Example,
     LabeledExample,
+    RewardModelExample,
     file_of_test,
     labeled_examples,
     preferences,
-    split,
-    tokenize,
+    split_subjects,
+    tokenize_labeled,
 )
 from trainers.supervised.reward_model import ClassifierMetrics, RewardModelLoss, class_weights
 
 RULE = "A row belongs to a class if all its labels do; every other row is left out."
-PARTS = {"holdout": "rows kept back", "test": "rows of the test file"}
+HELD_OUT_SOURCES = {"holdout": "rows kept back", "test": "rows of the test file"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ def train_reward_model(session: Session) -> dict[str, float]:
         session.log(found, total, "reward_model", total)
         metrics |= found
     card, folder = _card(session, rows, verdicts), session.folder.path / "model"
-    trained = whole(engine)
+    trained = gathered_module(engine)
     assert isinstance(trained, SequenceClassifier)
     from_main(lambda: export_classifier(folder, trained, tokenizer, card))
     engine.close()
@@ -152,15 +152,19 @@ def _rows(config: Config) -> Rows:
 
 def _examples(
     session: Session, rows: Rows, tokenizer: PreTrainedTokenizerFast
-) -> tuple[list[Example], dict[str, list[Example]]]:
+) -> tuple[list[RewardModelExample], dict[str, list[RewardModelExample]]]:
     """Return what is learned, and what is judged by the name of its part."""
     config = session.config
     stage, longest = config.reward_model, classifier_context(config, tokenizer)
     read = partial(
-        tokenize, tokenizer, longest=longest, too_long=config.data.too_long, day=config.run.day
+        tokenize_labeled,
+        tokenizer,
+        longest=longest,
+        too_long=config.data.too_long,
+        day=config.run.day,
     )
     examples, dropped = read(rows.train)
-    learned, held_out = split(examples, stage.holdout, config.run.seed)
+    learned, held_out = split_subjects(examples, stage.holdout, config.run.seed)
     tested, made = [], []
     if rows.test:
         made, more = read(rows.test)
@@ -182,7 +186,9 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
     return tokenizer.pad_token_id
 
 
-def _class_weights(config: Config, rows: Rows, learned: Sequence[Example]) -> tuple[float, ...]:
+def _class_weights(
+    config: Config, rows: Rows, learned: Sequence[RewardModelExample]
+) -> tuple[float, ...]:
     missing = set(range(len(rows.names))) - {one.label for one in learned}
     if missing:
         raise ConfigError(
@@ -220,8 +226,9 @@ def _card(
     for name, one in verdicts.items():
         metrics |= one.metrics(name)
         said.append(
-            f"On {one.num_rows} {PARTS[name]}: accuracy {one.accuracy:.3f}, where {rule} reaches "
-            f"{one.baseline:.3f}; expected calibration error {one.calibration_error:.3f}."
+            f"On {one.num_rows} {HELD_OUT_SOURCES[name]}: accuracy {one.accuracy:.3f}, where "
+            f"{rule} reaches {one.baseline:.3f}; expected calibration error "
+            f"{one.calibration_error:.3f}."
         )
         table = ["| mean confidence | rows | accuracy |", "| --- | --- | --- |"]
         table += [f"| {sure:.3f} | {number} | {right:.3f} |" for number, sure, right in one.bins]

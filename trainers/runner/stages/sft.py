@@ -9,7 +9,7 @@ from llmgym.plural import counted
 from llmgym.rewards.context import longest_sequence
 from llmgym.vector import LLMVectorEnv
 from trainers.backends.base import Engine
-from trainers.backends.gathering import whole
+from trainers.backends.gathering import gathered_module
 from trainers.backends.torch import OptimizerSettings
 from trainers.backends.zero.setup import loading
 from trainers.config import Config, TokenizerConfig
@@ -34,7 +34,12 @@ from trainers.runner.session import Session
 from trainers.runner.stages.steps import take_steps
 from trainers.supervised import sft
 from trainers.supervised.fit import num_steps
-from trainers.supervised.sft_data import Demonstration, Example, demonstrations, tokenize
+from trainers.supervised.sft_data import (
+    Demonstration,
+    SFTExample,
+    demonstrations,
+    tokenize_demonstrations,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -113,11 +118,15 @@ def _corpus(shown: Sequence[Demonstration], envs: LLMVectorEnv | None) -> Iterat
         yield task.solution or ""
 
 
-def _examples(session: Session, chat: ChatFormat, shown: Sequence[Demonstration]) -> list[Example]:
+def _examples(
+    session: Session, chat: ChatFormat, shown: Sequence[Demonstration]
+) -> list[SFTExample]:
     """Return what is learned in token ids."""
     config, path = session.config, session.config.model.path
     longest = config.model.context if path is None else longest_sequence(load_config(path))
-    examples, dropped = tokenize(chat, shown, longest=longest, too_long=config.data.too_long)
+    examples, dropped = tokenize_demonstrations(
+        chat, shown, longest=longest, too_long=config.data.too_long
+    )
     kind = "demonstrations" if config.data.path is None or config.data.has_prompts else \
         "responses without a prompt"  # fmt: skip
     session.note("data", f"{len(examples)} {kind}, {dropped} too long")
@@ -125,7 +134,7 @@ def _examples(session: Session, chat: ChatFormat, shown: Sequence[Demonstration]
 
 
 def _learned(
-    session: Session, policy: CausalPolicy, examples: Sequence[Example]
+    session: Session, policy: CausalPolicy, examples: Sequence[SFTExample]
 ) -> CausalPolicy | None:
     """Run the supervised stage and return what learned; None if it was asked to stop before.
 
@@ -146,16 +155,16 @@ def _learned(
         "policy",
     )
     is_done = _learn(session, engine, examples)
-    learned = whole(engine) if is_done else None
+    learned = gathered_module(engine) if is_done else None
     engine.close()  # PPO makes engines of its own
     assert learned is None or isinstance(learned, CausalPolicy)
     return learned
 
 
-def _learn(session: Session, engine: Engine, examples: Sequence[Example]) -> bool:
+def _learn(session: Session, engine: Engine, examples: Sequence[SFTExample]) -> bool:
     """Take the steps; False if it was asked to stop before the last."""
     config, world = session.config, session.world
-    train, held_out = sft.split(examples, config.sft.holdout, config.run.seed)
+    train, held_out = sft.split_rows(examples, config.sft.holdout, config.run.seed)
     total = num_steps(len(train), config.sft)
     session.note(
         "sft", f"{len(train)} learned, {len(held_out)} kept back, {counted(total, 'step')}"

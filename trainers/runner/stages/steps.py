@@ -1,23 +1,19 @@
 """The steps of a supervised stage: each is logged, and states are saved on the way."""
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from trainers.backends.base import Engine
 from trainers.runner.session import Session, Stage
-from trainers.supervised.fit import Loss, fit, num_steps
-
-Row = TypeVar("Row")
-Batch = TypeVar("Batch")
+from trainers.supervised.fit import BatchT, ExampleT, Loss, fit, num_steps
 
 
 def take_steps(
     session: Session,
     engine: Engine,
-    rows: Sequence[Row],
-    loss: Loss[Row, Batch],
+    rows: Sequence[ExampleT],
+    loss: Loss[ExampleT, BatchT],
     *,
-    held_out: Sequence[Row],
+    held_out: Sequence[ExampleT],
     logs_of: Stage | None = None,
 ) -> dict[str, float] | None:
     """Take the steps of a stage, from where the run that is resumed left it.

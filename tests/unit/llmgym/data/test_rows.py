@@ -9,7 +9,7 @@ import pytest
 
 import llmgym
 from llmgym.data.rows import Columns, tasks_of
-from llmgym.data.survey import MOST_COLUMNS, surveyed
+from llmgym.data.survey import MAX_COLUMNS, surveyed
 from llmgym.data.tables import read_table
 from llmgym.data.tasks import from_file, from_list
 from llmgym.errors import RewardError, TaskSourceError
@@ -177,7 +177,7 @@ def test_rows_of_very_many_columns_are_looked_at_in_short(tmp_path):
                               for n in range(20)))  # fmt: skip
     found = surveyed(path)
     assert len(found.columns) == 3002
-    assert list(found.lengths)[MOST_COLUMNS:] == ["prompt", "answer"]
+    assert list(found.lengths)[MAX_COLUMNS:] == ["prompt", "answer"]
     (tmp_path / "p.csv").write_text(",".join(many) + "\n" + ",".join(map(str, many)))
     assert len(read_table(tmp_path / "p.csv")[0][1]) == 3000
 

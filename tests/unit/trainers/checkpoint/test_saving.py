@@ -203,7 +203,7 @@ def test_a_problem_of_another_rank_fails_the_save_here(folder, monkeypatch):
 def test_a_rank_that_does_not_see_the_folder_says_so(folder):
     folder.mkdir()
     with pytest.raises(OSError, match="shared filesystem"):
-        checkpoint.write(folder / "ppo_000001.tmp", {}, {}, World(rank=1, size=2))
+        checkpoint.write_parts(folder / "ppo_000001.tmp", {}, {}, World(rank=1, size=2))
 
 
 def test_a_listing_that_is_out_of_date_loses_no_file(folder, monkeypatch):

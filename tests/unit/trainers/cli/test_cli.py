@@ -11,9 +11,9 @@ import pytest
 
 from trainers.cli import data, doctor, envs, eval, export, play, report, rewards, runs, schema
 from trainers.cli import main as cli
-from trainers.cli.eval import report as told
+from trainers.cli.eval import evaluation_lines as told
 from trainers.errors import CheckpointError
-from trainers.evaluation.statistics import summary
+from trainers.evaluation.statistics import summarize
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +71,9 @@ def test_the_options_of_each_verb_are_these():
         "template", "json",
     ]  # fmt: skip
     assert options(report.Options) == ["runs", "out"]
-    assert options(runs.List) == ["folder", "sort", "json"]
+    assert options(runs.ListRuns) == ["folder", "sort", "json"]
     assert options(runs.Diff) == ["a", "b", "json"]
-    assert options(envs.List) == ["filter", "plugins"]
+    assert options(envs.ListEnvs) == ["filter", "plugins"]
     assert options(envs.Show) == ["id", "seed", "kwargs", "plugins"]
     assert options(envs.New) == ["name", "dir"]
     assert options(envs.Check) == ["id", "episodes", "kwargs", "plugins"]
@@ -226,8 +226,8 @@ def test_a_report_pairs_the_same_tasks():
     def row(prompt, reward):
         return {"prompt": prompt, "completion": str(reward), "reward": reward}
 
-    ours = summary("a/B-v0", [1.0, 1.0], rows=[row("p", 1.0), row("q", 1.0)])
-    theirs = summary("a/B-v0", [0.0, 1.0], rows=[row("p", 0.0), row("q", 1.0)])
+    ours = summarize("a/B-v0", [1.0, 1.0], rows=[row("p", 1.0), row("q", 1.0)])
+    theirs = summarize("a/B-v0", [0.0, 1.0], rows=[row("p", 0.0), row("q", 1.0)])
     lines = told([("runs/a/model", ours), ("base", theirs)], "greedy")
     assert lines[0] == "Held-out a/B-v0: 2 tasks, greedy, 95 % interval"
     assert lines[1] == "  runs/a/model  1 (all equal)"

@@ -125,7 +125,7 @@ def test_a_run_that_was_started_here_asks_nothing(finished, capsys, monkeypatch)
 def test_settings_of_ones_own_and_words_that_were_typed_ask_nothing(
     place, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("trainers.cli.plan.show", lambda *_: 0)
+    monkeypatch.setattr("trainers.cli.plan.show_plan", lambda *_: 0)
     config = read([tmp_path / "runs/a/config.yaml"])
     function = config.rewards[0].function
     mine = tmp_path / "mine.yaml"
@@ -136,7 +136,7 @@ def test_settings_of_ones_own_and_words_that_were_typed_ask_nothing(
 
 
 def test_other_ranks_leave_the_question_to_the_first(place, monkeypatch, capsys):
-    monkeypatch.setattr("trainers.cli.plan.show", lambda *_: 0)
+    monkeypatch.setattr("trainers.cli.plan.show_plan", lambda *_: 0)
     words = ["plan", "-c", "runs/a/config.yaml", "--quiet"]
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")

@@ -14,8 +14,8 @@ from trainers.cli.main import VERBS
 from trainers.config import schema
 
 VERBS_OPTIONS = (eval.Options, play.Options, export.Options, schema_verb.Options)
-VERBS_OPTIONS += (envs.List, envs.Show, envs.Check, envs.New, rewards.Options, data.Options)
-VERBS_OPTIONS += (report.Options, runs.List, runs.Diff, launch.Options)
+VERBS_OPTIONS += (envs.ListEnvs, envs.Show, envs.Check, envs.New, rewards.Options, data.Options)
+VERBS_OPTIONS += (report.Options, runs.ListRuns, runs.Diff, launch.Options)
 FREE = ("envs.0.kwargs.", "rewards.0.kwargs.", "eval.kwargs.")
 """Arguments of environments and rewards: their names are theirs."""
 OF_OTHERS = {"nproc_per_node", "local_rank", "nnodes", "node_rank", "master_addr", "master_port"}

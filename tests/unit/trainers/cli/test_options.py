@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trainers.cli import main as cli
-from trainers.cli.options import Target, read
+from trainers.cli.options import RunArgument, parse_options
 
 VERBS = (
     "eval", "play", "data", "export", "report", "launch", "schema", "doctor", "rewards",
@@ -18,7 +18,7 @@ VERBS = (
 class Some:
     """Some options."""
 
-    target: Target = None
+    target: RunArgument = None
     """A run."""
     number: int | None = None
     """A number."""
@@ -29,14 +29,16 @@ class Some:
 
 
 def test_what_is_left_out_is_none_and_what_is_given_has_its_type():
-    assert read(Some, [], "some") == Some()
+    assert parse_options(Some, [], "some") == Some()
     given = ["runs/a", "--number", "0", "--file", "b", "--most", "4"]
-    assert read(Some, given, "some") == Some(target="runs/a", number=0, file=Path("b"), most=4)
+    assert parse_options(Some, given, "some") == Some(
+        target="runs/a", number=0, file=Path("b"), most=4
+    )
 
 
 def test_help_shows_what_an_option_takes(capsys):
     with pytest.raises(SystemExit):
-        read(Some, ["--help"], "some")
+        parse_options(Some, ["--help"], "some")
     said = capsys.readouterr().out
     assert "usage: llmgym some [-h] [RUN] [--number INT] [--file PATH] [--most INT]" in said
     assert "A number. (default: none)" in said
@@ -45,7 +47,7 @@ def test_help_shows_what_an_option_takes(capsys):
 
 def test_a_wrong_value_is_refused_and_named(capsys):
     with pytest.raises(SystemExit) as stop:
-        read(Some, ["--number", "x"], "some")
+        parse_options(Some, ["--number", "x"], "some")
     assert stop.value.code == 2
     assert "--number: invalid literal for int() with base 10: 'x'" in capsys.readouterr().err
 

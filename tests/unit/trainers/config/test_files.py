@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from tests.unit.trainers.config.refusal import refused
 from trainers.config import Config, RewardConfig, schema
 from trainers.config.files import (
-    difference,
+    changed_settings,
     dump,
     layer,
-    load,
     preset,
     presets,
     purpose,
     read,
+    read_document,
     typed,
 )
 from trainers.config.settings import CONFIG_ROOT
@@ -316,11 +316,11 @@ def test_every_preset_loads_and_names_itself(name):
 
 def test_differences_are_dotted():
     changed = read([], {"ppo.gamma": 0.99, "envs.0.kwargs.level": 2})
-    assert sorted(difference(changed, Config())) == [
+    assert sorted(changed_settings(changed, Config())) == [
         "envs.0.kwargs.level null -> 2",
         "ppo.gamma 1.0 -> 0.99",
     ]
-    assert difference(changed, changed) == []
+    assert changed_settings(changed, changed) == []
 
 
 def test_every_section_refuses_what_it_does_not_know():
@@ -333,7 +333,7 @@ def test_every_section_refuses_what_it_does_not_know():
 
 def test_reading_a_file_does_not_load_it_twice(written):
     file = written("ppo: {gamma: 0.5}\n")
-    document = load(file)
+    document = read_document(file)
     assert document.tree == {"ppo": {"gamma": 0.5}}
     assert document.sources["ppo", "gamma"].line == 1
 

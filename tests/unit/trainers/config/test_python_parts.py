@@ -14,7 +14,7 @@ from trainers.config.files import dump, preset, read
 from trainers.config.python_parts import (
     RECORD,
     call,
-    described,
+    describe_part,
     from_python,
     record,
     recorded,
@@ -92,13 +92,13 @@ def module(folder, text):
     ],
 )
 def test_every_form_has_a_name_and_a_place(given, name, word):
-    part = described("reward", given)
+    part = describe_part("reward", given)
     assert (part.name, part.word, part.setting) == (name, word, f"python:{name}")
     assert (part.file, part.line > 1, len(part.digest)) == (str(HERE), True, 12)
 
 
 def test_what_is_written_in_c_has_a_name_and_no_digest():
-    part = described("reward", len)
+    part = describe_part("reward", len)
     assert (part.setting, part.word, part.file, part.digest) == ("python:len", "...", "", "")
 
 
@@ -115,9 +115,9 @@ def test_what_is_written_in_c_has_a_name_and_no_digest():
     ],
 )
 def test_another_source_and_another_value_have_another_digest(one, another):
-    first, second = described("reward", one).digest, described("reward", another).digest
+    first, second = describe_part("reward", one).digest, describe_part("reward", another).digest
     assert first != second
-    assert described("reward", one).digest == first
+    assert describe_part("reward", one).digest == first
 
 
 def test_the_digest_of_a_lambda_is_of_the_lambda_and_not_of_the_call_around_it(tmp_path):
@@ -126,7 +126,9 @@ def test_the_digest_of_a_lambda_is_of_the_lambda_and_not_of_the_call_around_it(t
         "\n\nkept = dict( resume=True, reward=lambda   response: 1.0 )",
         "kept = dict(reward=lambda response: 2.0, resume=False)",
     )
-    digests = [described("reward", module(tmp_path, one)["kept"]["reward"]).digest for one in texts]
+    digests = [
+        describe_part("reward", module(tmp_path, one)["kept"]["reward"]).digest for one in texts
+    ]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -136,7 +138,7 @@ def test_the_rest_of_its_file_does_not_change_the_digest_of_a_function(tmp_path)
     digests = []
     for text, value in zip((*texts, texts[0]), (1.0, 1.0, 2.0), strict=True):
         names = module(tmp_path, text.format(body.format(value)))
-        digests.append(described("reward", names["f"]).digest)
+        digests.append(describe_part("reward", names["f"]).digest)
         linecache.clearcache()
     assert digests[0] == digests[1] != digests[2]
 
@@ -146,7 +148,7 @@ def test_what_was_typed_at_a_prompt_is_known_by_its_instructions():
     for value in (1.0, 1.0, 2.0):
         scope = {}
         exec(f"def f(response):\n    return {value}", scope)
-        names.append(described("reward", scope["f"]))
+        names.append(describe_part("reward", scope["f"]))
     assert [one.file for one in names] == ["", "", ""]
     assert names[0].digest == names[1].digest != names[2].digest
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from trainers.config import Config, EnvConfig, RewardConfig, RunConfig
-from trainers.config.files import difference, dump, flat, read
+from trainers.config.files import changed_settings, dump, flat, read
 from trainers.config.secrets import secret_variables, with_secrets, without_secrets
 from trainers.errors import ConfigError
 
@@ -52,7 +52,7 @@ def test_what_is_shown_of_settings_holds_no_secret():
     kwargs = {"api_key": "another", "n": 2}
     other = replace(SECRET, rewards=[RewardConfig(function="a.py:b", kwargs=kwargs)])
     assert KEY not in str([dump(SECRET), flat(SECRET), without_secrets(SECRET)])
-    assert difference(SECRET, other) == []
+    assert changed_settings(SECRET, other) == []
     assert SECRET.digest == other.digest != Config().digest
 
 

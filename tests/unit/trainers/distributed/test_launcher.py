@@ -124,7 +124,7 @@ def test_a_rank_that_waits_for_others_ends_with_its_launcher_alone(is_killed):
 
 def test_a_rank_without_a_launcher_has_none_to_lose(monkeypatch):
     assert not is_lost()
-    monkeypatch.setattr(launcher, "AT_START", (11, 12))
+    monkeypatch.setattr(launcher, "INITIAL_LAUNCHERS", (11, 12))
     assert is_lost()
 
 
@@ -150,13 +150,13 @@ def test_a_rank_without_a_launcher_has_none_to_lose(monkeypatch):
 def test_what_goes_on_is_started_as_the_run_was(variables, says, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(launcher, "AT_START", launchers())
+    monkeypatch.setattr(launcher, "INITIAL_LAUNCHERS", launchers())
     monkeypatch.setattr(sys, "argv", ["my/train_ppo.py", "quickstart"])
     assert continuing(Path("a")) == says
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", 'q"q', "$(id)", "two\nlines", "-c"])
 def test_what_goes_on_is_one_command_whatever_the_folder_is_called(name, monkeypatch):
-    monkeypatch.setattr(launcher, "AT_START", ())
+    monkeypatch.setattr(launcher, "INITIAL_LAUNCHERS", ())
     words = ["llmgym", "train", "-c", f"{name}/config.yaml", "--resume"]
     assert shlex.split(continuing(Path(name))) == words

@@ -16,7 +16,7 @@ from trainers.config import Config, EvalConfig, GenerationConfig
 from trainers.config.ppo import PPOConfig
 from trainers.distributed.collectives import World
 from trainers.evaluation import text as text_evaluation
-from trainers.evaluation.statistics import before_after, interval
+from trainers.evaluation.statistics import interval, paired_rows
 from trainers.evaluation.text import check_disjoint, evaluate_text, rounds
 from trainers.evaluation.undisturbed import undisturbed
 from trainers.generation.base import Generator, Response
@@ -163,7 +163,7 @@ def test_too_many_failed_rewards_raise():
 
 def test_rows_before_and_after_stand_side_by_side():
     before, after = judged(judges(), settings()), judged(judges(), settings())
-    row = before_after(before, after)[3]
+    row = paired_rows(before, after)[3]
     assert row == {
         "prompt": "say 3",
         "before": "3",

@@ -10,7 +10,7 @@ import torch
 from llmgym.errors import RewardError
 from tests.unit.trainers.evaluation.oracles import wilson
 from trainers.errors import ConfigError
-from trainers.evaluation.statistics import UNKNOWN, interval, paired, summary
+from trainers.evaluation.statistics import UNKNOWN, interval, paired, summarize
 from trainers.loggers import formatting as lines
 from trainers.loggers.base import evaluation_values
 
@@ -59,15 +59,15 @@ def test_equal_scores_within_bounds_leave_room_for_those_not_seen(score):
 
 @pytest.mark.parametrize("scores", [[1.0] * 4, [0.0], [500.0] * 50])
 def test_equal_scores_without_bounds_claim_no_certainty(scores):
-    found = summary("e", scores)
+    found = summarize("e", scores)
     assert math.isnan(found.ci_low)
     assert math.isnan(found.ci_high)
     assert evaluation_values([found]) == {"eval/e/mean": scores[0], "eval/score": scores[0]}
-    assert lines.interval(found) == f"{scores[0]:.3g} (all equal)"
+    assert lines.mean_and_interval(found) == f"{scores[0]:.3g} (all equal)"
 
 
 def test_failed_tasks_count_in_no_mean():
-    found = summary("e", [1.0, math.nan, 0.0, 1.0], bounds=(0.0, 1.0))
+    found = summarize("e", [1.0, math.nan, 0.0, 1.0], bounds=(0.0, 1.0))
     assert found.mean == pytest.approx(2 / 3)
     assert (found.ci_low, found.ci_high) == pytest.approx(wilson(2, 3))
     assert len(found.scores) == 4
@@ -75,7 +75,7 @@ def test_failed_tasks_count_in_no_mean():
 
 def test_no_score_at_all_is_an_error():
     with pytest.raises(RewardError, match="none of 2 tasks has a score"):
-        summary("e", [math.nan, math.nan])
+        summarize("e", [math.nan, math.nan])
 
 
 def test_pairing_sees_what_two_intervals_do_not():

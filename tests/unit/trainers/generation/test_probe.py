@@ -7,7 +7,7 @@ from transformers import CONFIG_MAPPING
 from trainers.errors import ConfigError
 from trainers.generation import probe, transformers
 from trainers.models import causal_lm
-from trainers.models.miniature import MOST_PARAMETERS, WINDOW, miniature, small_config
+from trainers.models.miniature import ATTENTION_WINDOW, MAX_PARAMETERS, miniature, small_config
 
 
 def probed(family, **changes):
@@ -40,11 +40,11 @@ def test_padding_that_enters_a_state_is_seen(monkeypatch):
 def test_a_row_beyond_a_window_is_seen(monkeypatch):
     """Masks that forget the window are right for short rows only."""
     model = miniature(CONFIG_MAPPING["mistral"](sliding_window=4096))
-    assert model.config.sliding_window == WINDOW
+    assert model.config.sliding_window == ATTENTION_WINDOW
     real = type(model).forward
 
     def forgetful(self, *args, use_cache=True, **given):
-        self.config.sliding_window = WINDOW if not use_cache else 10 * WINDOW
+        self.config.sliding_window = ATTENTION_WINDOW if not use_cache else 10 * ATTENTION_WINDOW
         return real(self, *args, use_cache=use_cache, **given)
 
     monkeypatch.setattr(type(model), "forward", forgetful)
@@ -76,7 +76,7 @@ def test_a_miniature_has_layers_of_every_type_and_small_sizes():
     for config in (jamba, bamba, CONFIG_MAPPING["recurrent_gemma"]()):
         assert set(small_config(config).layer_types) == set(config.layer_types)
     model = miniature(CONFIG_MAPPING["mixtral"]())
-    assert sum(one.numel() for one in model.parameters()) < MOST_PARAMETERS / 50
+    assert sum(one.numel() for one in model.parameters()) < MAX_PARAMETERS / 50
     assert all(not torch.equal(one, one * 0) for one in model.parameters()), "biases are random"
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from trainers.config.files import presets, read
-from trainers.loggers.alarms import LASTING, RISE, WINDOW, Alarms, drifts, wrong
+from trainers.loggers.alarms import LASTING, RISE, WINDOW, Alarms, drifts, find_problems
 
 HEALTHY = {
     "objective/scores": 0.4,
@@ -41,7 +41,7 @@ def fed(alarms, values, times=1):
     ],
 )
 def test_an_alarm_names_its_remedy_once_it_lasts_and_is_counted(config, values, name, remedy):
-    assert list(wrong(HEALTHY | values, config)) == [name]
+    assert list(find_problems(HEALTHY | values, config)) == [name]
     alarms, needed = Alarms(config), LASTING.get(name, 1)
     assert fed(alarms, values, needed - 1) == []
     (text,) = fed(alarms, values)
@@ -53,10 +53,10 @@ def test_an_alarm_names_its_remedy_once_it_lasts_and_is_counted(config, values, 
 def test_one_reward_or_those_of_numeric_episodes_may_be_equal(config):
     equal = HEALTHY | {"objective/scores_std": 0.0}
     episodes = config.ppo.num_episodes
-    text = wrong(equal | {"rewards/errors": 2.0}, config)["equal rewards"]
+    text = find_problems(equal | {"rewards/errors": 2.0}, config)["equal rewards"]
     assert f"all {episodes - 2} episodes" in text
-    assert "equal rewards" not in wrong(equal | {"rewards/errors": episodes - 1.0}, config)
-    assert wrong(equal, read([presets()["cartpole"]])) == {}
+    assert "equal rewards" not in find_problems(equal | {"rewards/errors": episodes - 1.0}, config)
+    assert find_problems(equal, read([presets()["cartpole"]])) == {}
 
 
 def test_what_passes_by_itself_starts_to_count_anew(config):
@@ -68,22 +68,24 @@ def test_what_passes_by_itself_starts_to_count_anew(config):
 
 def test_a_critic_with_little_or_nothing_to_explain_raises_no_alarm(config):
     equal = {"value/explained_var": -3.0, "value/return_mean": 50.0, "advantages/std": 0.5}
-    assert wrong(equal, config) == {}
-    assert list(wrong(equal | {"advantages/std": 5.0}, config)) == ["critic worse than the mean"]
+    assert find_problems(equal, config) == {}
+    assert list(find_problems(equal | {"advantages/std": 5.0}, config)) == [
+        "critic worse than the mean"
+    ]
     flat = {"value/explained_var": -3.0, "objective/scores_std": 0.0}
-    assert list(wrong(flat, config)) == ["equal rewards"]
-    assert wrong({"value/explained_var": -0.05}, config) == {}
+    assert list(find_problems(flat, config)) == ["equal rewards"]
+    assert find_problems({"value/explained_var": -0.05}, config) == {}
 
 
 def test_a_shared_critic_is_remedied_by_its_coefficient():
     shared = read([], {"ppo.critic": "shared"})
-    found = wrong({"value/explained_var": -0.2}, shared)
+    found = find_problems({"value/explained_var": -0.2}, shared)
     assert "--ppo.value-coef 0.2" in found["critic worse than the mean"]
 
 
 def test_a_healthy_iteration_raises_no_alarm(config):
-    assert wrong(HEALTHY, config) == {}
-    assert wrong({"policy/approxkl_avg": 9.0}, read([], {"ppo.target_kl": None})) == {}
+    assert find_problems(HEALTHY, config) == {}
+    assert find_problems({"policy/approxkl_avg": 9.0}, read([], {"ppo.target_kl": None})) == {}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ import pytest
 
 from trainers.config.files import read
 from trainers.loggers.console import ConsoleLogger
-from trainers.loggers.formatting import answer, cut, duration, figure, sample, sparkline, visible
+from trainers.loggers.formatting import (
+    answer,
+    cut,
+    sample_lines,
+    short_duration,
+    short_number,
+    sparkline,
+    visible,
+)
 
 VALUES = {
     "objective/scores": 0.41,
@@ -212,7 +220,9 @@ def test_text_is_shown_without_control_characters():
 @pytest.mark.parametrize("blank", ["", "  ", "\n", "\u200b", "\x1b[31m"])
 def test_an_answer_that_would_not_be_seen_is_quoted(blank):
     assert answer(blank) == repr(blank)
-    assert sample({"prompt": "p", "completion": blank, "reward": 0.0})[1].endswith(repr(blank))
+    assert sample_lines({"prompt": "p", "completion": blank, "reward": 0.0})[1].endswith(
+        repr(blank)
+    )
 
 
 def test_an_answer_that_is_seen_stays_as_it_is():
@@ -225,8 +235,8 @@ def test_long_text_loses_its_middle():
 
 
 def test_figures_are_short():
-    assert [figure(x) for x in (0.41234, 22.0, 1912.0, 0.0)] == ["0.412", "22", "1.91k", "0"]
-    assert [duration(x) for x in (42.4, 70.0, 7500.0)] == ["42s", "1m10s", "2h05m"]
+    assert [short_number(x) for x in (0.41234, 22.0, 1912.0, 0.0)] == ["0.412", "22", "1.91k", "0"]
+    assert [short_duration(x) for x in (42.4, 70.0, 7500.0)] == ["42s", "1m10s", "2h05m"]
     assert sparkline([0.0, 1.0]) == "\u2581\u2588"
     assert sparkline([3.0]) == ""
     assert sparkline([2.0, 2.0]) == "\u2581\u2581"

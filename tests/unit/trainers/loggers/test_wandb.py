@@ -16,7 +16,7 @@ from trainers.config import RewardConfig
 from trainers.errors import ConfigError
 from trainers.loggers import wandb as door
 from trainers.loggers.credentials import has_credentials
-from trainers.loggers.wandb import MOST_ROWS, WandbLogger, _cell, mode, offline_parts
+from trainers.loggers.wandb import MAX_TABLE_ROWS, WandbLogger, _cell, mode, offline_parts
 
 CANARY = "canary0123456789canary0123456789canary01"
 ALWAYS = {
@@ -72,7 +72,7 @@ def test_an_offline_run_holds_every_key_that_was_logged(config, tmp_path, evalua
     logger.log({"sft/loss": 2.5, "sft/lr": 1e-3}, 7, "sft")
     for step in (1, 2):
         logger.log(ALWAYS, step)
-        logger.samples([ROW] * (MOST_ROWS + 4), step)
+        logger.samples([ROW] * (MAX_TABLE_ROWS + 4), step)
     logger.evaluation([evaluation(0.5)], 2, {})
     state = logger.state_dict()
     logger.close("finished")
@@ -98,7 +98,7 @@ def test_an_offline_run_holds_every_key_that_was_logged(config, tmp_path, evalua
     assert steps["eval/*"] == steps["objective/*"] == "train/global_step"
     table = min(folder.rglob("*.table.json"))
     rows = json.loads(table.read_text("utf-8"))
-    assert len(rows["data"]) == MOST_ROWS
+    assert len(rows["data"]) == MAX_TABLE_ROWS
     shown = dict(zip(rows["columns"], rows["data"][0], strict=True))
     assert (shown["completion"], shown["parts"], shown["step"]) == ("4", '{"exact": 1.0}', 1)
     for file in run_dir.rglob("*"):

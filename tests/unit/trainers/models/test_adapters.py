@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from tests import tiny
-from trainers.backends.gathering import gathered, whole
+from trainers.backends.gathering import gathered, gathered_module
 from trainers.config import LoRAConfig
 from trainers.config.files import read
 from trainers.errors import BackendError, ConfigError
@@ -181,7 +181,7 @@ def test_what_is_written_computes_what_was_trained(model, tmp_path):
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
     policy = CausalPolicy(model, temperature=1.0, chunk=512)
     engine = tiny.torch_engine(policy, tiny.optimizer(tiny.settings(), 0.0), "policy")
-    whole(engine).model.save_pretrained(tmp_path / "merged")
+    gathered_module(engine).model.save_pretrained(tmp_path / "merged")
     got = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert not has_adapters(got)
     torch.testing.assert_close(logits(got), expected, rtol=0, atol=1e-5)

@@ -8,7 +8,7 @@ from tokenizers import pre_tokenizers
 
 from trainers.models import chat
 from trainers.models.chat import train_tokenizer
-from trainers.models.corpus import LONGEST, with_short_words
+from trainers.models.corpus import MAX_WORD_LENGTH, with_short_words
 
 SPLIT = pre_tokenizers.Sequence(
     [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
@@ -17,8 +17,8 @@ ORDINARY = (
     'The quick brown fox, 12 of them: "jumps"!\n\n\tover\u00e9 ...  ---- #### 42',
     "\u4f60\u597d\uff0c\u4e16\u754c\u3002" * 300,
     "https://example.org/" + "a/b.c?d=e&" * 200,
-    "x" * LONGEST + " " * LONGEST,
-    "9" * 5 * LONGEST,
+    "x" * MAX_WORD_LENGTH + " " * MAX_WORD_LENGTH,
+    "9" * 5 * MAX_WORD_LENGTH,
     "",
 )
 
@@ -37,11 +37,11 @@ def test_a_tokenizer_of_ordinary_text_is_what_it_was_to_the_last_merge(monkeypat
 
 @pytest.mark.parametrize("letter", ["a", "\u4e2d", "!", " ", "\n"])
 def test_a_word_without_end_is_cut_and_nothing_of_the_text_is_lost(letter):
-    text = f"Say it: {letter * (3 * LONGEST + 5)} and 42 again"
+    text = f"Say it: {letter * (3 * MAX_WORD_LENGTH + 5)} and 42 again"
     pieces = [*with_short_words([text], SPLIT)]
     assert "".join(pieces) == text
     words = [end - start for one in pieces for _, (start, end) in SPLIT.pre_tokenize_str(one)]
-    assert max(words) <= LONGEST + 1
+    assert max(words) <= MAX_WORD_LENGTH + 1
     assert len(pieces) <= 5
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from trainers.config import BackendConfig, Config
-from trainers.plan.batch import Batch
+from trainers.plan.batch import BatchShape
 from trainers.plan.forecast import Forecast
 from trainers.plan.page import host_lines
 from trainers.plan.state import Holding, ModelState
@@ -15,7 +15,7 @@ def forecast(stage, ranks, *, is_gpu=True, **more):
     """A forecast without phases."""
     json = {"zero_optimization": {"stage": stage}, "bf16": {}}
     holding = Holding(ranks=ranks, is_gpu=is_gpu, json=json)
-    batch = Batch(**dict.fromkeys(Batch.__dataclass_fields__, 1))
+    batch = BatchShape(**dict.fromkeys(BatchShape.__dataclass_fields__, 1))
     parts = {"parameters": SIZES, "dtype": "", "source": "", "holding": holding, "batch": batch}
     return Forecast(**{**parts, "largest": 10, **more})
 

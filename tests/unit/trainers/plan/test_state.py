@@ -6,7 +6,7 @@ from trainers.backends.zero.json import engine_json
 from trainers.config import BackendConfig, Config, GenerationConfig, ModelConfig
 from trainers.config.backend import ZeroConfig
 from trainers.config.ppo import PPOConfig
-from trainers.plan.batch import Batch, spelled
+from trainers.plan.batch import BatchShape, spelled
 from trainers.plan.state import Holding, checkpoint_bytes, export_bytes
 
 PLAIN = Holding()
@@ -149,7 +149,7 @@ def settings(**ppo):
 
 
 def test_the_arithmetic_of_a_batch():
-    batch = Batch.of(settings())
+    batch = BatchShape.of(settings())
     assert (batch.rows, batch.width, batch.minibatch_rows, batch.micro_rows) == (60, 100, 15, 6)
     assert (batch.micro_batches, batch.steps, batch.scored_batches) == (3, 12, 10)
 
@@ -158,16 +158,16 @@ def test_the_arithmetic_of_a_batch():
 def test_a_micro_batch_holds_what_the_budget_does_and_at_least_one_row(tokens, rows):
     config = settings()
     object.__setattr__(config, "backend", BackendConfig(micro_batch_tokens=tokens))
-    assert Batch.of(config).micro_rows == rows
+    assert BatchShape.of(config).micro_rows == rows
 
 
 def test_ranks_share_the_rows():
-    batch = Batch.of(settings(), ranks=3)
+    batch = BatchShape.of(settings(), ranks=3)
     assert (batch.rank_rows, batch.minibatch_rows) == (20, 5)
 
 
 def test_the_arithmetic_is_spelled_out():
-    said = "\n".join(spelled(settings(num_iterations=7), Batch.of(settings(), ranks=8)))
+    said = "\n".join(spelled(settings(num_iterations=7), BatchShape.of(settings(), ranks=8)))
     for line in (
         "12 prompts x 5 responses = 60 episodes an iteration",
         "60 rows / 8 ranks = 7.5 rows a rank",
@@ -180,5 +180,5 @@ def test_the_arithmetic_is_spelled_out():
 
 def test_a_numeric_run_counts_steps():
     config = Config(model=ModelConfig(preset="mlp"), ppo=PPOConfig(num_prompts=8, num_steps=16))
-    assert Batch.of(config).rows == 128
-    assert spelled(config, Batch.of(config))[0] == "8 environments x 16 steps = 128 rows"
+    assert BatchShape.of(config).rows == 128
+    assert spelled(config, BatchShape.of(config))[0] == "8 environments x 16 steps = 128 rows"

@@ -16,9 +16,9 @@ from trainers.redaction.redact import (
     HIDDEN,
     hidden,
     is_secret,
-    learn,
     redact,
     redacted,
+    remember_secrets,
     without_values,
 )
 
@@ -70,12 +70,12 @@ def test_a_tree_is_rid_of_secrets_by_name_at_any_depth():
         "query": f"https://host/v1?model=m&api_key={HIDDEN}&n=1",
         "max_tokens": 64,
     }
-    learn(tree)
+    remember_secrets(tree)
     assert without_values(f"401: {KEY}, and Bearer {KEY}") == f"401: {HIDDEN}, and {HIDDEN}"
 
 
 def test_a_short_secret_is_hidden_as_a_whole_word_and_a_number_by_its_name_alone():
-    learn({"password": ["abc12", "xyz", "123456"]})
+    remember_secrets({"password": ["abc12", "xyz", "123456"]})
     assert without_values("abc12 abc123 xyz 123456") == "(hidden) abc123 xyz 123456"
     assert hidden({"password": "123456"}) == {"password": HIDDEN}
 
@@ -115,13 +115,13 @@ WRITTEN = {
 def test_a_secret_is_found_however_it_is_written(kind, secret):
     redaction._known.clear()
     secret = f"k3y{secret}end"
-    learn({"api_key": secret})
+    remember_secrets({"api_key": secret})
     assert "k3y" not in without_values(WRITTEN[kind](f"got {secret}"))
     assert "k3y" not in without_values(WRITTEN[kind](f"got '{secret}' of \"me\""))
 
 
 def test_what_is_written_as_json_can_be_read_again():
-    learn({"api_key": KEY})
+    remember_secrets({"api_key": KEY})
     row = {"a": f"token={KEY}", f"of {KEY}": 1.5, "list": [KEY, 2]}
     text = json.dumps(row)
     hidden_row = {"a": "token=(hidden)", "of (hidden)": 1.5, "list": [HIDDEN, 2]}

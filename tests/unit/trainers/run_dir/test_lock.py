@@ -20,7 +20,7 @@ SOON = 30.0
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.setattr(run_lock, "STILL_FOR", 0.5)
-    monkeypatch.setattr(run_lock, "LOOKS_EVERY", 0.02)
+    monkeypatch.setattr(run_lock, "LOCK_POLL_SECONDS", 0.02)
     monkeypatch.setattr(run_lock, "BEATS_EVERY", 0.05)
     return tmp_path / "run.lock"
 
@@ -50,12 +50,12 @@ def held_elsewhere(file, monkeypatch):
 
 def test_no_lock_is_waited_for_by_nobody(file, monkeypatch):
     monkeypatch.setattr(run_lock, "STILL_FOR", 1000.0)
-    monkeypatch.setattr(run_lock, "LOOKS_EVERY", 1000.0)
+    monkeypatch.setattr(run_lock, "LOCK_POLL_SECONDS", 1000.0)
     assert RunLock(file).is_free()
 
 
 def test_a_lock_of_this_host_is_judged_at_the_first_look(file, monkeypatch):
-    monkeypatch.setattr(run_lock, "LOOKS_EVERY", 1000.0)
+    monkeypatch.setattr(run_lock, "LOCK_POLL_SECONDS", 1000.0)
     file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getppid()}))
     with pytest.raises(CheckpointError, match=rf"in use by process {os.getppid()} on"):
         RunLock(file).is_free()

@@ -9,7 +9,15 @@ import pytest
 from trainers.config import Config
 from trainers.config.files import dump, preset, read
 from trainers.errors import ConfigError
-from trainers.run_dir.record import curves, figure, interval, lines, read_run, size_of, summary
+from trainers.run_dir.record import (
+    curves,
+    folder_size,
+    held_out_interval,
+    lines,
+    read_run,
+    rounded_number,
+    run_summary,
+)
 
 
 def write(run, *records, tail=""):
@@ -120,9 +128,11 @@ def test_a_status_that_says_nothing_is_unknown(run_dir, text):
 
 def test_the_interval_is_of_one_environment_only():
     one = {"eval/a/ci_low": {3: 0.1}, "eval/a/ci_high": {3: 0.2}}
-    assert interval(one, 3) == (0.1, 0.2)
-    assert interval(one, 4) is None
-    assert interval({**one, "eval/b/ci_low": {3: 0.1}, "eval/b/ci_high": {3: 0.2}}, 3) is None
+    assert held_out_interval(one, 3) == (0.1, 0.2)
+    assert held_out_interval(one, 4) is None
+    assert (
+        held_out_interval({**one, "eval/b/ci_low": {3: 0.1}, "eval/b/ci_high": {3: 0.2}}, 3) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +147,7 @@ def test_a_summary_says_what_kind_of_run_it_is(run_dir, settings, stage, kind):
     config = read(settings, {} if stage == "ppo" else {"ppo.num_iterations": 0})
     (run_dir / "config.yaml").write_text(dump(config), "utf-8")
     status(run_dir, status="finished", stage=stage, iteration=3, num_iterations=9)
-    found = summary(read_run(run_dir))
+    found = run_summary(read_run(run_dir))
     assert (found["kind"], found["state"], found["iteration"]) == (kind, "finished", 3)
     assert (found["env"] is None) == (kind == "reward_model")
     assert found["reward"] is None
@@ -145,14 +155,14 @@ def test_a_summary_says_what_kind_of_run_it_is(run_dir, settings, stage, kind):
 
 
 def test_links_count_for_no_bytes(run_dir):
-    before = size_of(run_dir)
+    before = folder_size(run_dir)
     (run_dir / "latest").symlink_to(run_dir)
     (run_dir / "gone").symlink_to(run_dir / "nothing")
-    assert size_of(run_dir) == before
+    assert folder_size(run_dir) == before
 
 
 def test_figures_have_three_digits_that_matter():
-    assert [figure(one) for one in (0.12345, 1234.5, -0.5, 2e9)] == [
+    assert [rounded_number(one) for one in (0.12345, 1234.5, -0.5, 2e9)] == [
         "0.123",
         "1234",
         "-0.5",

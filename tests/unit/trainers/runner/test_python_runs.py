@@ -16,7 +16,7 @@ from trainers.config.python_parts import RECORD, recorded
 from trainers.errors import ConfigError
 from trainers.loggers.console import ConsoleLogger
 from trainers.loggers.jsonl import JsonlLogger
-from trainers.run_dir.record import read_run, summary
+from trainers.run_dir.record import read_run, run_summary
 from trainers.runner.run import run
 
 WORDS = ("one", "two", "three", "four")
@@ -69,7 +69,7 @@ def test_record_settings_metrics_samples_and_list_carry_the_names(started):
     record = read_run(folder)
     assert record.config.envs[0].id == "python:Say"
     assert record.config.rewards[0].name == "python:brief"
-    assert summary(record)["env"] == "python:Say"
+    assert run_summary(record)["env"] == "python:Say"
     keys = {key for row in lines(folder / "metrics.jsonl") for key in row}
     assert "env/python:Say/reward" in keys
     assert "eval/python:Say/mean" in keys

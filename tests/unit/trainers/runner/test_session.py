@@ -34,7 +34,7 @@ def test_a_failed_save_is_tried_again_after_the_next_iteration(session, monkeypa
         due.append(session.save_is_due(step))
         with monkeypatch.context() as patch:
             if step == 3:
-                patch.setattr(checkpoint, "write", refuse)
+                patch.setattr(checkpoint, "write_parts", refuse)
             if due[-1]:
                 session.save("ppo", step, parts={}, own={}, must=False)
     assert due == [False, False, True, True, False]

@@ -11,12 +11,12 @@ from llmgym.errors import TaskSourceError
 from trainers.config import Config, DataConfig, PPOConfig, RewardModelConfig
 from trainers.errors import ConfigError
 from trainers.supervised.preference_data import (
-    Example,
+    RewardModelExample,
     file_of_test,
     labeled_examples,
     preferences,
-    split,
-    tokenize,
+    split_subjects,
+    tokenize_labeled,
 )
 
 GROUPS = {"other": ["negative", "neutral"], "positive": ["positive"]}
@@ -168,12 +168,12 @@ def test_a_row_over_the_context_is_named_or_dropped(tmp_path):
     long = {"prompt": "a" * 5, "chosen": "b", "rejected": "c" * 9}
     rows = pairs_of(tmp_path, PAIRS[0], long)
     with pytest.raises(ConfigError, match=r"line 2 has 15 tokens.*takes 10.*--data.too-long drop"):
-        tokenize(Letters(), rows, longest=10, too_long="raise")
-    kept, dropped = tokenize(Letters(), rows, longest=10, too_long="drop")
+        tokenize_labeled(Letters(), rows, longest=10, too_long="raise")
+    kept, dropped = tokenize_labeled(Letters(), rows, longest=10, too_long="drop")
     assert (len(kept), dropped) == (1, 1)
     assert kept[0].texts == (tuple(map(ord, "hi hello")), tuple(map(ord, "hi go")))
     with pytest.raises(ConfigError, match="no row fits the reward model's 3 tokens"):
-        tokenize(Letters(), rows, longest=3, too_long="drop")
+        tokenize_labeled(Letters(), rows, longest=3, too_long="drop")
 
 
 def test_a_response_of_no_token_is_refused(tmp_path):
@@ -181,17 +181,19 @@ def test_a_response_of_no_token_is_refused(tmp_path):
     (tmp_path / "p.jsonl").write_text(json.dumps({"chosen": "a", "rejected": "\u200b"}))
     rows = preferences(config(data), str(tmp_path / "p.jsonl"))
     with pytest.raises(ConfigError, match=r"line 1: the tokenizer makes no token of a response"):
-        tokenize(Letters(), rows, longest=9, too_long="raise")
+        tokenize_labeled(Letters(), rows, longest=9, too_long="raise")
 
 
 def test_a_prompt_is_on_one_side_of_the_split_with_all_its_rows():
-    rows = [Example(texts=((n,), (n + 1,)), subject=f"prompt {n % 10}") for n in range(30)]
-    train, held_out = split(rows, 0.3, seed=1)
+    rows = [
+        RewardModelExample(texts=((n,), (n + 1,)), subject=f"prompt {n % 10}") for n in range(30)
+    ]
+    train, held_out = split_subjects(rows, 0.3, seed=1)
     assert (len(train), len(held_out)) == (21, 9)
     assert not {one.subject for one in train} & {one.subject for one in held_out}
-    assert split(rows, 0.3, seed=1) == (train, held_out)
-    assert split(rows, 0.3, seed=2) != (train, held_out)
-    assert split(rows[:1], 0.9, seed=1) == (rows[:1], [])
+    assert split_subjects(rows, 0.3, seed=1) == (train, held_out)
+    assert split_subjects(rows, 0.3, seed=2) != (train, held_out)
+    assert split_subjects(rows[:1], 0.9, seed=1) == (rows[:1], [])
 
 
 def test_the_test_file_is_the_one_named_or_the_one_beside_train(tmp_path):

@@ -15,8 +15,8 @@ from trainers.errors import NonFiniteError
 from trainers.models.classifier import SequenceClassifier
 from trainers.supervised import fit as supervised
 from trainers.supervised import reward_model
-from trainers.supervised.fit import fit, over_ranks, update
-from trainers.supervised.preference_data import Example
+from trainers.supervised.fit import fit, over_ranks, take_step
+from trainers.supervised.preference_data import RewardModelExample
 
 VOCAB, PAD = 24, 0
 
@@ -40,7 +40,7 @@ def loss_of(*, budget=64, classes=0, weights=None, **settings):
 
 
 def collated(rows, loss):
-    return reward_model.collate(rows, pad_token_id=PAD, weights=loss.class_weights)
+    return reward_model.pad_right(rows, pad_token_id=PAD, weights=loss.class_weights)
 
 
 def engine(labels=1, rate=1e-2):
@@ -73,8 +73,8 @@ def examples(number=10, *, pairs=True, margin=0.0):
         return tuple(torch.randint(1, VOCAB, (length,), generator=rng).tolist())
 
     return [
-        Example(texts=(ids(), ids()), margin=margin * n) if pairs
-        else Example(texts=(ids(),), label=n % 3)
+        RewardModelExample(texts=(ids(), ids()), margin=margin * n) if pairs
+        else RewardModelExample(texts=(ids(),), label=n % 3)
         for n in range(number)
     ]  # fmt: skip
 
@@ -86,7 +86,7 @@ def gradient(one, rows, rules):
         torch.cat([p.grad.flatten() for p in one.module.parameters() if p.grad is not None])
     )
     one.clip = lambda: 0.0
-    update(one, rows, rules)
+    take_step(one, rows, rules)
     return stepped[0]
 
 
@@ -193,7 +193,7 @@ def test_a_verdict_does_not_depend_on_batches(pairs):
 
 def test_a_pair_that_is_tied_is_half_right_and_no_surer_than_a_coin():
     rules = loss_of()
-    rows = [Example(texts=((1,), (1,)))]
+    rows = [RewardModelExample(texts=((1,), (1,)))]
     loss, confidence, correct = reward_model.predictions(
         torch.tensor([[2.0], [2.0]]), collated(rows, rules)
     )
@@ -202,18 +202,18 @@ def test_a_pair_that_is_tied_is_half_right_and_no_surer_than_a_coin():
 
 
 def test_the_baseline_reads_no_text():
-    learned = [Example(texts=((1,),), label=label) for label in (2, 2, 0)]
-    judged = [Example(texts=((1,),), label=label) for label in (2, 0, 0, 1)]
+    learned = [RewardModelExample(texts=((1,),), label=label) for label in (2, 2, 0)]
+    judged = [RewardModelExample(texts=((1,),), label=label) for label in (2, 0, 0, 1)]
     assert reward_model.baseline(learned, judged) == 0.25
     longer, shorter, same = ((1, 1), (1,)), ((1,), (1, 1)), ((1,), (2,))
-    pairs = [Example(texts=texts) for texts in (longer, longer, shorter)]
-    tested = [Example(texts=texts) for texts in (longer, shorter, shorter, same)]
+    pairs = [RewardModelExample(texts=texts) for texts in (longer, longer, shorter)]
+    tested = [RewardModelExample(texts=texts) for texts in (longer, shorter, shorter, same)]
     assert reward_model.baseline(pairs, tested) == 0.375
     assert reward_model.baseline(tested, pairs) == pytest.approx(1 / 3)
 
 
 def test_balanced_classes_weigh_the_same_in_total():
-    rows = [Example(texts=((1,),), label=label) for label in (0, 0, 0, 1)]
+    rows = [RewardModelExample(texts=((1,),), label=label) for label in (0, 0, 0, 1)]
     weights = reward_model.class_weights(rows, 2, "balanced")
     assert weights == (4 / 6, 2.0)
     assert sum(weights[one.label] for one in rows) == pytest.approx(len(rows))
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_moves_no_weight():
         one.module.model.score.weight[0, 0] = math.nan
     before = [p.clone() for p in one.module.parameters()]
     with pytest.raises(NonFiniteError, match=r"not finite.*--reward-model\.learning-rate"):
-        update(one, examples(), loss_of())
+        take_step(one, examples(), loss_of())
     for old, new in zip(before, one.module.parameters(), strict=True):
         assert torch.equal(old.nan_to_num(), new.nan_to_num())
 
@@ -261,7 +261,9 @@ def test_preferences_with_a_known_utility_recover_its_order():
         one, other = (int(t) for t in torch.randint(1, VOCAB, (2,), generator=rng))
         better = torch.rand((), generator=rng) < 1 / (1 + math.exp(utility[other] - utility[one]))
         if one != other:
-            rows.append(Example(texts=((one,), (other,)) if better else ((other,), (one,))))
+            rows.append(
+                RewardModelExample(texts=((one,), (other,)) if better else ((other,), (one,)))
+            )
     judge, rules = engine(), loss_of(num_epochs=6, batch_size=32, budget=10_000)
     for _ in fit(judge, rows, rules):
         pass

@@ -14,8 +14,8 @@ from trainers.errors import NonFiniteError
 from trainers.models.causal_lm import CausalPolicy
 from trainers.supervised import fit as supervised
 from trainers.supervised import sft
-from trainers.supervised.fit import fit, num_steps, rows_of_step, update
-from trainers.supervised.sft_data import Example
+from trainers.supervised.fit import fit, num_steps, rows_of_step, take_step
+from trainers.supervised.sft_data import SFTExample
 
 VOCAB = 24
 
@@ -64,7 +64,7 @@ def examples(number=10):
         length = int(torch.randint(1, longest + 1, (1,), generator=rng))
         return tuple(torch.randint(1, VOCAB, (length,), generator=rng).tolist())
 
-    return [Example(prompt=ids(5), response=ids(7)) for _ in range(number)]
+    return [SFTExample(prompt=ids(5), response=ids(7)) for _ in range(number)]
 
 
 def gradient(one):
@@ -92,7 +92,7 @@ def no_step(monkeypatch):
 def test_the_loss_is_the_cross_entropy_of_the_responses(no_step):
     one, rows = engine(), examples()
     expected = oracle(one.module.model, rows)
-    metrics = update(one, rows, loss_of(config(budget=1000)))
+    metrics = take_step(one, rows, loss_of(config(budget=1000)))
     assert metrics.values()["sft/loss"] == pytest.approx(expected.item(), rel=1e-5)
     expected.backward()
     ours = 0.5 * gradient(one)  # ours + theirs, which are equal
@@ -105,22 +105,24 @@ def test_the_loss_is_the_cross_entropy_of_the_responses(no_step):
 def test_the_gradient_does_not_depend_on_the_split(no_step, budget):
     rows = examples()
     whole, parts = engine(), engine()
-    update(whole, rows, loss_of(config(budget=1000)))
-    update(parts, rows, loss_of(config(budget=budget)))
+    take_step(whole, rows, loss_of(config(budget=1000)))
+    take_step(parts, rows, loss_of(config(budget=budget)))
     torch.testing.assert_close(gradient(parts), gradient(whole), rtol=1e-4, atol=1e-6)
 
 
 def test_ranks_add_up_to_the_gradient_of_one(no_step, monkeypatch):
     rows = examples()
     whole = engine()
-    expected = update(whole, rows, loss_of(config(budget=1000))).values()["sft/loss"]
+    expected = take_step(whole, rows, loss_of(config(budget=1000))).values()["sft/loss"]
     count = sum(len(row.response) for row in rows)
     gradients, losses = [], []
     for rank in range(3):
         totals = iter([torch.tensor(float(count))])  # the count is over all ranks, first asked for
         monkeypatch.setattr(supervised, "global_sum", lambda mine, left=totals: next(left, mine))
         one = engine()
-        losses.append(update(one, rows[rank::3], loss_of(config(budget=20))).values()["sft/loss"])
+        losses.append(
+            take_step(one, rows[rank::3], loss_of(config(budget=20))).values()["sft/loss"]
+        )
         gradients.append(gradient(one))
     torch.testing.assert_close(sum(gradients), gradient(whole), rtol=1e-4, atol=1e-6)
     assert sum(losses) == pytest.approx(expected, rel=1e-5)
@@ -131,7 +133,7 @@ def test_a_rank_without_rows_still_runs_backward(no_step, monkeypatch):
     monkeypatch.setattr(
         supervised, "global_sum", lambda mine: mine + 5.0 if mine.ndim == 0 else mine
     )
-    assert update(one, [], loss_of(config())).values()["sft/grad_norm"] == 0.0
+    assert take_step(one, [], loss_of(config())).values()["sft/grad_norm"] == 0.0
     assert gradient(one).abs().max() == 0.0
 
 
@@ -141,7 +143,7 @@ def test_a_loss_that_is_not_finite_moves_no_weight():
         one.module.model.lm_head.weight[0, 0] = math.nan
     before = [p.clone() for p in one.module.parameters()]
     with pytest.raises(NonFiniteError, match=r"not finite.*--sft\.learning-rate"):
-        update(one, examples(), loss_of(config()))
+        take_step(one, examples(), loss_of(config()))
     for old, new in zip(before, one.module.parameters(), strict=True):
         assert torch.equal(old.nan_to_num(), new.nan_to_num())
 
@@ -149,7 +151,7 @@ def test_a_loss_that_is_not_finite_moves_no_weight():
 def test_padding_never_matters(monkeypatch):
     one, rows = engine(), examples()
     clean = held_out_loss(one, rows)
-    real = sft.collate
+    real = sft.pad_around_response
 
     def dirty(picked):
         batch = real(picked)
@@ -157,13 +159,13 @@ def test_padding_never_matters(monkeypatch):
         tokens = torch.where(inputs.attention_mask, inputs.tokens, VOCAB - 1)
         return replace(batch, inputs=replace(inputs, tokens=tokens))
 
-    monkeypatch.setattr(sft, "collate", dirty)
+    monkeypatch.setattr(sft, "pad_around_response", dirty)
     assert held_out_loss(one, rows) == clean
 
 
 def test_collate_pads_prompts_left_and_responses_right():
-    batch = sft.collate(
-        [Example(prompt=(5, 6), response=(7,)), Example(prompt=(8,), response=(9, 10))]
+    batch = sft.pad_around_response(
+        [SFTExample(prompt=(5, 6), response=(7,)), SFTExample(prompt=(8,), response=(9, 10))]
     )
     assert batch.inputs.tokens.tolist() == [[5, 6, 7, 0], [0, 8, 9, 10]]
     assert batch.inputs.num_prompt == 2
@@ -186,11 +188,11 @@ def test_each_epoch_visits_every_row_once_in_another_order(number):
 
 def test_split_keeps_every_row_on_one_side():
     rows = examples(20)
-    train, held_out = sft.split(rows, 0.25, seed=0)
+    train, held_out = sft.split_rows(rows, 0.25, seed=0)
     assert len(held_out) == 5
     assert sorted(map(repr, train + held_out)) == sorted(map(repr, rows))
-    assert sft.split(rows, 0.25, seed=0) == (train, held_out)
-    assert sft.split(rows[:1], 0.9, seed=0) == (rows[:1], [])
+    assert sft.split_rows(rows, 0.25, seed=0) == (train, held_out)
+    assert sft.split_rows(rows[:1], 0.9, seed=0) == (rows[:1], [])
 
 
 def test_the_rate_warms_up_and_falls_to_a_tenth():

@@ -15,7 +15,7 @@ from trainers.supervised.sft_data import (
     demonstrations,
     from_env,
     from_rows,
-    tokenize,
+    tokenize_demonstrations,
 )
 
 CHAT = SimpleNamespace(
@@ -63,7 +63,7 @@ def test_a_template_that_says_nothing_before_a_first_response_is_refused():
     with pytest.raises(
         ConfigError, match="row 1 has no prompt, and the chat template puts nothing"
     ):
-        tokenize(CHAT, rows, longest=9, too_long="raise")
+        tokenize_demonstrations(CHAT, rows, longest=9, too_long="raise")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,9 @@ def rows_of(*pairs):
 
 
 def test_the_end_token_counts_as_part_of_the_response():
-    found, dropped = tokenize(CHAT, rows_of(("ab", "xyz")), longest=5, too_long="raise")
+    found, dropped = tokenize_demonstrations(
+        CHAT, rows_of(("ab", "xyz")), longest=5, too_long="raise"
+    )
     assert (found[0].prompt, found[0].response) == ((2,), (120, 121, 122, 0))
     assert dropped == 0
 
@@ -133,18 +135,18 @@ def test_the_end_token_counts_as_part_of_the_response():
 def test_a_row_that_is_too_long_is_named_with_its_lengths():
     rows = rows_of(("a", "b"), ("a", "wxyz"))
     with pytest.raises(ConfigError, match=r"row 2 has 1 prompt and 5 response tokens.*takes 5 in"):
-        tokenize(CHAT, rows, longest=5, too_long="raise")
+        tokenize_demonstrations(CHAT, rows, longest=5, too_long="raise")
 
 
 def test_or_it_is_dropped_and_counted():
     rows = rows_of(("a", "b"), ("a", "wxyz"))
-    found, dropped = tokenize(CHAT, rows, longest=5, too_long="drop")
+    found, dropped = tokenize_demonstrations(CHAT, rows, longest=5, too_long="drop")
     assert (len(found), dropped) == (1, 1)
 
 
 def test_dropping_all_is_refused():
     with pytest.raises(ConfigError, match="no demonstration fits"):
-        tokenize(CHAT, rows_of(("a", "wxyz")), longest=5, too_long="drop")
+        tokenize_demonstrations(CHAT, rows_of(("a", "wxyz")), longest=5, too_long="drop")
 
 
 @pytest.mark.data
