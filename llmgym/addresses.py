@@ -27,7 +27,7 @@ def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     if not place or not name:
         file = place or name
         inside = _defined(Path(file)) if file.endswith(".py") else []
-        names = f"; it has {', '.join(f'{file}:{one}' for one in inside)}" if inside else ""
+        names = f"; it has {', '.join(f'{file}:{name}' for name in inside)}" if inside else ""
         raise PluginError(
             f"An address is package.module:Name or file.py:name; got {address!r}{names}"
         )
@@ -54,14 +54,14 @@ def file_of(address: str) -> Path | None:
         return Path(file) if os.path.isfile(file) else None
     parts = place.split(".")
     try:
-        found = importlib.util.find_spec(parts[0])  # of a name without dots: imports nothing
+        module_spec = importlib.util.find_spec(parts[0])  # of a name without dots: imports nothing
     except (ImportError, ValueError):
         return None
     for depth in range(2, len(parts) + 1):
-        inside = None if found is None else found.submodule_search_locations
+        inside = None if module_spec is None else module_spec.submodule_search_locations
         name = ".".join(parts[:depth])
-        found = None if inside is None else PathFinder.find_spec(name, inside)
-    origin = None if found is None else found.origin
+        module_spec = None if inside is None else PathFinder.find_spec(name, inside)
+    origin = None if module_spec is None else module_spec.origin
     return Path(origin) if origin and Path(origin).is_file() else None
 
 
@@ -95,7 +95,7 @@ def load_module(name: str) -> ModuleType:
 
 
 def _file(path: Path) -> ModuleType:
-    path = _found(path)
+    path = _resolved(path)
     # One file is one module, however often it is named: pickling and caches rely on it.
     name = f"llmgym_file_{path.stem}_{crc32(str(path).encode()):08x}"
     if name in sys.modules:
@@ -113,7 +113,7 @@ def _file(path: Path) -> ModuleType:
     return module
 
 
-def _found(path: Path) -> Path:
+def _resolved(path: Path) -> Path:
     path = Path(os.path.realpath(os.path.expanduser(path)))
     # As all of os.path, False where a name is too long, or a loop of links.
     if os.path.isfile(path):
@@ -122,25 +122,27 @@ def _found(path: Path) -> Path:
         kind = "a folder" if os.path.isdir(path) else "no plain file"
         raise PluginError(f"{path} is {kind}; an address is file.py:name")
     beside = path.parent.glob("*.py") if os.path.isdir(path.parent) else ()
-    near = difflib.get_close_matches(path.name, [one.name for one in beside if one.is_file()])
+    near = difflib.get_close_matches(path.name, [entry.name for entry in beside if entry.is_file()])
     hint = f"did you mean {' or '.join(near)}?" if near else "an address is file.py:name"
     raise PluginError(f"There is no file {path}; {hint}")
 
 
 def _defined(path: Path) -> list[str]:
     """Return the functions and classes of a file, which is read and not run."""
-    path = _found(path)
+    path = _resolved(path)
     try:
         body = ast.parse(path.read_bytes(), str(path)).body
     except SyntaxError as error:
         raise _broken(path, error) from error
     kinds = (ast.FunctionDef, ast.ClassDef)
-    return [one.name for one in body if isinstance(one, kinds) and not one.name.startswith("_")]
+    return [node.name for node in body if isinstance(node, kinds) and not node.name.startswith("_")]
 
 
 def _broken(path: Path, error: BaseException) -> PluginError:
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)]
-    line, said = frames[-1].lineno if frames else 1, str(error)
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+    ]
+    line, message = frames[-1].lineno if frames else 1, str(error)
     if isinstance(error, SyntaxError) and error.filename == str(path):
-        line, said = error.lineno, error.msg
-    return PluginError(f"The file does not load: {path}:{line}: {type(error).__name__}: {said}")
+        line, message = error.lineno, error.msg
+    return PluginError(f"The file does not load: {path}:{line}: {type(error).__name__}: {message}")

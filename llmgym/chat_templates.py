@@ -25,7 +25,10 @@ BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 LIMIT_SECONDS = 10.0
 """Time that a template may take for a dialogue of two messages; it needs about a millisecond."""
 
-DIRECTIVES = (*("%-d", "%-m", "%-j", "%e"), *(f"%{one}" for one in "aAbBcdDFGHIjmMpSuUVwWxXyYZ"))
+DIRECTIVES = (
+    *("%-d", "%-m", "%-j", "%e"),
+    *(f"%{letter}" for letter in "aAbBcdDFGHIjmMpSuUVwWxXyYZ"),
+)
 
 
 class EndlessTemplateError(LLMGymError):
@@ -57,7 +60,7 @@ class ControlTokens:
     def __post_init__(self) -> None:
         """Make the patterns that find them."""
         object.__setattr__(self, "_anywhere", _any_of(self.every))
-        kept = tuple(one for one in self.every if one not in self.written)
+        kept = tuple(token for token in self.every if token not in self.written)
         object.__setattr__(self, "_answer", _any_of(kept))
 
     def spelled(self, role: object) -> re.Pattern[str]:
@@ -67,9 +70,9 @@ class ControlTokens:
 
 @lru_cache(maxsize=16)
 def _read(source: str, special: frozenset[str], added: frozenset[str]) -> ControlTokens:
-    used = {one for one in added if one.strip() and _is_used(one, source)}
-    every = sorted(special | used, key=lambda one: (-len(one), one))
-    written = frozenset(one for one in used - special if _partner(one) in added)
+    used = {token for token in added if token.strip() and _is_used(token, source)}
+    every = sorted(special | used, key=lambda token: (-len(token), token))
+    written = frozenset(token for token in used - special if _partner(token) in added)
     return ControlTokens(tuple(every), written)
 
 
@@ -80,19 +83,19 @@ def control_tokens(tokenizer: Tokenizer) -> ControlTokens:
     (`'<|' + role + '|>'`). Added tokens of white space are text.
     """
     held: Mapping[int, Any] = tokenizer.added_tokens_decoder
-    special = {one.content for one in held.values() if one.special}
-    special = {one for one in special if not BYTE.fullmatch(one)}
+    special = {token.content for token in held.values() if token.special}
+    special = {token for token in special if not BYTE.fullmatch(token)}
     return _read(
         template_source(tokenizer),
         frozenset(filter(None, special | set(tokenizer.all_special_tokens))),
-        frozenset(one.content for one in held.values()),
+        frozenset(token.content for token in held.values()),
     )
 
 
 def template_source(tokenizer: Tokenizer) -> str:
     """Return the source of a tokenizer's templates; empty without one."""
-    found = tokenizer.chat_template
-    return "\n".join(found.values()) if isinstance(found, Mapping) else found or ""
+    template = tokenizer.chat_template
+    return "\n".join(template.values()) if isinstance(template, Mapping) else template or ""
 
 
 def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
@@ -102,15 +105,15 @@ def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
 def _is_used(token: str, source: str) -> bool:
     if token in source:
         return True
-    found = (role for name in ROLES for role in (name, name.title(), name.upper()))
-    parts = [token.partition(role) for role in found if role in token]
+    spellings = (role for name in ROLES for role in (name, name.title(), name.upper()))
+    parts = [token.partition(role) for role in spellings if role in token]
     return any(before in source and after in source for before, _, after in parts)
 
 
 def _partner(token: str) -> str:
     """Return `</x>` of `<x>` and the other way round; empty where a token is neither."""
-    found = PAIRED.fullmatch(token)
-    return f"<{'' if found[1] else '/'}{found[2]}>" if found else ""
+    match = PAIRED.fullmatch(token)
+    return f"<{'' if match[1] else '/'}{match[2]}>" if match else ""
 
 
 def prints_day(tokenizer: Tokenizer) -> bool:
@@ -126,7 +129,9 @@ def dated(tokenizer: Tokenizer, day: date | None) -> str | None:
     template = tokenizer.chat_template
     if day is None or not isinstance(template, str) or not prints_day(tokenizer):
         return None
-    steps = "".join(f".replace({one!r}, {day.strftime(one)!r})" for one in DIRECTIVES)
+    steps = "".join(
+        f".replace({directive!r}, {day.strftime(directive)!r})" for directive in DIRECTIVES
+    )
     macro = "{% macro strftime_now(form) %}{{ form" + steps + " }}{% endmacro %}"
     # The empty expression keeps Jinja from taking a line break at the start of the template.
     return f"{macro}{{{{ '' }}}}{template}"

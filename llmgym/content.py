@@ -49,7 +49,7 @@ def cell_of(row: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401 - any c
     for place in (i for i, letter in enumerate(column) if letter == "."):
         inner, rest = row.get(column[:place]), column[place + 1 :]
         if isinstance(inner, list | tuple):
-            inner = {str(i): one for i, one in enumerate(inner)}
+            inner = {str(i): item for i, item in enumerate(inner)}
         if isinstance(inner, Mapping):
             try:
                 return cell_of(inner, rest)
@@ -71,8 +71,8 @@ def no_column(place: str, column: str, row: Mapping[str, Any]) -> str:
     """Return the sentence that says which columns a row has instead of `column`."""
     last = column.rpartition(".")[2]
     inner = (name for name, cell in row.items() if isinstance(cell, Mapping) and last in cell)
-    found = next(inner, None)
-    hint = "" if found is None else f" Did you mean {found}.{last}?"
+    outer = next(inner, None)
+    hint = "" if outer is None else f" Did you mean {outer}.{last}?"
     return f'{place} has no column "{column}"; it has {names_of(row)}.{hint}'
 
 
@@ -96,12 +96,12 @@ def text_of(value: object, where: str, what: str = "a text") -> str:
     if isinstance(value, str):
         return whole_text(value, where)
     if isinstance(value, list | tuple) and value:
-        if any(isinstance(one, Mapping) and "role" in one for one in value):
+        if any(isinstance(message, Mapping) and "role" in message for message in value):
             raise TaskSourceError(
                 f"{where}: {what} is text, got a list of messages. Write the text of its last "
                 "message alone, and the messages before it as the prompt."
             )
-        return "".join(_part(one, f"{where}, part {i}") for i, one in enumerate(value, start=1))
+        return "".join(_part(part, f"{where}, part {i}") for i, part in enumerate(value, start=1))
     hint = " A number is written as text: in quotes." if _is_number(value) else ""
     raise TaskSourceError(f"{where}: {what} is text, got {_shown(value)}.{hint}")
 
@@ -169,34 +169,34 @@ def prompt_of(
         prompt: Prompt = whole_text(value, where)
     else:
         items = value if isinstance(value, list | tuple) else ()
-        if not items or not all(isinstance(one, Mapping) and "role" in one for one in items):
+        if not items or not all(isinstance(item, Mapping) and "role" in item for item in items):
             raise TaskSourceError(
                 f"{where}: a prompt is text that is not empty, or a list of messages such as "
                 f"{SHAPE}; got {_shown(value)}"
             )
-        prompt = tuple(_message(one, f"{where}, message {i}") for i, one in enumerate(items, 1))
+        prompt = tuple(_message(item, f"{where}, message {i}") for i, item in enumerate(items, 1))
     return _split(prompt, where, last_assistant)
 
 
-def _message(one: Mapping[str, Any], where: str) -> Message:
-    role = one["role"]
+def _message(item: Mapping[str, Any], where: str) -> Message:
+    role = item["role"]
     if role not in get_args(Role):
         hint = ' Write "system" for it.' if role == "developer" else ""
         raise TaskSourceError(
             f"{where}: a role is one of {', '.join(get_args(Role))}; got {_shown(role)}.{hint}"
         )
     for name in UNSAID:
-        if one.get(name):
+        if item.get(name):
             raise TaskSourceError(
                 f"{where} has {name} beside its content, which no model would read. Write it into "
                 "the content as the model shall see it, or leave it out."
             )
-    name, call = one.get("name"), one.get("tool_call_id")
+    name, call = item.get("name"), item.get("tool_call_id")
     return Message(
         role=role,
-        content=content_of(one, where),
+        content=content_of(item, where),
         name=None if name is None else text_of(name, f"{where}, name"),
-        tool_calls=tuple(_call(call, where) for call in one.get("tool_calls") or ()),
+        tool_calls=tuple(_call(call, where) for call in item.get("tool_calls") or ()),
         tool_call_id=None if call is None else text_of(call, f"{where}, tool_call_id"),
     )
 
@@ -204,9 +204,9 @@ def _message(one: Mapping[str, Any], where: str) -> Message:
 def _call(call: object, where: str) -> ToolCall:
     function = call.get("function", call) if isinstance(call, Mapping) else {}
     name = function.get("name") if isinstance(function, Mapping) else None
-    given = function.get("arguments") if isinstance(function, Mapping) else None
+    payload = function.get("arguments") if isinstance(function, Mapping) else None
     try:
-        arguments = json.loads(given) if isinstance(given, str) and given else given or {}
+        arguments = json.loads(payload) if isinstance(payload, str) and payload else payload or {}
     except ValueError:
         arguments = None
     if not isinstance(name, str) or not isinstance(arguments, Mapping):
@@ -233,11 +233,11 @@ def _split(prompt: Prompt, where: str, last: LastAssistant) -> tuple[Prompt, str
             f"{where} does not end with the assistant, and last_assistant split makes the last "
             "turn the answer. Give every row its answer, or leave last_assistant out."
         )
-    said = prompt[-1].content if isinstance(prompt[-1], Message) else ""
-    if len(prompt) == 1 or not said.strip():
+    last_content = prompt[-1].content if isinstance(prompt[-1], Message) else ""
+    if len(prompt) == 1 or not last_content.strip():
         lacks = "no message before" if len(prompt) == 1 else "no text in"
         raise TaskSourceError(f"{where} has {lacks} the assistant's answer. Leave such rows out.")
-    return prompt[:-1], said
+    return prompt[:-1], last_content
 
 
 def options(setting: str, value: str) -> str:
@@ -278,7 +278,7 @@ def gold_of(value: Any, column: str, where: str) -> str | Number:  # noqa: ANN40
 
 def _leaves(value: object, name: str, depth: int = 3) -> Iterator[str]:
     if isinstance(value, list | tuple):
-        value = {str(i): one for i, one in enumerate(value[:MAX_NAMES])}
+        value = {str(i): item for i, item in enumerate(value[:MAX_NAMES])}
     if not isinstance(value, Mapping):
         if isinstance(value, str) or _is_number(value):
             yield name
@@ -288,7 +288,7 @@ def _leaves(value: object, name: str, depth: int = 3) -> Iterator[str]:
 
 
 def _likely(name: str) -> int:
-    last = next((one for one in reversed(name.split(".")) if not one.isdigit()), name)
+    last = next((part for part in reversed(name.split(".")) if not part.isdigit()), name)
     return GOLD_NAMES.index(last) if last in GOLD_NAMES else len(GOLD_NAMES)
 
 

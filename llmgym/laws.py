@@ -185,7 +185,7 @@ def _vector(subject: Subject) -> Iterator[str]:
 def _bounds(subject: Subject) -> Iterator[str]:
     env = subject.make()
     low, high = inner_env(env).reward_bounds
-    slack = SLACK * max((abs(one) for one in (low, high) if math.isfinite(one)), default=1.0)
+    slack = SLACK * max((abs(bound) for bound in (low, high) if math.isfinite(bound)), default=1.0)
     for seed in range(subject.episodes):
         env.reset(seed=seed)
         solution = core_env(env).solve()

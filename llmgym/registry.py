@@ -129,7 +129,7 @@ def create_vector(
     return vector([make] * num_envs, executor=executor, workers=workers, env_timeout=env_timeout)
 
 
-def settings_of(found: EnvSpec, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(env_spec: EnvSpec, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `create_vector` for an id: those of its registration, then others.
 
     Raises:
@@ -141,7 +141,7 @@ def settings_of(found: EnvSpec, kwargs: Mapping[str, Any]) -> dict[str, Any]:
             f"{', '.join(taken)} never reaches an environment: Gymnasium and the registry keep "
             "this keyword for themselves. Rename it where the environment is defined"
         )
-    return {**found.kwargs, **kwargs}
+    return {**env_spec.kwargs, **kwargs}
 
 
 def spec(id: str) -> EnvSpec:

@@ -44,15 +44,15 @@ def reset_values(
         raise EnvContractError(
             f"group_size must divide the {num_slots} slots to reset; got {group_size}"
         )
-    given = [name for name in VALUES if name in options]
-    if not given:
+    names = [name for name in VALUES if name in options]
+    if not names:
         return None
-    if len(given) > 1:
-        raise EnvContractError(f"reset takes one of {', '.join(VALUES)}; received {given}")
-    values = list(options[given[0]])
+    if len(names) > 1:
+        raise EnvContractError(f"reset takes one of {', '.join(VALUES)}; received {names}")
+    values = list(options[names[0]])
     if len(values) != num_slots // group_size:
         raise EnvContractError(
-            f"{given[0]} takes one value for each of {num_slots // group_size} groups "
+            f"{names[0]} takes one value for each of {num_slots // group_size} groups "
             f"({num_slots} slots, group_size {group_size}); got {len(values)}"
         )
-    return VALUES[given[0]], values
+    return VALUES[names[0]], values

@@ -32,7 +32,7 @@ def page(env_id: str, target: str, tags: Sequence[str]) -> str:
     """Return the page of one environment in Markdown."""
     factory = registry.load(target)
     about = inspect.getdoc(inspect.getmodule(factory)) or ""
-    about = re.sub(f"`{env_id}`: .", lambda found: found[0][-1].upper(), about)
+    about = re.sub(f"`{env_id}`: .", lambda match: match[0][-1].upper(), about)
     env = core_env(registry.create(target))
     held_out = core_env(registry.create(target, split="test"))
     low, high = env.reward_bounds
@@ -50,8 +50,8 @@ def page(env_id: str, target: str, tags: Sequence[str]) -> str:
     lines += ["", "## One task", "", "Prompt", "", "```text", prompt, "```", ""]
     for word, answer in (("Good", env.solve), ("Bad", lambda: JUNK["prose"])):
         if answer() is not None:
-            said, reward = _episode(env, answer)
-            lines += [f"{word}: earns {reward:g}", "", "```text", *said, "```", ""]
+            transcript, reward = _episode(env, answer)
+            lines += [f"{word}: earns {reward:g}", "", "```text", *transcript, "```", ""]
     lines += ["## Settings", "", f"Set by `--envs.0.kwargs.NAME VALUE`, or `gym.make(\"{env_id}\", "
               "NAME=VALUE)`.", ""]  # fmt: skip
     lines += ["| name | default | meaning |", "| --- | --- | --- |", *_settings(factory)]
@@ -61,14 +61,14 @@ def page(env_id: str, target: str, tags: Sequence[str]) -> str:
 def _episode(env: LLMEnv, answer: Callable[[], str | None]) -> tuple[list[str], float]:
     """Return what is said in an episode, one line a message, and what it earns."""
     env.reset(seed=SEED)
-    said, total, over = [], 0.0, False
+    transcript, total, over = [], 0.0, False
     while not over:
         before = answer() or ""
         obs, reward, terminated, truncated, _ = env.step(before)
         total, over = total + reward, terminated or truncated
-        said.append(before)
-        said += [f"    {obs[-1]['content']}"] if obs[-1]["role"] != "assistant" else []
-    return said, total
+        transcript.append(before)
+        transcript += [f"    {obs[-1]['content']}"] if obs[-1]["role"] != "assistant" else []
+    return transcript, total
 
 
 def _count(env: object) -> str:
@@ -79,8 +79,8 @@ def _count(env: object) -> str:
 def _settings(factory: object) -> list[str]:
     """Return a row for each argument that the factory's docstring explains."""
     parameters = inspect.signature(factory).parameters  # type: ignore[arg-type]
-    said = re.search(r"Args:\n(.*?)(\n\n|\Z)", inspect.getdoc(factory) or "", re.DOTALL)
-    entries = re.split(r"\n(?=\S)", dedent(said[1])) if said else []
+    match = re.search(r"Args:\n(.*?)(\n\n|\Z)", inspect.getdoc(factory) or "", re.DOTALL)
+    entries = re.split(r"\n(?=\S)", dedent(match[1])) if match else []
     rows = []
     for entry in entries:
         name, _, meaning = entry.partition(":")
@@ -98,7 +98,7 @@ def index(ids: Sequence[str]) -> str:
         "What `llmgym envs list` lists; `llmgym envs show ID` shows one.",
     ]
     lines += ["These pages are written by `scripts/env_pages.py`.", ""]
-    lines += [f"- [{one}]({file_name(one)})" for one in ids]
+    lines += [f"- [{env_id}]({file_name(env_id)})" for env_id in ids]
     return "\n".join(lines) + "\n"
 
 

@@ -41,8 +41,8 @@ def draw_level(source: TaskSource, level: int, rng: np.random.Generator) -> Task
     size = num_tasks(source)
     if size is None:
         raise TaskSourceError("A source without end is not searched for a level; pass index")
-    found = [i for i in range(size) if source[i].level == level]
-    if not found:
+    indices = [i for i in range(size) if source[i].level == level]
+    if not indices:
         have = sorted({source[i].level for i in range(size)})
         raise TaskSourceError(f"No task has level {level}; the levels are {have}")
-    return source[found[int(rng.integers(len(found)))]]
+    return source[indices[int(rng.integers(len(indices)))]]

@@ -144,8 +144,8 @@ def label_names(path: str | None) -> tuple[str, ...]:
 
 def labels_beside(path: Path) -> str | None:
     """Return the file of label names beside a data file, or None."""
-    found = path.parent / "labels.txt"
-    return str(found) if found.is_file() else None
+    labels = path.parent / "labels.txt"
+    return str(labels) if labels.is_file() else None
 
 
 def labels_of(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]:  # noqa: ANN401
@@ -166,8 +166,8 @@ def labels_of(value: Any, names: Sequence[str], where: str) -> tuple[Any, ...]: 
     if not names:
         return cells
     ids = [str(cell).strip() for cell in cells]
-    if not all(one.isdecimal() and int(one) < len(names) for one in ids):
+    if not all(label.isdecimal() and int(label) < len(names) for label in ids):
         last = len(names) - 1
         message = f"{where}: label {value!r} is not an id in [0, {last}] of the labels file"
         raise TaskSourceError(message)
-    return tuple(names[int(one)].strip() for one in ids)
+    return tuple(names[int(label)].strip() for label in ids)

@@ -60,10 +60,10 @@ def check_split(split: str) -> None:
 
 
 def _in_folder(folder: Path, split: Split) -> Path:
-    found = [folder / f"{split}{suffix}" for suffix in READERS]
-    there = [path for path in found if path.is_file()]
+    files = [folder / f"{split}{suffix}" for suffix in READERS]
+    there = [path for path in files if path.is_file()]
     if not there:
-        names = ", ".join(path.name for path in found)
+        names = ", ".join(path.name for path in files)
         raise TaskSourceError(f"the folder {folder} has no file for the split {split}: {names}")
     return there[0]
 

@@ -80,33 +80,35 @@ def surveyed(
     """
     table = read_table(path, names)
     columns = tuple(dict.fromkeys(name for _, row in table for name in row))
-    found = _Looked(path, names, prompt_column, last_assistant)
-    prompts, split, bad = found.prompts(table)
-    guessed = next((one for one in ANSWERS if one in columns and one != prompt_column), None)
+    looked = _Looked(path, names, prompt_column, last_assistant)
+    prompts, split, bad = looked.prompts(table)
+    guessed = next(
+        (column for column in ANSWERS if column in columns and column != prompt_column), None
+    )
     answer = answer_column or (None if split else guessed)
     golds, odd = _golds(table, path, answer)
     if odd and answer_column is None:  # a column of that name may be for a function alone
         answer, golds = None, {}
-    texts = split if answer is None else {number: _text(one) for number, one in golds.items()}
-    wanted = [prompt_column] if answer is None else [prompt_column, answer]
+    texts = split if answer is None else {number: _text(gold) for number, gold in golds.items()}
+    needed = [prompt_column] if answer is None else [prompt_column, answer]
     errors = [
-        *_columns_missing(table, path, wanted),
+        *_columns_missing(table, path, needed),
         *bad,
         *(odd if answer is not None else ()),
         *_empty(texts, path, answer),
-        *found.overlap(prompts),
+        *looked.overlap(prompts),
     ]
     warnings = [*few(len(table)), *_repeated(prompts, texts), *_mangled(table)]
     warnings += _headless(columns, path, names)
-    warnings += [f"{one} It is not taken for the answer." for one in odd if answer is None]
-    measured = dict.fromkeys((*columns[:MAX_COLUMNS], *wanted))
+    warnings += [f"{warning} It is not taken for the answer." for warning in odd if answer is None]
+    measured = dict.fromkeys((*columns[:MAX_COLUMNS], *needed))
     return Survey(
         path=path,
         num_rows=len(table),
         columns=columns,
         prompt_column=prompt_column,
         answer_column=answer if golds else None,
-        is_text=bool(texts) and all(isinstance(one, str) for one in golds.values()),
+        is_text=bool(texts) and all(isinstance(gold, str) for gold in golds.values()),
         prompts=prompts,
         answers=texts,
         lengths={name: made for name in measured if (made := _lengths(table, name))},
@@ -117,7 +119,7 @@ def surveyed(
 
 def percentiles(lengths: Sequence[int]) -> tuple[int, ...]:
     """Return the least, the median, the 95th percentile and the most of some lengths."""
-    return tuple(int(one) for one in np.percentile(lengths, PERCENTILES, method="higher"))
+    return tuple(int(length) for length in np.percentile(lengths, PERCENTILES, method="higher"))
 
 
 def _text(value: object) -> str:
@@ -126,7 +128,7 @@ def _text(value: object) -> str:
 
 def _lengths(table: Sequence[Row], name: str) -> tuple[int, ...]:
     cells = [cell_of(row, name) for _, row in table if has_column(row, name)]
-    return percentiles([len(_text(one)) for one in cells]) if cells else ()
+    return percentiles([len(_text(cell)) for cell in cells]) if cells else ()
 
 
 def few(number: int) -> list[str]:
@@ -148,11 +150,11 @@ def _listed(numbers: Sequence[int]) -> str:
     return f"line{'s' * (len(numbers) > 1)} {shown}{', ...' * (len(numbers) > 3)}"
 
 
-def _columns_missing(table: Sequence[Row], path: Path, wanted: Sequence[str]) -> Iterator[str]:
-    for name in wanted:
+def _columns_missing(table: Sequence[Row], path: Path, needed: Sequence[str]) -> Iterator[str]:
+    for name in needed:
         missing = [number for number, row in table if not has_column(row, name)]
         if len(missing) == len(table):
-            option = "--prompt-column" if name == wanted[0] else "--answer-column"
+            option = "--prompt-column" if name == needed[0] else "--answer-column"
             yield f"{no_column(str(path), name, table[0][1])} Name yours: {option} NAME"
         elif missing:
             yield f'{_rows(missing)} lack "{name}". Give every row one.'
@@ -221,8 +223,8 @@ class _Looked:
         except TaskSourceError as error:
             yield f"the other split does not load: {error}"
             return
-        seen = {task_id(one): number for number, one in others.items()}
-        common = [number for number, one in prompts.items() if task_id(one) in seen]
+        seen = {task_id(prompt): number for number, prompt in others.items()}
+        common = [number for number, prompt in prompts.items() if task_id(prompt) in seen]
         if common:
             first = common[0]
             yield (
@@ -252,11 +254,13 @@ def sibling_of(path: Path) -> Path | None:
 
 def _repeated(prompts: Mapping[int, Prompt], answers: Mapping[int, str]) -> Iterator[str]:
     rows: dict[str, list[int]] = {}
-    for number, one in prompts.items():
-        rows.setdefault(task_id(one), []).append(number)
+    for number, prompt in prompts.items():
+        rows.setdefault(task_id(prompt), []).append(number)
     twice = [numbers for numbers in rows.values() if len(numbers) > 1]
     if twice:
-        apart = [one for one in twice if len({answers.get(number, "") for number in one}) > 1]
+        apart = [
+            numbers for numbers in twice if len({answers.get(number, "") for number in numbers}) > 1
+        ]
         told = f", {len(apart)} of them with different answers" if apart else ""
         stand = "stands" if len(twice) == 1 else "stand"
         yield (
@@ -266,15 +270,15 @@ def _repeated(prompts: Mapping[int, Prompt], answers: Mapping[int, str]) -> Iter
 
 
 def _mangled(table: Sequence[Row]) -> Iterator[str]:
-    found = [
+    mangled = [
         number
         for number, row in table
         if any(isinstance(cell, str) and MANGLED.search(cell) for cell in row.values())
     ]
-    if found:
+    if mangled:
         yield (
-            f"{_rows(found)} hold text that was decoded wrongly before it was saved. Save it again "
-            "from its source, as UTF-8."
+            f"{_rows(mangled)} hold text that was decoded wrongly before it was saved. Save it "
+            "again from its source, as UTF-8."
         )
 
 

@@ -140,10 +140,10 @@ def _header(path: Path, cells: list[str]) -> list[str]:
 
 
 def _uneven(path: Path, line: int, cells: Sequence[str], names: Sequence[str]) -> str:
-    found = " | ".join(cell[:20] for cell in cells)
+    preview = " | ".join(cell[:20] for cell in cells)
     return (
         f"{path}, line {line} has {len(cells)} cells for {len(names)} columns "
-        f"({names_of(dict.fromkeys(names))}): {found:.80}\nQuote the cells, or name the columns "
+        f"({names_of(dict.fromkeys(names))}): {preview:.80}\nQuote the cells, or name the columns "
         "of a file without a header line with --data.columns."
     )
 

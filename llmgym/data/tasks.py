@@ -74,14 +74,14 @@ def from_list(
     ready = tuple(row for row in listed if isinstance(row, Task))
     if ready and len(ready) == len(listed):
         return TaskList(ready)
-    table = [(i, _row(one, columns, i)) for i, one in enumerate(listed, start=1)]
+    table = [(i, _row(item, columns, i)) for i, item in enumerate(listed, start=1)]
     return TaskList(tasks_of(table, columns, source))
 
 
-def _row(one: Task | str | Mapping[str, Any], columns: Columns, number: int) -> Mapping[str, Any]:
-    if isinstance(one, Task):
+def _row(item: Task | str | Mapping[str, Any], columns: Columns, number: int) -> Mapping[str, Any]:
+    if isinstance(item, Task):
         raise TaskSourceError(f"row {number} is a Task and others are not; give one kind of row")
-    return {columns.prompt: one} if isinstance(one, str) else one
+    return {columns.prompt: item} if isinstance(item, str) else item
 
 
 def from_file(
@@ -200,7 +200,7 @@ def disjoint(
     """
     seen = {task.id for task in _first(train, cap)}
     held_out = [task.id for task in _first(validation, cap)]
-    common = [one for one in held_out if one in seen]
+    common = [task_id for task_id in held_out if task_id in seen]
     if common:
         raise TaskSourceError(
             f"{len(common)} of {len(held_out)} held-out tasks are also in train (first: id "

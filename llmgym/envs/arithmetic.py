@@ -43,7 +43,7 @@ class MakeTask:
         operation = self.operations[int(rng.integers(len(self.operations)))]
         least = 10 ** (level - 1) if level > 1 else 0
         while True:
-            a, b = (int(one) for one in rng.integers(least, 10**level, size=2))
+            a, b = (int(number) for number in rng.integers(least, 10**level, size=2))
             if self.split in ("all", split_of(a, b)):
                 break
         prompt, answer = f"{a} {operation} {b} =", OPERATIONS[operation](a, b)

@@ -61,10 +61,10 @@ class Lexicon(Reward):
         """Count the words of each response."""
         return [self._judged(words(str(sample.text))) for sample in samples]
 
-    def _judged(self, found: Sequence[str]) -> float:
-        wanted = sum(word in WORDS[self.emotion] for word in found)
-        tones = sum(word in listed for word in found for listed in WORDS.values())
-        return (2 * wanted - tones) / max(1, tones)
+    def _judged(self, words: Sequence[str]) -> float:
+        matching = sum(word in WORDS[self.emotion] for word in words)
+        tones = sum(word in listed for word in words for listed in WORDS.values())
+        return (2 * matching - tones) / max(1, tones)
 
 
 def words(text: str) -> list[str]:
@@ -186,22 +186,22 @@ def _part(tasks: TaskList, split: Split) -> TaskList:
 def _begun_of(path: str, split: Split, columns: Columns, num_words: int) -> TaskList:
     """Return the different beginnings of a file's texts; those of training are never held out."""
     first = re.compile(rf"\s*(\S+(?:\s+\S+){{{num_words - 1}}})\s+\S")
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     for task in read_split(path, split, columns).tasks:
         begins = first.match(task.prompt) if isinstance(task.prompt, str) else None
         if begins is not None:
             made = _beginning(begins[1], task.source)
-            found.setdefault(made.id, made)
+            tasks.setdefault(made.id, made)
     if split == "test":
         known = {task.id for task in _begun_of(path, "train", columns, num_words).tasks}
-        found = {one: task for one, task in found.items() if one not in known}
-    if not found:
+        tasks = {task_key: task for task_key, task in tasks.items() if task_key not in known}
+    if not tasks:
         raise TaskSourceError(
             f"{path} has no text of more than {num_words} words for the split {split}"
             f"{' whose beginning is not trained on' if split == 'test' else ''}.\n"
             "Lower num_words, or name another column: --envs.0.kwargs.prompt_column NAME"
         )
-    return TaskList(tuple(found.values()))
+    return TaskList(tuple(tasks.values()))
 
 
 def _beginning(text: str, source: str) -> Task:

@@ -68,12 +68,12 @@ class MakeGame:
 class Progress:
     """How a game stands: what its reward looks at."""
 
-    found: bool
+    guessed: bool
     guesses: int
 
 
 @final
-class Found(UnitReward):
+class GuessedNumber(UnitReward):
     """1.0 for a number found with as few guesses as bisection may need, less for each further one.
 
     Args:
@@ -87,13 +87,13 @@ class Found(UnitReward):
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """Score the last sample of each game."""
-        return [self._one(sample) for sample in samples]
+        return [self._score(sample) for sample in samples]
 
-    def _one(self, sample: Sample) -> float:
+    def _score(self, sample: Sample) -> float:
         progress = sample.state
         assert isinstance(progress, Progress)
         extra = max(0, progress.guesses - sample.task.level)
-        return 1.0 - extra / (self.spare + 1) if progress.found else 0.0
+        return 1.0 - extra / (self.spare + 1) if progress.guessed else 0.0
 
 
 @final
@@ -119,22 +119,22 @@ class GuessNumber(LLMEnv):
         super().__init__(tasks, reward, **kwargs)
         self.skill = skill
         self._low = self._high = self._guesses = 0
-        self._found = False
+        self._guessed = False
 
     def prompt(self, task: Task) -> str:
         """Begin a game: every number of the range is still possible."""
         self._low, self._high = int(task.meta["low"]), int(task.meta["high"])
-        self._guesses, self._found = 0, False
+        self._guesses, self._guessed = 0, False
         return str(task.prompt)
 
     def reply(self, response: Completion) -> Reply:
         """Compare a guess with the number; what is no number of the range costs a guess as well."""
         low, high = self.task.meta["low"], self.task.meta["high"]
-        number, said = int(self.task.answer), response.strip()
+        number, text = int(self.task.answer), response.strip()
         self._guesses += 1
-        guess = int(said) if said.isascii() and said.isdigit() and len(said) < 4 else -1
-        self._found = guess == number
-        if self._found:
+        guess = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else -1
+        self._guessed = guess == number
+        if self._guessed:
             return Reply(done=True)
         if self._guesses >= self.task.meta["guesses"]:
             return Reply(f"It was {number}.", done=True)
@@ -148,7 +148,7 @@ class GuessNumber(LLMEnv):
 
     def state(self) -> Progress:
         """Return what the reward sees of the game."""
-        return Progress(self._found, self._guesses)
+        return Progress(self._guessed, self._guesses)
 
     def solve(self) -> str:
         """Return the middle of what is still possible or, beyond `skill`, any number of it."""
@@ -190,7 +190,7 @@ def make_guess_number(
             f"got {level}, {spare} and {skill}"
         )
     tasks = procedural(MakeGame(split, spare), seed, level=level, size=size)
-    reward = kwargs.pop("reward", None) or Found(spare)
+    reward = kwargs.pop("reward", None) or GuessedNumber(spare)
     # A game ends by its own rule; this limit is only above that of every level.
     kwargs.setdefault("max_turns", LEVELS[-1] + spare)
     return GuessNumber(tasks, reward, skill=skill, **kwargs)

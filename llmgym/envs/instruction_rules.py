@@ -86,7 +86,7 @@ def is_lowercase(text: str, rule: "Rule") -> bool:
 def has_sentences(text: str, rule: "Rule") -> bool:
     """Tell whether the text has `number` sentences; words after the last full stop are one."""
     rest = SENTENCE_END.split(text)
-    return sum(bool(words_of(one)) for one in rest) == rule.number
+    return sum(bool(words_of(line)) for line in rest) == rule.number
 
 
 def is_list(text: str, rule: "Rule") -> bool:

@@ -32,9 +32,9 @@ MAX_CHARACTERS = 20_000
 
 CLASHES = (("start", "list"), ("sentences", "list"), ("long", "short"))
 COMBINATIONS = tuple(
-    (one, other)
-    for one, other in combinations(KINDS, 2)
-    if (KINDS[one].demands or KINDS[other].demands) and (one, other) not in CLASHES
+    (first, other)
+    for first, other in combinations(KINDS, 2)
+    if (KINDS[first].demands or KINDS[other].demands) and (first, other) not in CLASHES
 )
 """Kinds that stand in one prompt: one of them at least fails text that knows nothing of it."""
 HELD_OUT = frozenset(
@@ -155,9 +155,9 @@ class Follows(UnitReward):
 
     def score(self, samples: Sequence[Sample]) -> list[Score]:
         """Judge each answer."""
-        return [self._one(sample) for sample in samples]
+        return [self._score(sample) for sample in samples]
 
-    def _one(self, sample: Sample) -> Score:
+    def _score(self, sample: Sample) -> Score:
         text = str(sample.text)
         is_read = len(text) <= MAX_CHARACTERS
         rules = [Rule(*entry) for entry in sample.task.answer]

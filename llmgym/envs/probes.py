@@ -22,7 +22,7 @@ HELD_OUT_ONE_IN = 8
 
 def words(length: int, letters: str, split: Split) -> tuple[str, ...]:
     """Return every word of a length over an alphabet that belongs to a split, in a fixed order."""
-    every = ["".join(one) for one in product(letters, repeat=length)]
+    every = ["".join(letters_drawn) for letters_drawn in product(letters, repeat=length)]
     if split == "all":
         return tuple(every)
     held_out = {word for word in every if crc32(word.encode()) % HELD_OUT_ONE_IN == 0}
@@ -61,12 +61,12 @@ def make_reverse_tokens(
 
 @lru_cache(maxsize=16)
 def _reversals(length: int, num_letters: int, separator: str, split: Split) -> TaskList:
-    found = words(length, LETTERS[:num_letters], split)
-    if not found:
+    chosen = words(length, LETTERS[:num_letters], split)
+    if not chosen:
         raise TaskSourceError(
             f"no word of {length} of {num_letters} letters is in the split {split}; raise length"
         )
-    return TaskList(tuple(_reversal(word, separator) for word in found))
+    return TaskList(tuple(_reversal(word, separator) for word in chosen))
 
 
 def _reversal(word: str, separator: str) -> Task:

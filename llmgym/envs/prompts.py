@@ -51,7 +51,9 @@ def embedded(split: Split) -> TaskSource:
     """Return the prompts written here, of one split or of both."""
     check_split(split)
     pairs = {"train": PROMPTS, "test": TEST_PROMPTS, "all": PROMPTS + TEST_PROMPTS}[split]
-    rows = [{"prompt": one, "words": words, "example": words.split()[0]} for one, words in pairs]
+    rows = [
+        {"prompt": prompt, "words": words, "example": words.split()[0]} for prompt, words in pairs
+    ]
     return from_list(rows, Columns(solution="example"), source="llmgym/Prompts-v0")
 
 
@@ -116,13 +118,13 @@ def default_reward(path: str, columns: Columns) -> Reward:
     Raises:
         RewardError: the file's columns have neither answers nor solutions.
     """
-    wanted = columns.answer or columns.solution
-    if wanted is None and columns.last_assistant == "split":
+    column = columns.answer or columns.solution
+    if column is None and columns.last_assistant == "split":
         return Exact()
-    if wanted is None:
+    if column is None:
         raise RewardError(
             f"nothing says what a response to the prompts of {path} is worth.\n"
             "Name a function of yours, --reward my_reward.py:score, or the column to compare with, "
             "--envs.0.kwargs.answer_column NAME"
         )
-    return Exact(column=wanted)
+    return Exact(column=column)

@@ -81,7 +81,7 @@ class MathVerify(Comparison):
         """Load the library where a copy is made, so that the first sample does not wait for it."""
         return _loaded, (self.name, self.column)
 
-    def wanted(self, task: Task) -> str:
+    def expected(self, task: Task) -> str:
         """Return the gold answer in the one notation that is compared."""
         value = reference(task, self.column)
         try:
@@ -94,8 +94,8 @@ class MathVerify(Comparison):
 
     def agrees(self, sample: Sample) -> bool:
         """Read the answer of the response and compare."""
-        wanted = self.wanted(sample.task)
-        return _equal(_given(str(sample.text)), wanted)
+        expected = self.expected(sample.task)
+        return _equal(_answer_of(str(sample.text)), expected)
 
 
 def _loaded(name: str, column: str | None) -> MathVerify:
@@ -144,10 +144,10 @@ def _is_solution(text: str) -> bool:
 
 
 def _long_words(text: str) -> list[str]:
-    return [one for one in LETTERS.findall(re.sub(r"\\[A-Za-z]+", "", text)) if len(one) > 2]
+    return [word for word in LETTERS.findall(re.sub(r"\\[A-Za-z]+", "", text)) if len(word) > 2]
 
 
-def _given(response: str) -> str:
+def _answer_of(response: str) -> str:
     """Return the answer of a response: in its last box; without one, what it states or is."""
     if BOX.search(response, max(0, len(response) - MAX_CHARACTERS)):
         return _plain(boxed(response) or "")
@@ -158,7 +158,7 @@ def _given(response: str) -> str:
     if formulas:
         text = next(filter(None, formulas[-1]))
     elif _long_words(text):
-        numbers = [one for one in text.split() if any(map(str.isdigit, one))]
+        numbers = [token for token in text.split() if any(map(str.isdigit, token))]
         text = numbers[-1].strip(".,;:!?()*") if numbers else text
     return _plain(text)
 
@@ -175,7 +175,7 @@ def _plain(text: str) -> str:
         text = text.replace(symbol, latex)
     for pattern, form in NOTATION:
         text = pattern.sub(form, text)
-    text = GROUPED.sub(lambda found: re.sub(r"\D", "", found[0]), text)
+    text = GROUPED.sub(lambda match: re.sub(r"\D", "", match[0]), text)
     text = REPEATING.sub(_fraction, text)
     wrapped = WRAPPERS.fullmatch(text)
     text = wrapped[1].strip() if wrapped else text.strip()
@@ -183,9 +183,9 @@ def _plain(text: str) -> str:
     return counted[1] if counted else text
 
 
-def _fraction(found: re.Match[str]) -> str:
+def _fraction(match: re.Match[str]) -> str:
     r"""Rewrite `0.1\overline{6}` as a fraction."""
-    whole, fixed, period = found.groups()
+    whole, fixed, period = match.groups()
     top = int(f"{whole or 0}{fixed}{period}") - int(f"{whole or 0}{fixed}")
     return rf"\frac{{{top}}}{{{10 ** len(fixed) * (10 ** len(period) - 1)}}}"
 
@@ -194,7 +194,7 @@ def _words(text: str) -> str | None:
     """Return a text that is words, folded; None for what is mathematics, as one or two letters."""
     text = WRAPPERS.sub(r" \1 ", text)
     runs = LETTERS.findall(text)
-    if OPERATORS.search(text) or not any(len(one) > 2 or not one.isascii() for one in runs):
+    if OPERATORS.search(text) or not any(len(run) > 2 or not run.isascii() for run in runs):
         return "no" if runs == ["no"] or runs == ["No"] else None
     return " ".join(text.casefold().split()).strip(" .,;:!?()'\"*")
 
@@ -206,26 +206,26 @@ def is_plain(value: object) -> bool:
     )
 
 
-def _equal(given: str, gold: str) -> bool:
-    if given == gold:
+def _equal(answer: str, gold: str) -> bool:
+    if answer == gold:
         return True
-    words = _words(given), _words(gold)
+    words = _words(answer), _words(gold)
     if words != (None, None):
         return words[0] == words[1]
-    return _same_mathematics(given, gold)
+    return _same_mathematics(answer, gold)
 
 
-def _same_mathematics(given: str, gold: str) -> bool:
-    bases = BASE.findall(given), BASE.findall(gold)
+def _same_mathematics(answer: str, gold: str) -> bool:
+    bases = BASE.findall(answer), BASE.findall(gold)
     if all(bases) and bases[0] != bases[1]:  # the library drops them: 12_3 is not 12_5
         return False
-    if {*CAPITAL.findall(given)} != {*CAPITAL.findall(gold)}:  # to the library a delta is a Delta
+    if {*CAPITAL.findall(answer)} != {*CAPITAL.findall(gold)}:  # to the library a delta is a Delta
         return False
     verify = _library().verify
     return any(
-        _comparable(one, other) and verify(one, other, timeout_seconds=None)
-        for one in _read(gold)
-        for other in _read(given)
+        _comparable(expected, other) and verify(expected, other, timeout_seconds=None)
+        for expected in _read(gold)
+        for other in _read(answer)
     )
 
 
@@ -235,33 +235,37 @@ def _read(answer: str) -> tuple[Any, ...]:
     if _has_large_binomial(answer):
         return ()
     # Deadlines of the library use signals; here the process has one. None switches them off.
-    found = _library().parse(rf"\boxed{{{answer}}}", parsing_timeout=None)
-    return tuple(one for one in found if not isinstance(one, str) and _size(one) <= MAX_SIZE)
+    expressions = _library().parse(rf"\boxed{{{answer}}}", parsing_timeout=None)
+    return tuple(
+        expression
+        for expression in expressions
+        if not isinstance(expression, str) and _size(expression) <= MAX_SIZE
+    )
 
 
-def _comparable(one: Any, other: Any) -> bool:  # noqa: ANN401 - expressions of sympy
+def _comparable(expression: Any, other: Any) -> bool:  # noqa: ANN401 - expressions of sympy
     """Return False for a pair or interval beside a set: (1, 2) is not {2, 1}."""
-    kinds = {type(one).__name__, type(other).__name__}
+    kinds = {type(expression).__name__, type(other).__name__}
     return not ("FiniteSet" in kinds and kinds & {"Interval", "Tuple"})
 
 
 def _has_large_binomial(text: str) -> bool:
     # The library computes them while it reads.
-    return "binom" in text and any(len(one) > 5 for one in re.findall(r"\d+", text))
+    return "binom" in text and any(len(digits) > 5 for digits in re.findall(r"\d+", text))
 
 
-def _size(one: Any) -> float:  # noqa: ANN401 - an expression of sympy
+def _size(expression: Any) -> float:  # noqa: ANN401 - an expression of sympy
     """Return a bound of the decimal digits that computing an expression takes; infinity if many."""
-    kind = type(one).__name__
-    args = tuple(one) if "DenseMatrix" in kind else tuple(one.args)
+    kind = type(expression).__name__
+    args = tuple(expression) if "DenseMatrix" in kind else tuple(expression.args)
     if not args:
-        return _digits(one)
+        return _digits(expression)
     if kind in ("Pow", "exp"):
         return _power(*args) if kind == "Pow" else _value(args[0])
     if kind in ("factorial", "factorial2", "subfactorial"):
         count = _value(args[0])
         return math.inf if count > MAX_COUNT else count * math.log10(count + 1.0)
-    if kind == "Product" and any(_value(leaf) > MAX_COUNT for leaf in one.atoms()):
+    if kind == "Product" and any(_value(leaf) > MAX_COUNT for leaf in expression.atoms()):
         return math.inf
     sizes = [_size(arg) for arg in args]
     return max(sizes) + math.log10(len(sizes)) if kind == "Add" else sum(sizes)
@@ -273,11 +277,11 @@ def _digits(leaf: Any) -> float:  # noqa: ANN401 - of an expression of sympy
     return 0.5 if leaf.is_number else 0.0
 
 
-def _value(one: Any) -> float:  # noqa: ANN401 - an expression of sympy
+def _value(expression: Any) -> float:  # noqa: ANN401 - an expression of sympy
     """Return a bound of the absolute value of a number."""
-    size = _size(one)
-    if one.is_Rational and not one.args and size < 300:
-        return abs(int(one.p) / int(one.q))
+    size = _size(expression)
+    if expression.is_Rational and not expression.args and size < 300:
+        return abs(int(expression.p) / int(expression.q))
     return 10.0**size if size < 300 else math.inf
 
 

@@ -36,8 +36,8 @@ def check_answers(reward: Reward | None, tasks: TaskSource | Sequence[Task]) -> 
     if isinstance(reward, Comparing):
         reward.check_tasks(_some(tasks))
     elif isinstance(reward, Composed):
-        for one in reward.inner().values():
-            check_answers(one, tasks)
+        for inner in reward.inner().values():
+            check_answers(inner, tasks)
 
 
 def spread(count: int, most: int) -> range:

@@ -100,7 +100,7 @@ def score_samples(reward: Reward, samples: Sequence[Sample], retries: int = 2) -
     verdicts, failure, repeated = _attempt(reward, samples, retries)
     if verdicts is None and len(samples) > 1 and not reward.collective:
         alone = [_attempt(reward, [sample], retries=0) for sample in samples]
-        verdicts = [failed(why) if one is None else one[0] for one, why, _ in alone]
+        verdicts = [failed(why) if scores is None else scores[0] for scores, why, _ in alone]
         repeated += 1
     elif verdicts is None:
         verdicts = [failed(failure)] * len(samples)
@@ -166,7 +166,7 @@ KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "isolated": (bool, "true or false"),
     "timeout_seconds": ((int, float), "a number"),
 }
-GIVEN = (
+EXPECTED_SPEC = (
     "a reward is a name, a function, a Reward, a mapping with one of these or a model, "
     "or a list of these"
 )
@@ -207,8 +207,8 @@ def resolve(spec: RewardSpec) -> Reward:
         spec = {"function" if ":" in spec else "name": spec}
     entries = [spec] if isinstance(spec, Mapping) else spec
     if not isinstance(entries, Sequence) or not entries:
-        raise RewardError(f"{GIVEN}; got {shown(spec)}")
-    return _resolved(json.dumps([_entry(one) for one in entries], sort_keys=True))
+        raise RewardError(f"{EXPECTED_SPEC}; got {shown(spec)}")
+    return _resolved(json.dumps([_entry(entry) for entry in entries], sort_keys=True))
 
 
 @lru_cache(maxsize=256)
@@ -226,7 +226,7 @@ def _resolved(key: str) -> Reward:
 
 def _entry(spec: object) -> dict[str, Any]:
     if not isinstance(spec, Mapping):
-        raise RewardError(f"{GIVEN}; an entry of the list is {shown(spec)}")
+        raise RewardError(f"{EXPECTED_SPEC}; an entry of the list is {shown(spec)}")
     entry = {str(key): value for key, value in spec.items() if value is not None}
     for key in entry:
         if key not in FIELDS:
@@ -236,9 +236,9 @@ def _entry(spec: object) -> dict[str, Any]:
     if sum(source in entry for source in SOURCES) != 1:
         raise RewardError(f"a reward has one of {', '.join(SOURCES)}; got {entry}")
     for key, value in entry.items():
-        kinds, wanted = KINDS[key]
+        kinds, expected = KINDS[key]
         if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
-            raise RewardError(f"the setting {key} of a reward is {wanted}; got {shown(value)}")
+            raise RewardError(f"the setting {key} of a reward is {expected}; got {shown(value)}")
     try:
         json.dumps(entry)
     except (TypeError, ValueError) as error:
@@ -271,7 +271,7 @@ def _as_reward(made: Any, kwargs: Mapping[str, Any]) -> Reward:  # noqa: ANN401 
     if isinstance(made, Reward):
         return made
     if not callable(made):
-        raise RewardError(f"{GIVEN}; got {shown(made)}")
+        raise RewardError(f"{EXPECTED_SPEC}; got {shown(made)}")
     return _load("llmgym.rewards.function:from_function")(made, kwargs=kwargs)
 
 

@@ -36,7 +36,7 @@ UNITS = re.compile(
 def boxed(text: str) -> str | None:
     r"""Return what the last `\boxed{...}` of a text holds; None without one, or where it is cut."""
     text = text[-MAX_CHARACTERS:]
-    start = max((found.end() for found in BOX.finditer(text)), default=len(text))
+    start = max((match.end() for match in BOX.finditer(text)), default=len(text))
     depth = 1
     for end in range(start, len(text)):
         depth += (text[end] == "{") - (text[end] == "}")
@@ -89,15 +89,15 @@ def value(answer: str) -> Fraction | None:
     return sign * top / bottom if top is not None and bottom else None
 
 
-def same_answer(given: str, wanted: str) -> bool:
+def same_answer(answer: str, expected: str) -> bool:
     """Return whether two answers are equal: as numbers where both are, as text otherwise."""
-    if len(given) > MAX_ANSWER:
+    if len(answer) > MAX_ANSWER:
         return False
-    given, wanted = normalise(given), normalise(wanted)
-    numbers = value(given), value(wanted)
+    answer, expected = normalise(answer), normalise(expected)
+    numbers = value(answer), value(expected)
     if None not in numbers:
         return numbers[0] == numbers[1]
-    return given == wanted and given != ""
+    return answer == expected and answer != ""
 
 
 @final
@@ -112,18 +112,18 @@ class Boxed(Comparison):
     name: str = "math.boxed"
     column: str | None = None
 
-    def wanted(self, task: Task) -> str:
+    def expected(self, task: Task) -> str:
         """Return the reference, or what its last box holds."""
         text = str(reference(task, self.column))
-        wanted = boxed(text) or text
-        if not same_answer(wanted, wanted):
+        expected = boxed(text) or text
+        if not same_answer(expected, expected):
             raise RewardError(
                 f"the answer {shown(text)} of {row_of(task)} is empty, or longer than the "
                 f"{MAX_ANSWER} characters of an answer"
             )
-        return wanted
+        return expected
 
     def agrees(self, sample: Sample) -> bool:
         """Compare what the last box holds."""
-        wanted, given = self.wanted(sample.task), boxed(str(sample.text))
-        return given is not None and same_answer(given, wanted)
+        expected, answer = self.expected(sample.task), boxed(str(sample.text))
+        return answer is not None and same_answer(answer, expected)

@@ -48,20 +48,20 @@ def annotations(text: str) -> list[Annotation]:
     One without an operation (`<<5=5>>`) calculates nothing and is left out; one that cannot be
     read (`<<2+=5>>`) is there, and wrong.
     """
-    found = []
+    listed = []
     for inside in ANNOTATION.findall(text):
         expression, _, result = inside.rpartition("=")
         expression, result = "".join(expression.split()), result.strip()
         if OPERATION.search(expression) or "=" not in inside:
             right = len(inside) <= MAX_CHARACTERS and _is_right(expression, result)
-            found.append(Annotation(expression, result, right))
-    return found
+            listed.append(Annotation(expression, result, right))
+    return listed
 
 
 def share_right(text: str) -> float:
     """Return the share of a text's annotations that are right; 0.0 where it has none."""
-    found = annotations(text)
-    return sum(one.right for one in found) / len(found) if found else 0.0
+    listed = annotations(text)
+    return sum(annotation.right for annotation in listed) / len(listed) if listed else 0.0
 
 
 def consistency(text: str, solution: str) -> float:
@@ -70,9 +70,9 @@ def consistency(text: str, solution: str) -> float:
     Annotations are counted once each, so neither leaving out the hard ones nor repeating an easy
     one pays. Easy ones do: watch `grounded` and the answer beside it.
     """
-    written, wanted = _distinct(text), _distinct(solution)
-    right = sum(one.right for one in written)
-    return right / max(len(written), len(wanted), 1)
+    written, expected = _distinct(text), _distinct(solution)
+    right = sum(annotation.right for annotation in written)
+    return right / max(len(written), len(expected), 1)
 
 
 def grounded(text: str, problem: str, solution: str) -> float:
@@ -82,24 +82,29 @@ def grounded(text: str, problem: str, solution: str) -> float:
     itself calculates with (7 days, 100 percent). So `<<1+1=2>>` earns nothing where no 1 is, and a
     solution earns 1.0 beside its own problem. Whether the result is right is not asked.
     """
-    written, wanted = _distinct(text), _distinct(solution)
-    known = _numbers(problem).union(*(_numbers(one.expression) for one in wanted))
+    written, expected = _distinct(text), _distinct(solution)
+    known = _numbers(problem).union(*(_numbers(annotation.expression) for annotation in expected))
     count = 0
-    for one in written:
-        operands = _numbers(one.expression[:MAX_CHARACTERS])
+    for annotation in written:
+        operands = _numbers(annotation.expression[:MAX_CHARACTERS])
         count += bool(operands) and operands <= known
-        known |= _numbers(one.result[:MAX_CHARACTERS])
-    return count / max(len(written), len(wanted), 1)
+        known |= _numbers(annotation.result[:MAX_CHARACTERS])
+    return count / max(len(written), len(expected), 1)
 
 
 def _distinct(text: str) -> list[Annotation]:
     """Return the annotations in order, each expression once per verdict: 1+1=2.0 is 1+1=2."""
-    return list({(one.expression, one.right): one for one in annotations(text)}.values())
+    return list(
+        {
+            (annotation.expression, annotation.right): annotation
+            for annotation in annotations(text)
+        }.values()
+    )
 
 
 def _numbers(text: str) -> set[Fraction]:
     """Return the numbers in a text: "$1,200 and 7.5" has two."""
-    return {Fraction(found.replace(",", "").rstrip(".")) for found in NUMBER.findall(text)}
+    return {Fraction(number.replace(",", "").rstrip(".")) for number in NUMBER.findall(text)}
 
 
 def compute(expression: str) -> Fraction:
@@ -135,11 +140,11 @@ def _is_right(expression: str, result: str) -> bool:
 def _tokens(text: str) -> list[str]:
     tokens, position = [], 0
     while position < len(text):
-        found = TOKEN.match(text, position)
-        if found is None:
+        match = TOKEN.match(text, position)
+        if match is None:
             raise ValueError(f"cannot read {text!r} from character {position} on")
-        tokens.append(found[1])
-        position = found.end()
+        tokens.append(match[1])
+        position = match.end()
     return tokens
 
 

@@ -36,7 +36,7 @@ def score_due(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
 
 def named_parts(name: str, score: Score) -> dict[str, float]:
     """Return a score's value as `name`, and its own parts below it."""
-    return {name: score.value} | {f"{name}.{part}": one for part, one in score.parts.items()}
+    return {name: score.value} | {f"{name}.{part}": value for part, value in score.parts.items()}
 
 
 class Composite(Reward, ABC):
@@ -263,7 +263,7 @@ class ByTask(Reward):
         sources = [sample.task.source for sample in samples]
         for source in dict.fromkeys(sources):
             reward = self.rewards.get(source, self.default)
-            rows = [i for i, one in enumerate(sources) if one == source]
+            rows = [i for i, other in enumerate(sources) if other == source]
             if reward is not None:
                 for i, score in zip(
                     rows, score_due(reward, [samples[i] for i in rows]), strict=True

@@ -22,8 +22,8 @@ def rope_limit(config: Any) -> int | None:  # noqa: ANN401
     longest row of a batch: a row's log-probabilities would depend on the rows beside it, and those
     of its first tokens on how long it becomes, so that none could be sampled with them.
     """
-    limits = [_limit(config, one) for one in _rope_parameters(config)]
-    return min((one for one in limits if one is not None), default=None)
+    limits = [_limit(config, parameters) for parameters in _rope_parameters(config)]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _positions(config: Any) -> int:  # noqa: ANN401
@@ -38,9 +38,9 @@ def _positions(config: Any) -> int:  # noqa: ANN401
 def _rope_parameters(config: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401
     """Yield the parameters of RoPE: one set, or one for each type of layer."""
     held = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    for one in [held, *held.values()]:
-        if isinstance(one, Mapping) and "rope_type" in one:
-            yield one
+    for parameters in [held, *held.values()]:
+        if isinstance(parameters, Mapping) and "rope_type" in parameters:
+            yield parameters
 
 
 def _limit(config: Any, rope: Mapping[str, Any]) -> int | None:  # noqa: ANN401

@@ -32,12 +32,18 @@ class FunctionReward(Reward):
             **({} if task.solution is None else {"solution": task.solution}),
             **task.meta,
             "answer": expected_answer(task),
-            "prompt": prompt if isinstance(prompt, str) else [one.as_dict() for one in prompt],
+            "prompt": prompt
+            if isinstance(prompt, str)
+            else [message.as_dict() for message in prompt],
             "response": str(sample.text),
             **self.kwargs,
         }
-        wanted = inspect.signature(self.fn).parameters.values()
-        required = [one.name for one in wanted if one.default is one.empty and one.kind in NAMED]
+        parameters = inspect.signature(self.fn).parameters.values()
+        required = [
+            parameter.name
+            for parameter in parameters
+            if parameter.default is parameter.empty and parameter.kind in NAMED
+        ]
         missing = [name for name in required if name not in known]
         if missing:
             raise RewardError(
@@ -46,9 +52,13 @@ class FunctionReward(Reward):
                 f"It is called by name with: {', '.join(sorted(known))}.\n"
                 "Rename the parameter, give it a default, or set it in the reward's kwargs."
             )
-        if any(one.kind is one.VAR_KEYWORD for one in wanted):
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return known
-        return {one.name: known[one.name] for one in wanted if one.name in known}
+        return {
+            parameter.name: known[parameter.name]
+            for parameter in parameters
+            if parameter.name in known
+        }
 
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -76,14 +86,18 @@ def from_function(
             "Write a plain function that calls asyncio.run, or a Reward that scores whole batches."
         )
     parameters = inspect.signature(fn).parameters
-    open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    positional = [one.name for one in parameters.values() if one.kind is one.POSITIONAL_ONLY]
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    positional = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.kind is parameter.POSITIONAL_ONLY
+    ]
     if positional or not (open_ended or "response" in parameters):
         raise RewardError(
             f"{reward.name}() is called by name and must take response, got "
             f"({', '.join(parameters)}).\nWrite it as {reward.name}(prompt, response, **columns)."
         )
-    unknown = [one for one in reward.kwargs if not (open_ended or one in parameters)]
+    unknown = [name for name in reward.kwargs if not (open_ended or name in parameters)]
     if unknown:
         raise RewardError(
             f"{reward.name}() has no parameter {unknown[0]}, which the reward's kwargs set. It has "

@@ -51,11 +51,11 @@ def split_head(head: str) -> tuple[str, str | None]:
     Raises:
         RewardError: there is no such head.
     """
-    found = FORM.fullmatch(head)
-    if found is None or found[1] not in KINDS:
+    match = FORM.fullmatch(head)
+    if match is None or match[1] not in KINDS:
         forms = ", ".join(f"{kind}[LABEL]" for kind in KINDS)
         raise RewardError(f"there is no head {head!r}: it is logit, sigmoid, or one of {forms}")
-    return found[1], found[2]
+    return match[1], match[2]
 
 
 def column_of(head: str, labels: Sequence[str], source: str) -> int:

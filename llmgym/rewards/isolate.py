@@ -121,10 +121,12 @@ class Isolated(Reward):
         """
         if not isinstance(self._reward, Comparison):
             return
-        golds = {str(reference(one, self._reward.column)): one for one in tasks}
-        odd = [one for one in golds.values() if not is_plain(reference(one, self._reward.column))]
+        golds = {str(reference(task, self._reward.column)): task for task in tasks}
+        odd = [
+            task for task in golds.values() if not is_plain(reference(task, self._reward.column))
+        ]
         chosen = [odd[i] for i in spread(len(odd), MAX_CHECKED)]
-        samples = [Sample(one, (), Completion(""), "", terminated=True) for one in chosen]
+        samples = [Sample(task, (), Completion(""), "", terminated=True) for task in chosen]
         for task, score in zip(chosen, self.score(samples), strict=True):
             if score.status == "error":
                 raise RewardError(f"the answer of {row_of(task)} cannot be compared: {score.error}")
@@ -149,7 +151,7 @@ class Isolated(Reward):
                 worker.grade(samples[position], position, self._timeout)
 
     def _collect(self, scores: dict[int, Score]) -> None:
-        busy = {one.verdicts: one for one in self._pool if one.busy}
+        busy = {worker.verdicts: worker for worker in self._pool if worker.busy}
         patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
         spoken = wait(list(busy), max(0.0, patience))
         for pipe, worker in busy.items():

@@ -32,8 +32,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _has_type(value: object, wanted: str | list[str]) -> bool:
-    names = [wanted] if isinstance(wanted, str) else wanted
+def _has_type(value: object, type_names: str | list[str]) -> bool:
+    names = [type_names] if isinstance(type_names, str) else type_names
     if isinstance(value, bool):  # in Python a bool is an int, in JSON it is not
         return "boolean" in names
     if isinstance(value, float) and value.is_integer() and "integer" in names:
@@ -48,7 +48,7 @@ def _equal(left: object, right: object) -> bool:
 
 CHECKS: dict[str, Check] = {
     "type": _has_type,
-    "enum": lambda value, wanted: any(_equal(value, one) for one in wanted),
+    "enum": lambda value, options: any(_equal(value, option) for option in options),
     "const": _equal,
     "required": lambda value, names: not isinstance(value, dict) or set(names) <= set(value),
     "minItems": lambda value, bound: not isinstance(value, list) or len(value) >= bound,
@@ -67,7 +67,7 @@ def fits(value: object, schema: Mapping[str, Any]) -> bool:
     if not all(check(value, schema[key]) for key, check in CHECKS.items() if key in schema):
         return False
     if isinstance(value, list):
-        return "items" not in schema or all(fits(one, schema["items"]) for one in value)
+        return "items" not in schema or all(fits(item, schema["items"]) for item in value)
     if not isinstance(value, dict):
         return True
     properties = schema.get("properties", {})
@@ -85,8 +85,8 @@ def check_schema(schema: Mapping[str, Any], where: str = "schema") -> None:
     unknown = sorted(set(schema) - {*CHECKS, *NESTED, *REMARKS})
     if unknown:
         raise RewardError(f"{where} uses {unknown[0]}; understood are {', '.join(CHECKS)}")
-    wanted = schema.get("type", [])
-    for name in [wanted] if isinstance(wanted, str) else wanted:
+    type_names = schema.get("type", [])
+    for name in [type_names] if isinstance(type_names, str) else type_names:
         if name not in TYPES:
             raise RewardError(f"{where}.type is {name!r}; it must be one of {', '.join(TYPES)}")
     if not isinstance(schema.get("additionalProperties", True), bool):

@@ -138,8 +138,8 @@ class RewardModel(Reward):
     @property
     def source(self) -> str:
         """What the model is called in messages."""
-        given = self._model
-        return given if isinstance(given, str) else given.config.name_or_path or "the reward model"
+        model = self._model
+        return model if isinstance(model, str) else model.config.name_or_path or "the reward model"
 
     @property
     def rounding(self) -> float:
@@ -208,9 +208,9 @@ class RewardModel(Reward):
         return scores
 
     def _ids(self, classifier: Classifier, sample: Sample) -> list[int]:
-        messages = [one.as_dict() for one in sample.messages]
-        said = continued(messages, str(sample.text))
-        ids = judged_ids(classifier.tokenizer, *said, control=classifier.control, day=self._day)
+        messages = [message.as_dict() for message in sample.messages]
+        dialogue = continued(messages, str(sample.text))
+        ids = judged_ids(classifier.tokenizer, *dialogue, control=classifier.control, day=self._day)
         return ids or [classifier.pad]
 
     def _values(self, classifier: Classifier, texts: Sequence[Sequence[int]]) -> list[float]:
@@ -226,10 +226,10 @@ class RewardModel(Reward):
                 classifier.outputs([[classifier.pad]])
                 continue
             rows = batches[number]
-            found = read_head(
+            scores = read_head(
                 self.head, classifier.outputs([texts[i] for i in rows]), classifier.column
             )
-            for i, value in zip(rows, found, strict=True):
+            for i, value in zip(rows, scores, strict=True):
                 values[i] = float(value)
         return values
 

@@ -61,8 +61,8 @@ class Classifier:
             ids[i, place] = torch.tensor(row)
             mask[i, place] = 1
         with torch.inference_mode():
-            found = self.forward(ids.to(self.device), mask.to(self.device))
-        return found.double().cpu().numpy()
+            logits = self.forward(ids.to(self.device), mask.to(self.device))
+        return logits.double().cpu().numpy()
 
 
 def read_pretrained(kind: Any, source: str, what: str) -> Any:  # noqa: ANN401 - an Auto class
@@ -123,10 +123,10 @@ def context_of(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
     return min(longest_sequence(config), tokenizer.model_max_length)
 
 
-def device_of(given: str | None) -> torch.device:
+def device_of(device: str | None) -> torch.device:
     """Return the device given; without one, the current GPU, or the CPU."""
-    if given is not None:
-        return torch.device(given)
+    if device is not None:
+        return torch.device(device)
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -164,14 +164,14 @@ def descendants(root: int) -> list[int]:
             stat = file.read_text(encoding="utf-8", errors="replace")
             parent = int(stat.rpartition(")")[2].split()[1])
             children[parent].append(int(file.parent.name))
-    found = list(children[root])
-    for one in found:  # grows while it is walked
-        found += children.get(one, [])
-    return found
+    pids = list(children[root])
+    for pid in pids:  # grows while it is walked
+        pids += children.get(pid, [])
+    return pids
 
 
 def end_all(processes: list[int]) -> None:
     """Kill processes; those that are gone already are none to kill."""
-    for one in processes:
+    for pid in processes:
         with suppress(ProcessLookupError, PermissionError):
-            os.kill(one, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)

@@ -66,19 +66,19 @@ def judged_ids(
     Raises:
         TaskSourceError: a content is no text; see `llmgym/content.py`.
     """
-    found = control or control_tokens(tokenizer)
-    contents = [content_of(one, f"message {i}") for i, one in enumerate(messages, start=1)]
-    said = [
-        {**one, "content": _plain(text, found.spelled(one["role"]))}
-        for one, text in zip(messages, contents, strict=True)
+    tokens = control or control_tokens(tokenizer)
+    contents = [content_of(message, f"message {i}") for i, message in enumerate(messages, start=1)]
+    dialogue = [
+        {**message, "content": _plain(text, tokens.spelled(message["role"]))}
+        for message, text in zip(messages, contents, strict=True)
     ]
-    answer = _plain(response, found.spelled("assistant"))
-    if said and tokenizer.chat_template:
-        said.append({"role": "assistant", "content": answer})
+    answer = _plain(response, tokens.spelled("assistant"))
+    if dialogue and tokenizer.chat_template:
+        dialogue.append({"role": "assistant", "content": answer})
         template = dated(tokenizer, day)
-        text = tokenizer.apply_chat_template(said, chat_template=template, tokenize=False)
+        text = tokenizer.apply_chat_template(dialogue, chat_template=template, tokenize=False)
         return list(tokenizer(text, add_special_tokens=False).input_ids)
-    text = joined([*(one["content"] for one in said), answer])
+    text = joined([*(message["content"] for message in dialogue), answer])
     return list(tokenizer(text, add_special_tokens=True).input_ids)
 
 
@@ -102,4 +102,4 @@ def joined(texts: Sequence[str]) -> str:
 
 
 def _plain(text: str, spelled: re.Pattern[str]) -> str:
-    return spelled.sub(lambda found: f"{found[0][:1]} {found[0][1:]}", text)
+    return spelled.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)

@@ -40,8 +40,8 @@ def tolerance(scores: Iterable[float], reward: Reward | None = None) -> float:
         scores: all that are compared; the largest is what errors are a share of.
         reward: what scored; it or a part of it may state its rounding.
     """
-    finite = [float(one) for one in scores if math.isfinite(one)]
-    stated = [one.rounding for _, one in walked(reward) if isinstance(one, Rounded)]
+    finite = [float(score) for score in scores if math.isfinite(score)]
+    stated = [inner.rounding for _, inner in walked(reward) if isinstance(inner, Rounded)]
     return max([_own(finite), *stated]) * max(map(abs, finite), default=0.0)
 
 
@@ -56,4 +56,4 @@ def _own(scores: Sequence[float]) -> float:
 def told_apart(first: float, then: float) -> tuple[str, str]:
     """Return two figures in as many digits, six at least, as it takes to see that they differ."""
     texts = [(f"{first:.{digits}g}", f"{then:.{digits}g}") for digits in range(6, 18)]
-    return next((one for one in texts if one[0] != one[1]), texts[0])
+    return next((pair for pair in texts if pair[0] != pair[1]), texts[0])

@@ -77,8 +77,8 @@ def number(text: str) -> Fraction | None:
 
 def last_number(text: str) -> Fraction | None:
     """Return the last number that stands in a text, or None."""
-    found = ANY_NUMBER.findall(text[-MAX_CHARACTERS:])
-    return number(found[-1]) if found else None
+    numbers = ANY_NUMBER.findall(text[-MAX_CHARACTERS:])
+    return number(numbers[-1]) if numbers else None
 
 
 def _end(sample: Sample) -> str:
@@ -95,7 +95,7 @@ class Comparison(UnitReward, ABC):
     column: str | None
 
     @abstractmethod
-    def wanted(self, task: Task) -> Any:  # noqa: ANN401 - a number, a text, a letter
+    def expected(self, task: Task) -> Any:  # noqa: ANN401 - a number, a text, a letter
         """Return what a response must agree with; `RewardError` where there is no such thing."""
 
     @abstractmethod
@@ -106,7 +106,7 @@ class Comparison(UnitReward, ABC):
     def check_tasks(self, tasks: Sequence[Task]) -> None:
         """Raise `RewardError` for the first task whose reference is missing or unusable."""
         for task in tasks:
-            self.wanted(task)
+            self.expected(task)
 
     @final
     def score(self, samples: Sequence[Sample]) -> list[float]:
@@ -123,16 +123,16 @@ class Exact(Comparison):
     column: str | None = None
     ignore_case: bool = False
 
-    def wanted(self, task: Task) -> str:
+    def expected(self, task: Task) -> str:
         """Return the reference without space around it."""
         return str(reference(task, self.column)).strip()
 
     def agrees(self, sample: Sample) -> bool:
         """Compare the texts."""
-        given, wanted = str(sample.text).strip(), self.wanted(sample.task)
+        answer, expected = str(sample.text).strip(), self.expected(sample.task)
         if self.ignore_case:
-            return given.casefold() == wanted.casefold()
-        return given == wanted
+            return answer.casefold() == expected.casefold()
+        return answer == expected
 
 
 @final
@@ -151,20 +151,20 @@ class Numeric(Comparison):
     tol: float = 0.0
     whole: bool = False
 
-    def wanted(self, task: Task) -> Fraction:
+    def expected(self, task: Task) -> Fraction:
         """Return the reference's number."""
         answer = reference(task, self.column)
         # The text of a float such as 1e-05 has an exponent, which `number` does not read.
-        wanted = number(f"{Decimal(str(answer)):f}" if isinstance(answer, float) else str(answer))
-        if wanted is None:
+        expected = number(f"{Decimal(str(answer)):f}" if isinstance(answer, float) else str(answer))
+        if expected is None:
             raise RewardError(f"the answer {shown(answer)} of {row_of(task)} is not a number")
-        return wanted
+        return expected
 
     def agrees(self, sample: Sample) -> bool:
         """Compare the numbers."""
-        wanted, text = self.wanted(sample.task), _end(sample)
-        given = number(text) if self.whole else last_number(text)
-        return given is not None and abs(given - wanted) <= self.tol
+        expected, text = self.expected(sample.task), _end(sample)
+        answer = number(text) if self.whole else last_number(text)
+        return answer is not None and abs(answer - expected) <= self.tol
 
 
 @final
@@ -181,20 +181,20 @@ class Choice(Comparison):
     column: str | None = None
     options: str = "ABCDE"
 
-    def wanted(self, task: Task) -> str:
+    def expected(self, task: Task) -> str:
         """Return the reference's letter."""
         answer = reference(task, self.column)
-        wanted = str(answer).strip().strip("()").upper()
-        if len(wanted) != 1 or wanted not in self.options.upper():
+        expected = str(answer).strip().strip("()").upper()
+        if len(expected) != 1 or expected not in self.options.upper():
             raise RewardError(
                 f"the answer {shown(answer)} of {row_of(task)} is none of the options "
                 f"{self.options}"
             )
-        return wanted
+        return expected
 
     def agrees(self, sample: Sample) -> bool:
         """Compare the letters."""
-        return self._named(sample) == self.wanted(sample.task)
+        return self._named(sample) == self.expected(sample.task)
 
     def _named(self, sample: Sample) -> str | None:
         text = _end(sample).strip()
@@ -203,8 +203,8 @@ class Choice(Comparison):
         capitals = re.escape(self.options.upper())
         letters = f"{capitals}{re.escape(self.options.lower())}"
         pattern = rf"\(([{letters}])\)|(?<!\w)([{capitals}])(?![\w'])"
-        found = re.findall(pattern, text)
-        return (found[-1][0] or found[-1][1]).upper() if found else None
+        matches = re.findall(pattern, text)
+        return (matches[-1][0] or matches[-1][1]).upper() if matches else None
 
 
 @final
@@ -241,18 +241,18 @@ class Contains(Comparison):
     column: str | None = None
     ignore_case: bool = True
 
-    def wanted(self, task: Task) -> str:
+    def expected(self, task: Task) -> str:
         """Return the reference without space around it."""
-        wanted = str(reference(task, self.column)).strip()
-        if not wanted:
+        expected = str(reference(task, self.column)).strip()
+        if not expected:
             raise RewardError(f"{row_of(task)} has an empty text to look for")
-        return wanted
+        return expected
 
     def agrees(self, sample: Sample) -> bool:
         """Search the response."""
-        wanted = self.wanted(sample.task)
+        expected = self.expected(sample.task)
         flags = re.IGNORECASE if self.ignore_case else re.NOFLAG
-        pattern = rf"(?<!\w){re.escape(wanted)}(?!\w)"
+        pattern = rf"(?<!\w){re.escape(expected)}(?!\w)"
         return re.search(pattern, _end(sample), flags) is not None
 
 
@@ -312,7 +312,7 @@ class Language(UnitReward):
         return [self._share(_end(sample)) for sample in samples]
 
     def _share(self, text: str) -> float:
-        letters = [unicodedata.name(one, "") for one in text if one.isalpha()]
+        letters = [unicodedata.name(character, "") for character in text if character.isalpha()]
         ours = [name for name in letters if name.startswith(SCRIPTS[self.script])]
         return len(ours) / len(letters) if letters else 0.0
 

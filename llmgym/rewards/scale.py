@@ -37,8 +37,8 @@ class Scale:
     ) -> None:
         if mode not in ("none", "fixed", "running"):
             raise RewardError(f'normalize is "none", "fixed" or "running"; got {mode!r}')
-        given = mean is not None and std is not None and std > 0
-        if (mode == "fixed") != given or (mode != "fixed" and (mean, std) != (None, None)):
+        is_given = mean is not None and std is not None and std > 0
+        if (mode == "fixed") != is_given or (mode != "fixed" and (mean, std) != (None, None)):
             raise RewardError(
                 f"mean and std, above 0, belong to normalize fixed; got normalize {mode} with "
                 f"mean {mean} and std {std}"
@@ -63,7 +63,7 @@ class Scale:
         seen = values[np.isfinite(values)]
         self._pending += (len(seen), seen.sum(), (seen**2).sum())
         mean, std = self.statistics
-        return [float(one) for one in (values - mean) / (std if std > MIN_STD else 1.0)]
+        return [float(score) for score in (values - mean) / (std if std > MIN_STD else 1.0)]
 
     def observed(self) -> Sums:
         """Return the sums over the scores since the last call."""
@@ -108,14 +108,14 @@ def walked(reward: Reward | None, name: str = "") -> Iterator[tuple[str, Reward]
         return
     yield name or reward.name, reward
     if isinstance(reward, Composed):
-        for part, one in reward.inner().items():
-            yield from walked(one, f"{name}.{part}" if name else part)
+        for part, inner in reward.inner().items():
+            yield from walked(inner, f"{name}.{part}" if name else part)
 
 
 def running_scales(reward: Reward | None) -> dict[str, Scale]:
     """Return, by dotted name, the running statistics of a reward and of all that it is made of."""
     return {
-        name: one.scale
-        for name, one in walked(reward)
-        if isinstance(one, Scaled) and one.scale.mode == "running"
+        name: inner.scale
+        for name, inner in walked(reward)
+        if isinstance(inner, Scaled) and inner.scale.mode == "running"
     }

@@ -60,8 +60,8 @@ class GroupRank(Reward):
 def _rank(value: float, values: Sequence[float]) -> float:
     if len(values) == 1:
         return 0.5
-    below = sum(one < value for one in values)
-    ties = sum(one == value for one in values) - 1
+    below = sum(other < value for other in values)
+    ties = sum(other == value for other in values) - 1
     return (below + ties / 2) / (len(values) - 1)
 
 
@@ -85,15 +85,21 @@ class Cached(Reward):
         """Score what was not seen before, each different sample once; failures are asked again."""
         keys = [
             # Equal prompts share an id; their columns, which rewards read as well, may differ.
-            (repr(one.task), one.messages, str(one.response), one.text, repr(one.state))
-            for one in samples
+            (
+                repr(sample.task),
+                sample.messages,
+                str(sample.response),
+                sample.text,
+                repr(sample.state),
+            )
+            for sample in samples
         ]
         new = {key: i for i, key in enumerate(keys) if key not in self._scores}
         fresh = score_samples(self.reward, [samples[i] for i in new.values()])
         known = {key: self._scores[key] for key in keys if key not in new}
         known |= dict(zip(new, fresh, strict=True))
-        sound = {key: one for key, one in known.items() if one.status != "error"}
-        self._scores |= {key: replace(one, retries=0) for key, one in sound.items()}
+        sound = {key: score for key, score in known.items() if score.status != "error"}
+        self._scores |= {key: replace(score, retries=0) for key, score in sound.items()}
         while len(self._scores) > self.size:
             self._scores.popitem(last=False)
         return [known[key] for key in keys]

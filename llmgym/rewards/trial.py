@@ -72,7 +72,9 @@ class Trial:
 
     def of(self, kind: str) -> list[Answer]:
         """Return the answers of a kind that did not fail."""
-        return [one for one in self.answers if one.kind == kind and one.score.status == "ok"]
+        return [
+            answer for answer in self.answers if answer.kind == kind and answer.score.status == "ok"
+        ]
 
 
 def written_at(spec: Mapping[str, Any]) -> str:
@@ -108,7 +110,7 @@ def tried(reward: Reward, tasks: Sequence[Task], place: str = "") -> Trial:
                 Answer(
                     row=row,
                     kind=kind,
-                    prompt=_said(sample.task),
+                    prompt=_text_of(sample.task),
                     response=sample.text,
                     score=score,
                     ms=ms,
@@ -135,16 +137,16 @@ def _sample(task: Task, response: str) -> Sample:
     return Sample(task=task, messages=messages, response=Completion(response), text=response)
 
 
-def _said(task: Task) -> str:
+def _text_of(task: Task) -> str:
     prompt = task.prompt
-    return prompt if isinstance(prompt, str) else "\n".join(one.content for one in prompt)
+    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
 
 
 def _is_hopeless(answers: Sequence[Answer]) -> bool:
     """Return whether to stop: one call was late, and each may be; or the last few all failed."""
-    errors = [one.score.error or "" for one in answers if one.score.status == "error"]
-    ends = [one.score.status for one in answers[-ENOUGH:]]
-    return any(LATE in one for one in errors) or ends == ["error"] * ENOUGH
+    errors = [answer.score.error or "" for answer in answers if answer.score.status == "error"]
+    ends = [answer.score.status for answer in answers[-ENOUGH:]]
+    return any(LATE in error for error in errors) or ends == ["error"] * ENOUGH
 
 
 def _written(reward: Reward, place: str) -> str:
@@ -153,11 +155,11 @@ def _written(reward: Reward, place: str) -> str:
 
 def _failures(answers: Sequence[Answer], reward: Reward, place: str) -> Iterator[str]:
     failed: dict[str, list[Answer]] = {}
-    for one in answers:
-        if one.score.status == "error" and not _is_beyond(one):
-            failed.setdefault(_bug(str(one.score.error)), []).append(one)
+    for answer in answers:
+        if answer.score.status == "error" and not _is_beyond(answer):
+            failed.setdefault(_bug(str(answer.score.error)), []).append(answer)
     for those in failed.values():
-        first, rows = those[0], len({one.row for one in those})
+        first, rows = those[0], len({answer.row for answer in those})
         error = str(first.score.error)
         at = "" if " at " in error else _written(reward, place)
         yield (
@@ -168,9 +170,9 @@ def _failures(answers: Sequence[Answer], reward: Reward, place: str) -> Iterator
         )
 
 
-def _is_beyond(one: Answer) -> bool:
+def _is_beyond(answer: Answer) -> bool:
     """Tell whether a response is only longer than what a reward model reads: training has none."""
-    return one.kind == "long" and UNCUT in (one.score.error or "")
+    return answer.kind == "long" and UNCUT in (answer.score.error or "")
 
 
 def _bug(error: str) -> str:
@@ -181,7 +183,7 @@ def _bug(error: str) -> str:
 def _differences(
     reward: Reward, samples: Sequence[Sample], answers: Sequence[Answer]
 ) -> Iterator[str]:
-    ok = [i for i, one in enumerate(answers) if one.score.status == "ok"]
+    ok = [i for i, answer in enumerate(answers) if answer.score.status == "ok"]
     order = [ok[i] for i in np.random.default_rng(0).permutation(len(ok))]
     laws = {
         "Two calls on": (ok, "A reward is a function of its sample: draw nothing at random"),
@@ -209,21 +211,23 @@ def _differences(
 
 
 def _oddities(answers: Sequence[Answer]) -> Iterator[str]:
-    if beyond := [one for one in answers if _is_beyond(one)]:
+    if beyond := [answer for answer in answers if _is_beyond(answer)]:
         yield f"response long is more than a text may have: {cut(str(beyond[0].score.error), 300)}"
-    fine = [one for one in answers if one.score.status == "ok"]
+    fine = [answer for answer in answers if answer.score.status == "ok"]
     if not fine:
         return
-    values = {one.score.value for one in fine}
+    values = {answer.score.value for answer in fine}
     if max(values) - min(values) <= tolerance(values):
         yield (
             f"every response earns {fine[0].score.value:.4g}, so there is nothing to learn from. "
             "If it compares with a column, name it: --data FILE --answer-column NAME; if it wants "
             "a form, give solutions in that form: --solution-column NAME"
         )
-    gold = {one.row: one.score.value for one in fine if one.kind == GOLD}
+    gold = {answer.row: answer.score.value for answer in fine if answer.kind == GOLD}
     beaten = [
-        one for one in fine if one.kind != GOLD and one.score.value > gold.get(one.row, 1e300)
+        answer
+        for answer in fine
+        if answer.kind != GOLD and answer.score.value > gold.get(answer.row, 1e300)
     ]
     if beaten:
         first = beaten[0]
@@ -231,7 +235,7 @@ def _oddities(answers: Sequence[Answer]) -> Iterator[str]:
             f"{first.kind} {quoted(first.response)} earns {first.score.value:.4g} on row "
             f"{first.row}, its solution {gold[first.row]:.4g}: a policy learns what pays most."
         )
-    slow = fmean(one.ms for one in answers)
+    slow = fmean(answer.ms for answer in answers)
     if slow > SLOW_MS:
         yield (
             f"a call takes {slow:.0f} ms, so 256 episodes take {0.256 * slow:.0f} s of an "

@@ -33,7 +33,7 @@ UNCUT = "they are never cut"
 """Within the error of a text that is longer than a reward model's context."""
 
 _PLACES = (Path(os.__file__).parent, Path(np.__file__).parents[1], Path(__file__).parents[1])
-LIBRARIES = (*(f"{one}{os.sep}" for one in _PLACES), "<")
+LIBRARIES = (*(f"{place}{os.sep}" for place in _PLACES), "<")
 """How the paths begin of files that nobody mends who writes a reward: Python's, packages', ours."""
 
 Wrong = Callable[[str, str], RewardError]
@@ -74,10 +74,10 @@ def coerce(verdict: object, reward: Named, sample: Sample) -> Score:
         score = Score(sum(parts.values()), parts)
     else:
         score = Score(_number(verdict, wrong))
-    figures = (score.value, *score.parts.values(), *(one for *_, one in score.spans))
+    figures = (score.value, *score.parts.values(), *(figure for *_, figure in score.spans))
     if all(map(math.isfinite, figures)):
         return score
-    told = ", ".join(f"{part} {one}" for part, one in score.parts.items()) or score.value
+    told = ", ".join(f"{part} {value}" for part, value in score.parts.items()) or score.value
     return failed(f"{reward.name}() returned {told}, which is not finite")
 
 
@@ -111,8 +111,8 @@ def checked(verdicts: object, reward: Named, samples: Sequence[Sample]) -> Seque
 def describe(error: BaseException) -> str:
     """Return an exception in one line: its type, what it says, and the user's line it came from."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [one for one in frames if not one.filename.startswith(LIBRARIES)]
-    place = "".join(f" at {near(one.filename)}:{one.lineno}" for one in (own or frames)[-1:])
+    own = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
+    place = "".join(f" at {near(frame.filename)}:{frame.lineno}" for frame in (own or frames)[-1:])
     first = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {cut(_plain(first), MAX_MESSAGE_LENGTH)}{place}"
 
@@ -125,9 +125,9 @@ def called(reward: Named) -> str:
 
 def place_of(what: Callable[..., Any]) -> str:
     """Return FILE:LINE where a function or class is written; empty where it has no source."""
-    found = inspect.unwrap(what)
+    function = inspect.unwrap(what)
     try:
-        return f"{near(str(inspect.getsourcefile(found)))}:{inspect.getsourcelines(found)[1]}"
+        return f"{near(str(inspect.getsourcefile(function)))}:{inspect.getsourcelines(function)[1]}"
     except (OSError, TypeError):  # compiled, typed in, or an instance
         return ""
 
@@ -174,7 +174,10 @@ def shown(value: object) -> str:
 
 
 def _plain(text: str) -> str:
-    return "".join(one if one.isprintable() else "?" for one in text[: 2 * MAX_MESSAGE_LENGTH])
+    return "".join(
+        character if character.isprintable() else "?"
+        for character in text[: 2 * MAX_MESSAGE_LENGTH]
+    )
 
 
 def _broken(reward: Named, sample: Sample, got: str, remedy: str) -> RewardError:
@@ -203,7 +206,9 @@ def _figures(parts: object, wrong: Wrong) -> dict[str, float]:
 
 def _spans(spans: Any, wrong: Wrong) -> tuple[tuple[int, int, float], ...]:  # noqa: ANN401
     try:
-        return tuple((index(start), index(end), _number(one, wrong)) for start, end, one in spans)
+        return tuple(
+            (index(start), index(end), _number(figure, wrong)) for start, end, figure in spans
+        )
     except (TypeError, ValueError) as error:
         remedy = "A span is (start, end, reward): two characters' numbers and a figure."
         raise wrong(f"the spans {shown(spans)}", remedy) from error

@@ -113,8 +113,10 @@ def escaped(line: str) -> str:
     """Return a line without control characters, its end left out where it is long."""
     cut = line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..."
     return "".join(
-        one if one.isprintable() or one == "\t" else one.encode("unicode_escape").decode()
-        for one in cut.removesuffix("\r")
+        character
+        if character.isprintable() or character == "\t"
+        else character.encode("unicode_escape").decode()
+        for character in cut.removesuffix("\r")
     )
 
 

@@ -106,5 +106,5 @@ class StopAt(ReadAction, RecordConstructorArgs):
 
     def read(self, text: str) -> str:
         """Return the text before the first of the strings."""
-        found = [position for one in self.strings if (position := text.find(one)) >= 0]
-        return text[: min(found, default=len(text))]
+        positions = [position for string in self.strings if (position := text.find(string)) >= 0]
+        return text[: min(positions, default=len(text))]

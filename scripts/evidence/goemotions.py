@@ -35,15 +35,15 @@ Row = Mapping[str, Any]
 def answers(run: Path) -> list[list[Row]]:
     """Return the rows of the trained model and of the one it started from."""
     asked = ["eval", str(run), "--against", "base", "--n", str(TASKS)]
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-m", "trainers.cli", *asked, "--temperature", "1.0", "--json"],
         env={**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     ).stdout
-    line = next(line for line in said.splitlines() if line.startswith("[{"))
-    return [one["rows"] for one in json.loads(line)]
+    line = next(line for line in output.splitlines() if line.startswith("[{"))
+    return [evaluation["rows"] for evaluation in json.loads(line)]
 
 
 def judged(rows: Sequence[Row], judge: RewardModel) -> list[float]:
@@ -55,8 +55,8 @@ def judged(rows: Sequence[Row], judge: RewardModel) -> list[float]:
     samples = []
     for row in rows:
         begun = (Message("assistant", row["prompt"]),)
-        task, said = Task(id="", prompt=begun), Completion(row["completion"])
-        samples.append(Sample(task=task, messages=begun, response=said, text=str(said)))
+        task, response = Task(id="", prompt=begun), Completion(row["completion"])
+        samples.append(Sample(task=task, messages=begun, response=response, text=str(response)))
     scores = score_samples(judge, samples)
     failed = [score.error for score in scores if score.status != "ok"]
     if failed:
@@ -75,8 +75,8 @@ def distinct_2(rows: Sequence[Row]) -> float:
 
     Source: Li et al. 2016, arXiv:1510.03055.
     """
-    found = [pair for row in rows for pair in pairs(row["completion"])]
-    return len(set(found)) / max(1, len(found))
+    all_pairs = [pair for row in rows for pair in pairs(row["completion"])]
+    return len(set(all_pairs)) / max(1, len(all_pairs))
 
 
 FIGURES = {
@@ -88,8 +88,8 @@ FIGURES = {
 def line(name: str, old: Sequence[float], new: Sequence[float]) -> str:
     """Return a row of the table: both means with their 95 % intervals, and the difference."""
     bounds = (0.0, 1.0) if name == "ended by itself" else UNKNOWN
-    cells = [f"{fmean(one):.3f} [{low:.3f}, {high:.3f}]"
-             for one in (old, new) for low, high in [interval(one, bounds)]]  # fmt: skip
+    cells = [f"{fmean(rows):.3f} [{low:.3f}, {high:.3f}]"
+             for rows in (old, new) for low, high in [interval(rows, bounds)]]  # fmt: skip
     mean, low, high = paired(new, old)
     return f"| {name} | {' | '.join(cells)} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] |"
 

@@ -90,10 +90,10 @@ def compared(case: str, folder: Path) -> str:
     plan = [sys.executable, "-m", "trainers.cli", "plan", *words, *alone, "--json"]
     launch = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(count)]
     script = str(ROOT / "scripts" / "train_ppo.py")
-    said = subprocess.run(plan, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(plan, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     subprocess.run([*launch, script, *words], env=environment, stdout=sys.stderr, check=True)
     lines = (folder / case / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return row_of(case, json.loads(said.stdout.splitlines()[-1]), [json.loads(x) for x in lines])
+    return row_of(case, json.loads(done.stdout.splitlines()[-1]), [json.loads(x) for x in lines])
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 def answers(run: Path) -> list[list[Row]]:
     """Return the rows of the trained model and of the one it started from."""
     asked = ["eval", str(run), "--against", "base", "--n", "500", "--json"]
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-m", "trainers.cli", *asked],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
@@ -34,8 +34,8 @@ def answers(run: Path) -> list[list[Row]]:
         text=True,
         check=True,
     ).stdout
-    line = next(line for line in said.splitlines() if line.startswith("[{"))
-    return [one["rows"] for one in json.loads(line)]
+    line = next(line for line in output.splitlines() if line.startswith("[{"))
+    return [evaluation["rows"] for evaluation in json.loads(line)]
 
 
 FIGURES = {
@@ -72,8 +72,8 @@ def main() -> None:
     kls = [row["objective/kl"] for row in map(json.loads, lines) if "objective/kl" in row]
     print(f"\nKL to the reference, last 5 iterations: {fmean(kls[-5:]):.2f} nats per response")
     for old, new in list(zip(before, after, strict=True))[:3]:
-        said = (f"> {old['prompt']}", "before:", old["completion"], "after:", new["completion"])
-        print("\n" + "\n\n".join(said))
+        sample = (f"> {old['prompt']}", "before:", old["completion"], "after:", new["completion"])
+        print("\n" + "\n\n".join(sample))
 
 
 if __name__ == "__main__":

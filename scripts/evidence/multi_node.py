@@ -91,7 +91,7 @@ def build(folder: Path) -> list[Host]:
     for number, name in enumerate(NAMES):
         settings = Path("/etc/netns") / name
         (settings / "ssh").mkdir(parents=True)
-        lines = [f"{address} {one}" for address, one in zip(ADDRESSES, NAMES, strict=True)]
+        lines = [f"{address} {name}" for address, name in zip(ADDRESSES, NAMES, strict=True)]
         (settings / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines]) + "\n")
         (settings / "ssh" / "ssh_config").write_text(
             f"IdentityFile {key}\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n"
@@ -129,7 +129,7 @@ def script(folder: Path, launcher: str, name: str) -> Path:
     options = (
         ["--hostfile", "hosts"] if launcher == "deepspeed" else ["--nodes", "2", "--gpus", "1"]
     )
-    (folder / "hosts").write_text("".join(f"{one} slots=1\n" for one in NAMES))
+    (folder / "hosts").write_text("".join(f"{name} slots=1\n" for name in NAMES))
     words = [*WORDS, "--name", name, "--run.dir", str(folder / "runs")]
     made = subprocess.run(
         [sys.executable, "-m", "trainers.cli", "launch", launcher, *options, "--", *words],
@@ -148,13 +148,13 @@ def environment() -> dict[str, str]:
 
 
 def begun(
-    host: Host, file: Path, *words: str, said: Path, more: Mapping[str, str]
+    host: Host, file: Path, *words: str, log: Path, more: Mapping[str, str]
 ) -> subprocess.Popen[str]:
     """Start a script on a host; what it says goes to a file."""
     link = file.parent / "scripts"
     if not link.exists():
         link.symlink_to(ROOT / "scripts")
-    with said.open("a") as stream:
+    with log.open("a") as stream:
         return subprocess.Popen(
             host.inside("bash", str(file), *words), cwd=file.parent,
             env={**environment(), "PAUSE": "3", **more}, stdin=subprocess.DEVNULL,
@@ -162,14 +162,14 @@ def begun(
         )  # fmt: skip
 
 
-def waited(found: Callable[[], bool], what: str, seconds: float = 400) -> float:
+def waited(is_done: Callable[[], bool], what: str, seconds: float = 400) -> float:
     """Return how long it took until something was found.
 
     Raises:
         TimeoutError: it was not.
     """
     began = time.monotonic()
-    while not found():
+    while not is_done():
         if time.monotonic() - began > seconds:
             raise TimeoutError(f"{what}: not within {seconds:g} s")
         time.sleep(0.1)
@@ -192,11 +192,11 @@ def weights(run: Path) -> str:
 def with_deepspeed(folder: Path, hosts: list[Host]) -> float:
     """Train by deepspeed over pdsh and ssh; return the seconds."""
     began = time.monotonic()
-    said = folder / "deepspeed.txt"
+    log = folder / "deepspeed.txt"
     file = script(folder, "deepspeed", "by-deepspeed")
-    code = begun(hosts[0], file, said=said, more={"ATTEMPTS": "1"}).wait(timeout=400)
+    code = begun(hosts[0], file, log=log, more={"ATTEMPTS": "1"}).wait(timeout=400)
     if code:
-        raise RuntimeError(f"deepspeed ended with {code}: {said.read_text()[-3000:]}")
+        raise RuntimeError(f"deepspeed ended with {code}: {log.read_text()[-3000:]}")
     return time.monotonic() - began
 
 
@@ -205,11 +205,11 @@ def with_torchrun(folder: Path, hosts: list[Host]) -> float:
     began = time.monotonic()
     file = script(folder, "torchrun", "by-torchrun")
     started = [
-        begun(host, file, str(host.number), NAMES[0], said=folder / f"torchrun-{host.number}.txt",
+        begun(host, file, str(host.number), NAMES[0], log=folder / f"torchrun-{host.number}.txt",
               more={"ATTEMPTS": "1"})
         for host in hosts
     ]  # fmt: skip
-    codes = [one.wait(timeout=400) for one in started]
+    codes = [process.wait(timeout=400) for process in started]
     if any(codes):
         raise RuntimeError(f"torchrun ended with {codes}: {folder}/torchrun-*.txt")
     return time.monotonic() - began
@@ -217,19 +217,19 @@ def with_torchrun(folder: Path, hosts: list[Host]) -> float:
 
 def without_second(folder: Path, hosts: list[Host]) -> dict[str, object]:
     """Lose the second host in mid-run, bring it back, and let the script of deepspeed go on."""
-    said, run = folder / "second.txt", folder / "runs" / "second-lost"
+    log, run = folder / "second.txt", folder / "runs" / "second-lost"
     file = script(folder, "deepspeed", "second-lost")
-    process = begun(hosts[0], file, said=said, more={"ATTEMPTS": "9"})
+    process = begun(hosts[0], file, log=log, more={"ATTEMPTS": "9"})
     try:
         waited(lambda: iterations(run) >= 1, "the first iteration")
         hosts[1].lose()
-        noticed = waited(lambda: "LostRankError" in said.read_text(), "a message")
-        waited(lambda: "does not answer over ssh" in said.read_text(), "the check of hosts")
+        noticed = waited(lambda: "LostRankError" in log.read_text(), "a message")
+        waited(lambda: "does not answer over ssh" in log.read_text(), "the check of hosts")
         hosts[1].boot()
         code = process.wait(timeout=400)
     finally:
         process.kill()
-    lines = said.read_text().splitlines()
+    lines = log.read_text().splitlines()
     check = next(line for line in lines if "does not answer over ssh" in line)
     return {**_told(lines, noticed, run), "check": check, "code": code}
 
@@ -241,7 +241,7 @@ def without_first(folder: Path, hosts: list[Host]) -> dict[str, object]:
 
     def start(number: int) -> subprocess.Popen[str]:
         words, more = (str(number), NAMES[0]), {"ATTEMPTS": "9"}
-        return begun(hosts[number], file, *words, said=texts[number], more=more)
+        return begun(hosts[number], file, *words, log=texts[number], more=more)
 
     first, second = start(0), start(1)
     try:

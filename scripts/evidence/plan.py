@@ -159,13 +159,13 @@ def compared(case: str, folder: Path) -> dict[str, Any]:
     return {"planned": planned, "measured": measured}
 
 
-def rows_of(case: str, found: dict[str, Any]) -> list[str]:
+def rows_of(case: str, result: dict[str, Any]) -> list[str]:
     """Return the rows of a case, in GiB."""
     rows = []
-    measured = found["measured"]["peaks"]
+    measured = result["measured"]["peaks"]
     planned = {
-        one["name"]: one["total"] - (one["optimizer"] if one["name"] in BEFORE else 0)
-        for one in found["planned"]["memory"]
+        phase["name"]: phase["total"] - (phase["optimizer"] if phase["name"] in BEFORE else 0)
+        for phase in result["planned"]["memory"]
     }
     most = real = 0.0
     for name, size in planned.items():
@@ -186,8 +186,8 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for case in parser.parse_args().cases:
         with tempfile.TemporaryDirectory() as folder:
-            found = compared(case, Path(folder))
-        print("\n".join(rows_of(case, found)), flush=True)
+            result = compared(case, Path(folder))
+        print("\n".join(rows_of(case, result)), flush=True)
 
 
 if __name__ == "__main__":

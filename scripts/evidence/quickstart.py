@@ -74,8 +74,8 @@ def once(name: str, verb: str, extra: list[str]) -> Record:
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
     seconds = llmgym(name, [verb, "quickstart", "--clean", "--name", run.name, *extra])
-    found = {part: accuracy(f"{name}-{part}", run / part) for part in ("base", "model")}
-    record = {"cpu_seconds": seconds, **found}
+    accuracies = {part: accuracy(f"{name}-{part}", run / part) for part in ("base", "model")}
+    record = {"cpu_seconds": seconds, **accuracies}
     file.write_text(json.dumps(record), encoding="utf-8")
     return record
 

@@ -86,9 +86,9 @@ def main() -> None:
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for seed in options.seeds:
         for arm in options.arms:
-            one = one_run(arm, seed)
-            cells = [arm, str(seed), one["before"], one["after"], f"{one['gain']:+.3f}"]
-            cells += [f"{one['kl']:.1f}", f"{one['cpu_seconds']:.0f}"]
+            result = one_run(arm, seed)
+            cells = [arm, str(seed), result["before"], result["after"], f"{result['gain']:+.3f}"]
+            cells += [f"{result['kl']:.1f}", f"{result['cpu_seconds']:.0f}"]
             lines.append(f"| {' | '.join(cells)} |")
     print("\n".join(lines))
 
