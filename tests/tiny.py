@@ -73,7 +73,12 @@ def letters(response):
 
 
 def settings(*, tokens=1_000_000, seed=0, new=8, lora=0, **ppo):
-    """Settings of PPO, with micro-batches of `tokens` and adapters of rank `lora`."""
+    """Settings of PPO, with micro-batches of `tokens` and adapters of rank `lora`.
+
+    Without a critic an advantage is that of a group.
+    """
+    if ppo.get("critic") == "none":
+        ppo = {"advantage": "rloo", **ppo}
     return Config(
         run=RunConfig(seed=seed),
         model=ModelConfig(lora=LoRAConfig(rank=lora, alpha=2.0)),
@@ -111,9 +116,11 @@ def learner(config, *, seed=0, temperature=1.0, model=None, engine=torch_engine)
         critic, head = None, policy.value_head
     else:
         policy = CausalPolicy(model, temperature=temperature, chunk=512)
-        critic = build_critic(model, reads_logprobs=reads)
-        head = critic.head
-    torch.nn.init.normal_(head.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
+        is_separate = config.ppo.critic == "separate"
+        critic = build_critic(model, reads_logprobs=reads) if is_separate else None
+        head = critic.head if critic else None
+    if head is not None:
+        torch.nn.init.normal_(head.weight, std=0.3, generator=torch.Generator().manual_seed(seed))
     if config.model.lora.rank:
         adapted(model, config, seed=seed)
         if critic is not None:

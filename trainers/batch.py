@@ -6,7 +6,7 @@ P prompt tokens, L = P + T. `[B, T]` fields are aligned on actions; masks say wh
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -137,6 +137,21 @@ class ControlInputs:
 Inputs = TextInputs | ControlInputs
 
 
+class PolicyOutput(NamedTuple):
+    """What a policy returns of the actions; 0 where response_mask is False.
+
+    Attributes:
+        logprobs: [B, T] natural log-probabilities of the actions, float32.
+        entropy: [B, T] exact entropy in nats of the distribution of each action, or None.
+        values: critic at the state before each action, [B, T + 1] of text, [B, T] of control, where
+            a value head reads the policy's trunk; else None.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor | None
+    values: Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """What happened in one iteration on this rank: the collector's work.
@@ -149,8 +164,8 @@ class Rollout:
         generator_logprobs: [B, T] the same figure as the sampler reported it, or None.
         ref_logprobs: [B, T] under the reference, or None without one.
         rewards: [B, T] shaped reward after each action.
-        values: [B, T] critic at the state before each action.
-        next_values: [B, T] critic at the state after it.
+        values: [B, T] critic at the state before each action, or None without a critic.
+        next_values: [B, T] critic at the state after it, or None.
         terminated: [B, T] True where the task ended.
         boundary: [B, T] True at the last action of an episode, or of the rollout.
         index: [B] sequence index, counted over all ranks; neighbouring rows that share one are an
@@ -163,63 +178,11 @@ class Rollout:
     generator_logprobs: Float[Tensor, "B T"] | None = None
     ref_logprobs: Float[Tensor, "B T"] | None = None
     rewards: Float[Tensor, "B T"]
-    values: Float[Tensor, "B T"]
-    next_values: Float[Tensor, "B T"]
+    values: Float[Tensor, "B T"] | None = None
+    next_values: Float[Tensor, "B T"] | None = None
     terminated: Bool[Tensor, "B T"]
     boundary: Bool[Tensor, "B T"]
     index: Int[Tensor, " B"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionOrder:
-    """Where the actions of a rollout lie once those of each of E episodes stand side by side.
-
-        episode 0, row 0   a b . . c        episode 0   a b c d e
-        episode 0, row 1   . d e . .   <->  episode 1   f
-        episode 1, row 2   f . . . .
-
-    Attributes:
-        rows: [N] row of each action.
-        columns: [N] column of each action.
-        episodes: [N] episode of each action, counted from 0.
-        places: [N] how many actions of the episode come before it.
-        shape: E and the most actions of an episode.
-    """
-
-    rows: Int[Tensor, " N"]
-    columns: Int[Tensor, " N"]
-    episodes: Int[Tensor, " N"]
-    places: Int[Tensor, " N"]
-    shape: tuple[int, int]
-
-    @classmethod
-    def of(cls, rollout: Rollout) -> "ActionOrder":
-        """Order the actions that `response_mask` shows; nothing else has a place."""
-        index = rollout.index
-        owner = torch.diff(index, prepend=index[:1]).ne(0).cumsum(0)
-        rows, columns = rollout.response_mask.nonzero().unbind(1)
-        episodes = owner[rows]
-        counts = episodes.bincount(minlength=1)
-        before = (counts.cumsum(0) - counts)[episodes]
-        return cls(
-            rows=rows,
-            columns=columns,
-            episodes=episodes,
-            places=torch.arange(len(rows), device=rows.device) - before,
-            shape=(len(counts), int(counts.max())),
-        )
-
-    def compact(self, tensor: Tensor, filler: int) -> Tensor:
-        """Return [E, A] the figures of the actions in `tensor` [B, T], then `filler`."""
-        compacted = tensor.new_full(self.shape, filler)
-        compacted[self.episodes, self.places] = tensor[self.rows, self.columns]
-        return compacted
-
-    def spread(self, compacted: Tensor, shape: torch.Size) -> Tensor:
-        """Return [B, T] the figures of `compacted` [E, A] where their actions lie, 0 elsewhere."""
-        tensor = compacted.new_zeros(shape)
-        tensor[self.rows, self.columns] = compacted[self.episodes, self.places]
-        return tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,9 +194,9 @@ class Experience:
         old_logprobs: [B, T] what the ratio divides by.
         ref_logprobs: [B, T] under the reference, or None.
         generator_logprobs: [B, T] as the sampler reported them, or None.
-        old_values: [B, T] critic before the update.
+        old_values: [B, T] critic before the update, or None without a critic.
         advantages: [B, T] whitened where configured.
-        returns: [B, T] targets of the critic, never whitened.
+        returns: [B, T] targets of the critic, never whitened, or None.
         weights: [B, T] share of each action in the loss, or None before an update.
         index: [B] sequence index, counted over all ranks; rows of an episode share it.
     """
@@ -243,9 +206,9 @@ class Experience:
     old_logprobs: Float[Tensor, "B T"]
     ref_logprobs: Float[Tensor, "B T"] | None = None
     generator_logprobs: Float[Tensor, "B T"] | None = None
-    old_values: Float[Tensor, "B T"]
+    old_values: Float[Tensor, "B T"] | None = None
     advantages: Float[Tensor, "B T"]
-    returns: Float[Tensor, "B T"]
+    returns: Float[Tensor, "B T"] | None = None
     weights: Float[Tensor, "B T"] | None = None
     index: Int[Tensor, " B"]
 
@@ -262,7 +225,7 @@ class Experience:
         return {name: value for name, value in self._tensors().items() if value.dim() == 2}
 
     def rows(self, index: Tensor) -> "Experience":
-        """Return the rows of `index` [N]."""
+        """Return the rows of `index` [N], which are numbers, or [B] True where a row is taken."""
         picked = {name: value[index] for name, value in self._tensors().items()}
         return replace(self, inputs=self.inputs.rows(index), **picked)
 
@@ -279,13 +242,17 @@ class Experience:
         return replace(self, inputs=self.inputs.blank(), **zeros)
 
     def flat(self) -> "Experience":
-        """Return every step of an environment as a row of its own: an MLP has no memory."""
+        """Return every step of an environment as a row of its own: an MLP has no memory.
+
+        Steps behind the end of an episode are left out.
+        """
         assert isinstance(self.inputs, ControlInputs), "the tokens of a text belong together"
         steps = self.response_mask.shape[1]
         offsets = torch.arange(steps, device=self.index.device)
         index = (self.index.unsqueeze(1) * steps + offsets).flatten()
         columns = {name: column.reshape(-1, 1) for name, column in self.columns().items()}
-        return replace(self, inputs=self.inputs.flat(), index=index, **columns)
+        every = replace(self, inputs=self.inputs.flat(), index=index, **columns)
+        return every if self.response_mask.all() else every.rows(every.response_mask[:, 0])
 
     def trimmed(self) -> "Experience":
         """Return the rows without the padding columns that none of them needs."""

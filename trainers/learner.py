@@ -1,7 +1,8 @@
 """The learner: policy and critic behind one door, micro-batches, counts that agree over ranks.
 
 `critic: separate` is two engines with an optimizer each; `shared` is one engine whose model has a
-value head. `ppo.py` trains through nothing else, and the collector sees it as an `Actor`.
+value head; `none` is one engine, whose values are None. `ppo.py` trains through nothing else, and
+the collector sees it as an `Actor`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from trainers.backends.base import Engine
 from trainers.backends.gathering import gathered, gathered_module
-from trainers.batch import Experience, Inputs, Metrics
+from trainers.batch import Experience, Inputs, Metrics, PolicyOutput
 from trainers.config import Config
 from trainers.distributed.collectives import global_max
 from trainers.functional.logprobs import EntropyMode
@@ -61,7 +62,7 @@ class Learner:
     """Policy and critic in training."""
 
     def __init__(self, policy: Engine, critic: Engine | None, config: Config) -> None:
-        """Take the engines; without a critic, the policy's model has a value head."""
+        """Take the engines; the critic's where `ppo.critic` is separate."""
         self._policy = policy
         self._critic = critic
         self._config = config
@@ -80,7 +81,7 @@ class Learner:
 
     @property
     def critic_module(self) -> nn.Module | None:
-        """The bare critic; None when the trunk is shared."""
+        """The bare critic; None where it is not separate."""
         return None if self._critic is None else self._critic.module
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -96,7 +97,7 @@ class Learner:
         return gathered(self._policy, trained=True)
 
     def whole_critic(self) -> nn.Module | None:
-        """Return the critic with every weight, on rank 0; None when the trunk is shared."""
+        """Return the critic with every weight, on rank 0; None where it is not separate."""
         return None if self._critic is None else gathered_module(self._critic)
 
     def anneal(self, progress: float) -> None:
@@ -143,7 +144,7 @@ class Learner:
 
     def forward(
         self, experience: Experience, *, entropy: EntropyMode, last: bool, critic_only: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> PolicyOutput:
         """Return logprobs, entropies and values [B, T] of a micro-batch, with gradients.
 
         Under `critic_only` the policy's have none: DistributedDataParallel waits for a backward
@@ -151,18 +152,19 @@ class Learner:
         """
         mask, inputs = experience.response_mask, experience.inputs
         with torch.set_grad_enabled(not critic_only):
-            output = self._policy.forward(inputs, mask, entropy=entropy, last=last)
-        if self._critic is None:
-            output, values = output
-        else:
+            output: PolicyOutput = self._policy.forward(inputs, mask, entropy=entropy, last=last)
+        values = output.values
+        if self._critic is not None:
             values = self._critic.forward(inputs, last=last)
-        return output.logprobs, output.entropy, values[:, : mask.shape[1]]
+        return output._replace(values=None if values is None else values[:, : mask.shape[1]])
 
     def backward(self, policy_loss: Tensor | None, value_loss: Tensor) -> None:
         """Add the gradients of losses []; without a policy loss only the critic learns."""
         if self._critic is None:
-            assert policy_loss is not None, "a shared trunk has no critic-only phase"
-            self._policy.backward(policy_loss + self._config.ppo.value_coef * value_loss)
+            assert policy_loss is not None, "only a separate critic has a phase of its own"
+            ppo = self._config.ppo
+            shared = ppo.value_weight * value_loss if ppo.has_critic else 0.0
+            self._policy.backward(policy_loss + shared)
             return
         self._critic.backward(value_loss)
         if policy_loss is not None:
@@ -191,7 +193,7 @@ class Learner:
         budget = self._config.backend.micro_batch_tokens
         return evaluated(inputs, run, budget=budget, device=self._policy.device)
 
-    def _both(self, inputs: Inputs, response_mask: Tensor) -> Any:  # noqa: ANN401
+    def _output(self, inputs: Inputs, response_mask: Tensor) -> PolicyOutput:
         mask = response_mask[:, : inputs.actions.shape[1]].to(self._policy.device)
         return self._policy.forward(inputs, mask, entropy="none")
 
@@ -199,19 +201,22 @@ class Learner:
         """Return [B, T] log-probabilities of the actions under the current policy."""
 
         def run(micro: Inputs, rows: Tensor) -> Tensor:
-            output = self._both(micro, response_mask[rows])
-            return (output[0] if self._critic is None else output).logprobs
+            return self._output(micro, response_mask[rows]).logprobs
 
         return self._run(inputs, run)
 
-    def values(self, inputs: Inputs) -> Tensor:
-        """Return the critic's [B, T + 1] values of text, [B, T] of control."""
+    def values(self, inputs: Inputs) -> Tensor | None:
+        """Return the critic's [B, T + 1] values of text, [B, T] of control; None without one."""
+        if not self._config.ppo.has_critic:
+            return None
 
         def run(micro: Inputs, rows: Tensor) -> Tensor:
             if self._critic is not None:
                 return self._critic.forward(micro)
             nothing = torch.zeros(micro.actions.shape[:2], dtype=torch.bool)
-            return self._both(micro, nothing)[1]
+            values = self._output(micro, nothing).values
+            assert values is not None, "a shared trunk has a value head"
+            return values
 
         return self._run(inputs, run)
 

@@ -1,10 +1,10 @@
-"""Proximal policy optimization with a critic: the whole algorithm, in the order it runs.
+"""Proximal policy optimization: the whole algorithm, in the order it runs.
 
     collect -> make_experience (gae, whiten) -> epochs of minibatches (policy_loss, value_loss)
 
-Not here: `gae` (`functional/advantages.py`), acting (`collect/`), models, optimizers and ranks
-(`learner.py`, `backends/`), logging and checkpoints (`runner/`). `train` is a generator of metrics
-and does no I/O.
+Not here: `gae` and what stands in for it without a critic (`functional/advantages.py`), acting
+(`collect/`), models, optimizers and ranks (`learner.py`, `backends/`), logging and checkpoints
+(`runner/`). `train` is a generator of metrics and does no I/O.
 
 Shapes: B rows (sequences, or steps of an environment), T actions of a row. `response_mask` is True
 on actions; every sum runs over it and over all ranks, and every mean divides once, by a global
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trainers.batch import ActionOrder, ControlInputs, Experience, Metrics, Rollout
+from trainers.batch import ControlInputs, Experience, Metrics, PolicyOutput, Rollout
 from trainers.collect.base import Collector
 from trainers.config import Config
 from trainers.config.ppo import PPOConfig
@@ -33,10 +33,11 @@ from trainers.distributed.collectives import (
     global_sum,
     phase,
 )
-from trainers.functional.advantages import gae
+from trainers.functional.advantages import ESTIMATORS
 from trainers.functional.kl import kl_estimate, ratio_of
 from trainers.functional.logprobs import EntropyMode
 from trainers.functional.ppo_metrics import describe, describe_update, pooled_losses
+from trainers.functional.trajectories import ActionOrder, Trajectories
 from trainers.learner import Learner
 
 MAX_IMPORTANCE = 2.0
@@ -65,20 +66,15 @@ def whiten(
     return torch.where(response_mask, whitened, torch.zeros_like(whitened)).to(advantages.dtype)
 
 
-def _compacted_gae(rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor]:
-    """Run `gae` on actions alone: what stands between two turns neither decays nor carries."""
-    actions = ActionOrder.of(rollout)
-    advantages, returns = gae(
-        actions.compact(rollout.rewards, 0),
-        actions.compact(rollout.values, 0),
-        actions.compact(rollout.next_values, 0),
-        actions.compact(rollout.terminated, 1),
-        actions.compact(rollout.boundary, 1),
-        config.gamma,
-        config.gae_lambda,
-    )
+def _estimated(rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor | None]:
+    """Estimate advantages and the critic's targets [B, T] over the actions of each episode."""
+    order = ActionOrder.of(rollout)
+    trajectories = Trajectories.of(rollout, order, config.samples_per_prompt)
+    advantages, returns = ESTIMATORS[config.advantage](trajectories, config)
     shape = rollout.rewards.shape
-    return actions.spread(advantages, shape), actions.spread(returns, shape)
+    return order.spread(advantages, shape), None if returns is None else order.spread(
+        returns, shape
+    )
 
 
 @overload
@@ -95,8 +91,8 @@ def make_experience(rollout: Rollout, config: PPOConfig) -> Experience:
 
     Steps of an environment become rows of their own, since an MLP has no memory.
     """
-    advantages, returns = _compacted_gae(rollout, config)
-    if config.whiten_advantages:
+    advantages, returns = _estimated(rollout, config)
+    if config.whitens_advantages:
         advantages = whiten(advantages, rollout.response_mask)
     generator_says = config.old_logprobs == "generator"
     old = rollout.generator_logprobs if generator_says else rollout.logprobs
@@ -207,10 +203,9 @@ def _weighted(experience: Experience, config: Config) -> tuple[Experience, float
     return replace(experience, weights=weights), part
 
 
-def _terms(
-    experience: Experience, logprobs: Tensor, entropies: Tensor, values: Tensor, config: PPOConfig
-) -> dict[str, Tensor]:
+def _terms(experience: Experience, output: PolicyOutput, config: PPOConfig) -> dict[str, Tensor]:
     """Return the terms of the objective for each action, [B, T] each, 0 outside the mask."""
+    logprobs, entropies, values = output
     surrogate = policy_loss(
         logprobs,
         experience.old_logprobs,
@@ -223,13 +218,16 @@ def _terms(
         assert experience.generator_logprobs is not None
         trust = ratio_of(experience.old_logprobs, experience.generator_logprobs)
         surrogate = surrogate * trust.clamp(max=MAX_IMPORTANCE)
+    assert entropies is not None
     terms = {"policy": surrogate, "entropy": entropies}
     if config.kl_placement == "loss":
         assert experience.ref_logprobs is not None
         terms["kl"] = kl_estimate(logprobs, experience.ref_logprobs, config.kl_loss_estimator)
-    terms["value"] = value_loss(
-        values, experience.old_values, experience.returns, value_clip=config.value_clip
-    )
+    if values is not None:
+        old_values, returns = experience.old_values, experience.returns
+        assert old_values is not None
+        assert returns is not None
+        terms["value"] = value_loss(values, old_values, returns, value_clip=config.value_clip)
     zero = torch.zeros_like(logprobs)
     return {name: torch.where(experience.response_mask, t, zero) for name, t in terms.items()}
 
@@ -242,7 +240,8 @@ def update(
         (1/N) sum w (policy + kl_loss_coef * kl - entropy_coef * entropy)    and    (1/n) sum value
 
     Weights w and N follow `ppo.loss_aggregation`, n counts actions. Both counts are over all ranks,
-    so the gradient does not depend on how rows are split into micro-batches or over ranks.
+    so the gradient does not depend on how rows are split into micro-batches or over ranks. Without
+    a critic there is no second part.
 
     Returns:
         Metrics, pooled over all ranks.
@@ -259,21 +258,19 @@ def update(
     micro_batches = learner.micro_batches(experience)
     for number, micro in enumerate(micro_batches, start=1):
         last = number == len(micro_batches)
-        logprobs, entropies, values = learner.forward(
-            micro, entropy=entropy, last=last, critic_only=critic_only
-        )
+        output = learner.forward(micro, entropy=entropy, last=last, critic_only=critic_only)
         if ppo.reuses_logprobs:  # these are the old ones: nothing has moved since the rollout
-            micro = replace(micro, old_logprobs=logprobs.detach())
-        terms = _terms(micro, logprobs, entropies, values, ppo)
+            micro = replace(micro, old_logprobs=output.logprobs.detach())
+        terms = _terms(micro, output, ppo)
         assert micro.weights is not None
         parts = {name: (micro.weights * term).sum() / denominator for name, term in terms.items()}
-        parts["value"] = terms["value"].sum() / actions
+        parts["value"] = terms["value"].sum() / actions if "value" in terms else torch.zeros(())
         parts["kl"] = ppo.kl_weight * parts.get("kl", torch.zeros(()))
         objective = parts["policy"] + parts["kl"] - ppo.entropy_coef * parts["entropy"]
         learner.backward(None if critic_only else objective, parts["value"])
         parts["total"] = objective + ppo.value_weight * parts["value"]
         losses = {key: losses[key] + parts[name].item() for key, name in LOSSES.items()}
-        metrics += describe_update(micro, logprobs, entropies, values, ppo)
+        metrics += describe_update(micro, output, ppo)
     metrics = global_metrics(metrics) | pooled_losses(losses, ppo)
     return metrics | learner.step(critic_only=critic_only)
 

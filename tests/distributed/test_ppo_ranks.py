@@ -25,6 +25,7 @@ MODES = {
     "sequence": {"loss_aggregation": "sequence"},
     "constant": {"loss_aggregation": "constant"},
     "shared": {"critic": "shared", "entropy_coef": 0.2},
+    "no critic": {"critic": "none"},
     "small budget": {"tokens": 12},
     "shared, small budget": {"critic": "shared", "tokens": 12, "critic_reads_logprobs": True},
     "every term": {

@@ -16,6 +16,20 @@ def test_three_letters_are_reversed_from_a_random_start(tmp_path, seed):
     assert accuracy(after) >= 0.99
 
 
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_they_are_reversed_without_a_critic(tmp_path, seed, advantage):
+    groups = {"ppo.num_prompts": 64, "ppo.samples_per_prompt": 4}
+    config = settings(
+        tmp_path, seed, **{"ppo.critic": "none", "ppo.advantage": advantage, **groups}
+    )
+    result = run(config, reward=partial, loggers=[])
+    (_, (before,)), *_, (_, (after,)) = result.evaluations
+    assert accuracy(before) <= 0.02
+    assert accuracy(after) >= 0.99
+    assert not (result.run_dir / "critic").exists()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_constant_reward_teaches_nothing(tmp_path, seed):
     config = settings(tmp_path, seed, **{"ppo.missing_eos_penalty": None})

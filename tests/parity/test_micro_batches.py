@@ -41,7 +41,7 @@ def batch():
     )
 
 
-@pytest.mark.parametrize("critic", ["separate", "shared"])
+@pytest.mark.parametrize("critic", ["separate", "shared", "none"])
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_do_not_depend_on_the_micro_batches(critic, mode):
     found = {}
@@ -55,7 +55,7 @@ def test_gradients_do_not_depend_on_the_micro_batches(critic, mode):
     assert tiny.difference(found["1 x 8"], found["8 x 1"]) < 1e-6
 
 
-@pytest.mark.parametrize("critic", ["separate", "shared"])
+@pytest.mark.parametrize("critic", ["separate", "shared", "none"])
 def test_the_order_of_rows_does_not_matter(critic):
     config = tiny.settings(critic=critic, tokens=44)
     turned = batch().rows(torch.tensor([3, 0, 6, 1, 7, 2, 5, 4]))

@@ -211,7 +211,7 @@ def _control(config: Config) -> Forecast:
         env.action_space,
         hidden_sizes=config.model.hidden_sizes,
         seed=config.run.seed,
-        shared=config.ppo.critic == "shared",
+        critic=config.ppo.critic,
     )
     env.close()
     parameters = {"policy": count_parameters(policy)}

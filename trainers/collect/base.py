@@ -26,8 +26,8 @@ class Actor(Protocol):
         """Return [B, T] log-probabilities of the actions; no gradient, by token budget."""
         ...
 
-    def values(self, inputs: Inputs) -> Tensor:
-        """Return [B, T + 1] values of text, [B, T] of control; no gradient."""
+    def values(self, inputs: Inputs) -> Tensor | None:
+        """Return [B, T + 1] values of text, [B, T] of control; None without a critic."""
         ...
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:

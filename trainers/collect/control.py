@@ -4,10 +4,14 @@ Every episode is reset with a seed of its own, made of (run seed, environment, e
 an environment in the middle of an episode is known by that number and the actions since: a resume
 plays them again and stands where it stood, bit for bit.
 
+Without a critic an iteration is one whole episode of every environment, and those of a group begin
+with the same seed, so that they are compared from the same start.
+
 B environments, T steps, A dimensions of an action.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 import gymnasium
@@ -65,7 +69,7 @@ class EnvSlot:
 
     Args:
         env: with a time limit of its own, if it has any.
-        number: of the environment, counted over all ranks.
+        number: of the start, counted over all ranks; environments of a group share it.
         seed: of the run.
 
     Attributes:
@@ -104,9 +108,17 @@ class EnvSlot:
         step = Step(self.obs, float(reward), bool(terminated), bool(truncated))
         if not (terminated or truncated):
             return step, None
-        ended = Ended(self._reward, len(self._actions), bool(terminated))
+        return step, self.end(terminated=bool(terminated))
+
+    def end(self, *, terminated: bool) -> Ended:
+        """Begin the next episode; return what became of this one."""
+        ended = Ended(self._reward, len(self._actions), terminated)
         self.begin()
-        return step, ended
+        return ended
+
+    def waiting(self) -> Step:
+        """Return the step that stands for none, behind the end of an episode."""
+        return Step(self.obs, 0.0, terminated=True, truncated=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of the episode, the actions taken in it and their nats."""
@@ -131,7 +143,7 @@ class ControlCollector(Collector):
     """Steps this rank's environments with the learner's current policy.
 
     Args:
-        envs: this rank's share of `ppo.num_prompts` environments.
+        envs: this rank's share of `ppo.num_prompts` environments, times `ppo.group_size`.
         config: of the run.
         world: this process among its peers.
 
@@ -143,29 +155,30 @@ class ControlCollector(Collector):
         self._config = config
         self._world = world
         self.limit = CallLimit(config.envs[0].timeout_seconds)
-        self._numbers = world.share(config.ppo.num_prompts)
+        size, starts = config.ppo.group_size, world.share(config.ppo.num_prompts)
+        self._numbers = range(starts.start * size, starts.stop * size)
         pairs = zip(envs, self._numbers, strict=True)
-        self._slots = [EnvSlot(env, number, config.run.seed) for env, number in pairs]
+        self._slots = [EnvSlot(env, number // size, config.run.seed) for env, number in pairs]
         self._scale = ScoreScale(config.ppo)
         self._totals = {"episodes": 0}
         self._all_slots = self._gathered()
         self._metrics = Metrics()
 
     def collect(self, actor: Actor, iteration: int) -> Rollout:
-        """Return `ppo.num_steps` steps of each of this rank's environments.
+        """Return `ppo.num_steps` steps of each of this rank's environments; or an episode of each.
 
         Raises:
             EnvTimeoutError: an environment hangs.
         """
         phases = Phases()
         with phases.of("rollout"):
-            inputs, next_obs, steps, ended = self._play(actor, iteration)
-        mask = torch.ones(inputs.obs.shape[:2], dtype=torch.bool)
+            inputs, mask, steps, ended = self._play(actor, iteration)
         with phases.of("logprobs"):
             logprobs = actor.logprobs(inputs, mask)
         with phases.of("values"):
             values = actor.values(inputs)
-            next_values = actor.values(ControlInputs(obs=next_obs, actions=inputs.actions))
+            after = np.stack([np.stack([step.obs for step in row]) for row in steps])
+            next_values = actor.values(replace(inputs, obs=torch.from_numpy(after)))
         terminated = torch.tensor([[step.terminated for step in row] for row in steps])
         truncated = torch.tensor([[step.truncated for step in row] for row in steps])
         boundary = terminated | truncated
@@ -174,12 +187,12 @@ class ControlCollector(Collector):
         mode, cut = self._config.ppo.on_truncation, truncated & ~terminated
         if mode == "penalty":
             rewards = torch.where(cut, self._config.ppo.truncation_penalty, rewards)
-        self._note(phases, ended, logprobs, steps)
+        self._note(phases, ended, logprobs, mask, steps)
         return Rollout(
             inputs=inputs,
             response_mask=mask,
             logprobs=logprobs,
-            rewards=self._shaped(rewards),
+            rewards=self._shaped(rewards, mask),
             values=values,
             next_values=next_values,
             terminated=terminated | (cut & (mode in ("score", "penalty"))),
@@ -222,29 +235,36 @@ class ControlCollector(Collector):
     def _play(
         self, actor: Actor, iteration: int
     ) -> tuple[ControlInputs, Tensor, list[list[Step]], list[Ended]]:
-        """Return inputs, the observations after each step [B, T, ...], the steps, the endings."""
+        """Return inputs, which steps were taken [B, T], what environments answered, the endings."""
         policy = actor.policy_module
         assert isinstance(policy, PolicyMLP | SharedMLP), "control acts with an MLP"
         device = next(policy.parameters()).device
         numbers = torch.tensor(list(self._numbers))[:, None]
         dims = torch.arange(policy.head.num_uniforms)
-        obs, actions, ended = [], [], []
+        obs, actions, ended, taken = [], [], [], []
         steps: list[list[Step]] = [[] for _ in self._slots]
+        live = [True] * len(self._slots)
         for t in range(self._config.ppo.num_steps):
+            taken.append(torch.tensor(live))
             now = torch.from_numpy(np.stack([slot.obs for slot in self._slots]))
             u = uniforms(self._config.run.seed, iteration, numbers, t * len(dims) + dims)
             action = policy.act(now.to(device), u.to(device)).cpu()
             obs.append(now)
             actions.append(action)
-            for row, (step, end) in zip(steps, self._step(action.numpy()), strict=True):
-                row.append(step)
-                ended += [] if end is None else [end]
+            for number, (step, end) in enumerate(self._step(action.numpy(), live)):
+                steps[number].append(step)
+                if end is not None:
+                    ended.append(end)
+                    live[number] = self._config.ppo.has_critic  # else one episode an iteration
+        if not self._config.ppo.has_critic:
+            for number in (number for number, is_live in enumerate(live) if is_live):
+                steps[number][-1] = steps[number][-1]._replace(truncated=True)
+                ended.append(self._slots[number].end(terminated=False))
         inputs = ControlInputs(obs=torch.stack(obs, 1), actions=torch.stack(actions, 1))
-        after = np.stack([np.stack([step.obs for step in row]) for row in steps])
-        return inputs, torch.from_numpy(after), steps, ended
+        return inputs, torch.stack(taken, 1), steps, ended
 
-    def _step(self, actions: np.ndarray) -> list[tuple[Step, Ended | None]]:
-        """Act in every environment, in turn.
+    def _step(self, actions: np.ndarray, live: Sequence[bool]) -> list[tuple[Step, Ended | None]]:
+        """Act in every live environment, in turn.
 
         Raises:
             EnvTimeoutError: together they take longer than `envs.0.timeout_seconds`.
@@ -252,22 +272,31 @@ class ControlCollector(Collector):
         try:
             return within(
                 self.limit,
-                lambda: [slot.step(one) for slot, one in zip(self._slots, actions, strict=True)],
+                lambda: [
+                    slot.step(action) if is_live else (slot.waiting(), None)
+                    for slot, action, is_live in zip(self._slots, actions, live, strict=True)
+                ],
             )
         except LateCall as late:
             raise EnvTimeoutError(f"{self._config.envs[0].id}: {late}") from None
 
-    def _shaped(self, rewards: Tensor) -> Tensor:
-        """Return rewards [B, T] clipped, scaled and normalized; every step's is a score."""
+    def _shaped(self, rewards: Tensor, mask: Tensor) -> Tensor:
+        """Return rewards [B, T] clipped, scaled and normalized; every step's is a score.
+
+        Args:
+            rewards: [B, T] after each step.
+            mask: [B, T] True on steps that were taken.
+        """
         clipped = self._scale.clip(rewards)
-        shift, factor = self._scale.affine(clipped.flatten())
-        return ((clipped - shift) * factor).float()
+        shift, factor = self._scale.affine(clipped[mask])
+        return ((clipped - shift) * factor * mask).float()
 
     def _note(
         self,
         phases: Phases,
         ended: Sequence[Ended],
         logprobs: Tensor,
+        mask: Tensor,
         steps: Sequence[Sequence[Step]],
     ) -> None:
         self._totals["episodes"] += int(global_sum(torch.tensor(len(ended))))
@@ -284,7 +313,7 @@ class ControlCollector(Collector):
             f"env/{env}/terminated_frac": (terminated, count),
             f"env/{env}/truncated_frac": (count - terminated, count),
         }
-        rates = {"perf/steps_per_s": logprobs.numel(), "perf/samples_per_s": count}
+        rates = {"perf/steps_per_s": int(mask.sum()), "perf/samples_per_s": count}
         local = Metrics(means=means) | performance(phases.seconds, rates, world=self._world)
         self._all_slots = self._gathered()
         scalars = {"train/episodes": float(self._totals["episodes"])}

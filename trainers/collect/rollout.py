@@ -222,7 +222,7 @@ class TextCollector(Collector):
         reads = self._config.ppo.critic_reads_logprobs
         return replace(episodes.inputs, logprobs=logprobs) if reads else episodes.inputs
 
-    def _rollout(self, outcome: Outcome, inputs: TextInputs, values: Tensor) -> Rollout:
+    def _rollout(self, outcome: Outcome, inputs: TextInputs, values: Tensor | None) -> Rollout:
         """Put the rollout together, and let the controller see its KL afterwards."""
         episodes, mask, ref = outcome.episodes, outcome.mask, outcome.ref_logprobs
         rewards = outcome.shaped.rewards
@@ -239,8 +239,8 @@ class TextCollector(Collector):
             generator_logprobs=episodes.generator_logprobs * mask,
             ref_logprobs=ref,
             rewards=rewards * mask,
-            values=values[:, :-1],
-            next_values=next_values(values, episodes),
+            values=None if values is None else values[:, :-1],
+            next_values=None if values is None else next_values(values, episodes),
             terminated=outcome.shaped.terminated,
             boundary=outcome.shaped.boundary,
             index=episodes.index,

@@ -203,9 +203,11 @@ class RewardShaper:
 
     def _modes(self, episodes: Unshaped) -> list[str]:
         """Return `ppo.on_truncation` for each row, with auto decided."""
-        given = self._config.on_truncation
-        single = episodes.single_turn.tolist()
-        return [("score" if one else "bootstrap") if given == "auto" else given for one in single]
+        mode, has_critic = self._config.on_truncation, self._config.has_critic
+        if mode != "auto":
+            return [mode] * len(episodes.single_turn)
+        scored = episodes.single_turn | (not has_critic)
+        return ["score" if score else "bootstrap" for score in scored.tolist()]
 
     def _cut_rewards(self, episodes: Unshaped, mode: Sequence[str], cut: Tensor) -> Tensor:
         """Return rewards [B, T], those of the last turn of cut episodes changed.

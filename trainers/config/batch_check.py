@@ -21,6 +21,8 @@ def check_batch(config: Config, ranks: int) -> None:
             f"= {ppo.num_episodes} episodes cannot be shared by {ranks} ranks. Nearest "
             f"ppo.num_prompts: {near}.\nllmgym plan --gpus {ranks} shows the whole arithmetic"
         )
+    if config.is_control and not ppo.has_critic:
+        return  # whole episodes: as many steps as they take
     rows = ppo.num_prompts * ppo.num_steps if config.is_control else ppo.num_episodes
     if rows % ppo.num_minibatches:
         raise ConfigError(

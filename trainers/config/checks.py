@@ -16,28 +16,38 @@ def _stay(backend: BackendConfig) -> bool:
 
 
 INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
-    (
-        "ppo.critic_learning_rate",
-        lambda config: config.ppo.critic == "shared",
-        "ppo.critic is shared",
-        "set ppo.learning_rate, the trunk's",
+    *(
+        (name, lambda config: config.ppo.critic != "separate", "ppo.critic is not separate", remedy)
+        for name, remedy in (
+            ("ppo.critic_learning_rate", "set ppo.learning_rate, the policy's"),
+            ("ppo.critic_init", "set ppo.critic separate"),
+        )
+    ),
+    *(
+        (
+            name,
+            lambda config: not config.ppo.has_critic,
+            "ppo.critic is none",
+            "set ppo.advantage gae with a critic",
+        )
+        for name in ("ppo.gae_lambda", "ppo.value_clip")
     ),
     (
-        "ppo.critic_init",
-        lambda config: config.ppo.critic == "shared",
-        "ppo.critic is shared",
-        "set ppo.critic separate",
+        "ppo.scale_advantages",
+        lambda config: config.ppo.has_critic,
+        "ppo.advantage is gae",
+        "set ppo.whiten_advantages",
     ),
     (
         "ppo.critic_reads_logprobs",
-        lambda config: config.is_control,
-        "model.preset is mlp",
-        "set model.path, of a text run",
+        lambda config: config.is_control or not config.ppo.has_critic,
+        "model.preset is mlp, or ppo.critic is none",
+        "set model.path, of a text run with a critic",
     ),
     (
         "ppo.value_coef",
-        lambda config: config.ppo.critic == "separate",
-        "ppo.critic is separate",
+        lambda config: config.ppo.critic != "shared",
+        "ppo.critic is not shared",
         "set ppo.critic_learning_rate",
     ),
     (
@@ -60,8 +70,10 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     ),
     (
         "ppo.samples_per_prompt",
-        lambda config: config.is_control and config.ppo.samples_per_prompt != 1,
-        "model.preset is mlp",
+        lambda config: (
+            config.is_control and config.ppo.has_critic and config.ppo.samples_per_prompt != 1
+        ),
+        "model.preset is mlp and ppo.critic is not none",
         "set ppo.num_prompts, the number of environments",
     ),
     (
@@ -93,8 +105,8 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     ),
     (
         "model.lora.critic",
-        lambda config: not config.model.lora.rank or config.ppo.critic == "shared",
-        "model.lora.rank is 0 or ppo.critic is shared",
+        lambda config: not config.model.lora.rank or config.ppo.critic != "separate",
+        "model.lora.rank is 0 or ppo.critic is not separate",
         "set model.lora.rank and ppo.critic separate",
     ),
     (

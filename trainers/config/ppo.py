@@ -14,6 +14,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Clip = Annotated[float, Field(gt=0, lt=1)]
+READ_VALUES = ("gae",)
+"""The estimators of `ppo.advantage` that need a critic; the others compare the episodes of a
+group."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
@@ -23,11 +26,13 @@ class PPOConfig:
     num_iterations: Whole = 200
     """Rounds of collecting and learning; 0 leaves the stage out."""
     num_prompts: Count = 64
-    """Different prompts of an iteration, over all ranks; for `mlp`, parallel environments."""
+    """Different prompts of an iteration, over all ranks; for `mlp`, parallel environments, or
+    starts where `ppo.critic` is none."""
     samples_per_prompt: Count = 4
-    """Responses to each prompt."""
+    """Responses to each prompt; for `mlp` without a critic, episodes from each start."""
     num_steps: Count = 128
-    """`mlp` only: steps of each environment in an iteration."""
+    """`mlp` only: steps of each environment in an iteration; without a critic, the maximum of an
+    episode."""
     num_epochs: Count = 4
     """Passes over an iteration's experience."""
     num_minibatches: Count = 1
@@ -82,8 +87,13 @@ class PPOConfig:
     """KL that an adaptive controller aims at, in nats per episode."""
     kl_horizon: Positive = 10000.0
     """Episodes over which an adaptive controller acts."""
-    whiten_advantages: bool = True
-    """Shift and scale advantages to mean 0 and variance 1, over all ranks."""
+    advantage: Literal["gae", "rloo", "grpo"] = "gae"
+    """What an action is compared with: the critic's values (`gae`), or the other responses to the
+    same prompt, without oneself (`rloo`) or with (`grpo`); these two need `ppo.critic none`."""
+    scale_advantages: bool | None = None
+    """Divide by the standard deviation of the group; null: for `grpo`, not for `rloo`."""
+    whiten_advantages: bool | None = None
+    """Shift and scale advantages to mean 0 and variance 1, over all ranks; null: for `gae`."""
     reward_clip: Positive | None = None
     """Scores are clipped to +- this; null: off."""
     reward_scale: Positive = 1.0
@@ -94,11 +104,12 @@ class PPOConfig:
     """Taken from the score of a one-turn answer that was cut at the limit; null: off."""
     on_truncation: Literal["auto", "score", "bootstrap", "penalty", "mask"] = "auto"
     """A cut episode is scored as final, bootstraps, is paid `truncation_penalty` for its last turn,
-    or is left out (not with `mlp`); auto: score for one turn, bootstrap for several and `mlp`."""
+    or is left out (not with `mlp`); auto: score for one turn and without a critic, else
+    bootstrap."""
     truncation_penalty: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Reward of the last turn of a cut episode under `on_truncation: penalty`."""
-    critic: Literal["separate", "shared"] = "separate"
-    """A second model with its own optimizer, or a value head on the policy's trunk."""
+    critic: Literal["separate", "shared", "none"] = "separate"
+    """A second model with its own optimizer, a value head on the policy's trunk, or none."""
     critic_init: str = "policy"
     """What a separate critic starts from: `policy`, or a model folder, such as `critic/` of a run.
     Its head starts at zero where the folder has none."""
@@ -120,6 +131,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         _check_kl(self)
+        _check_advantage(self)
         if self.critic_init.lower().endswith(".gguf"):
             raise ConfigError(
                 f"ppo.critic_init {self.critic_init} must be `policy` or a model folder. Write the "
@@ -135,6 +147,26 @@ class PPOConfig:
                 "ppo.mismatch_correction tis compares the generator's log-probabilities with the "
                 "trainer's, so ppo.old_logprobs cannot be generator. Set it to recompute."
             )
+
+    @property
+    def has_critic(self) -> bool:
+        """True where a value head learns."""
+        return self.critic != "none"
+
+    @property
+    def group_size(self) -> int:
+        """Episodes that are compared with one another; 1 with a critic."""
+        return 1 if self.has_critic else self.samples_per_prompt
+
+    @property
+    def scales_advantages(self) -> bool:
+        """True where an advantage is divided by the standard deviation of its group."""
+        return self.advantage == "grpo" if self.scale_advantages is None else self.scale_advantages
+
+    @property
+    def whitens_advantages(self) -> bool:
+        """True where advantages are shifted and scaled over all ranks."""
+        return self.has_critic if self.whiten_advantages is None else self.whiten_advantages
 
     @property
     def num_episodes(self) -> int:
@@ -177,4 +209,39 @@ def _check_kl(ppo: PPOConfig) -> None:
         raise ConfigError(
             "ppo.kl_controller adaptive steers ppo.kl_coef, which is off while ppo.kl_placement "
             f"is {ppo.kl_placement}. Set ppo.kl_placement reward, or ppo.kl_controller fixed."
+        )
+
+
+def _check_advantage(ppo: PPOConfig) -> None:
+    """Refuse an estimator without what it compares with."""
+    name = ppo.advantage
+    if (name in READ_VALUES) != ppo.has_critic:
+        with_values, without = READ_VALUES[0], "rloo"
+        remedy = (
+            f"Set ppo.critic none, or ppo.advantage {with_values}."
+            if ppo.has_critic
+            else f"Set ppo.critic separate or shared, or ppo.advantage {without}."
+        )
+        reads = "reads the values of a critic" if name in READ_VALUES else "reads no critic"
+        raise ConfigError(f"ppo.advantage {name} {reads}, and ppo.critic is {ppo.critic}. {remedy}")
+    if ppo.has_critic:
+        return
+    if ppo.samples_per_prompt < 2:
+        raise ConfigError(
+            f"ppo.advantage {name} compares the responses to one prompt, and "
+            "ppo.samples_per_prompt is 1. Set it to 2 or more; 4 to 16 are usual."
+        )
+    if ppo.gamma != 1.0:
+        raise ConfigError(
+            f"ppo.advantage {name} compares whole episodes, so ppo.gamma must be 1, got "
+            f"{ppo.gamma:g}. Set ppo.gamma 1, or ppo.advantage gae with a critic."
+        )
+    if ppo.on_truncation == "bootstrap":
+        raise ConfigError(
+            "ppo.on_truncation bootstrap needs the value of the last state, and ppo.critic is "
+            "none. Set ppo.on_truncation score, penalty or mask."
+        )
+    if ppo.critic_warmup_iterations:
+        raise ConfigError(
+            "ppo.critic_warmup_iterations must be 0 when ppo.critic is none: nothing would learn."
         )

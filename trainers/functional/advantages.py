@@ -1,11 +1,20 @@
 """Advantage estimators: what each action earned beyond what was expected.
 
-Shapes: B rows (sequences, or steps of an environment), T actions of a row.
+`gae` asks a critic what to expect; `group_relative` asks the other responses to the same prompt.
+`ESTIMATORS` holds them by their name in `ppo.advantage`.
+
+Shapes: B rows (sequences, or steps of an environment), T actions of a row; E episodes, A the
+largest number of actions of one.
 """
 
+from collections.abc import Callable, Mapping
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from trainers.config.ppo import PPOConfig
+from trainers.functional.trajectories import Trajectories
 
 GAE_CHUNK = 64
 """Actions solved by one matrix product: B * 64 * 64 floats, and T / 64 steps of Python."""
@@ -70,3 +79,89 @@ def gae(
         advantages[:, part] = inside + open_end * beyond * carry.unsqueeze(1)
         carry = advantages[:, begin]
     return advantages, advantages + values
+
+
+STD_EPSILON = 1e-4
+"""Added to a group's standard deviation before the division, as in TRL."""
+
+
+def group_relative(
+    scores: Float[Tensor, " E"],
+    groups: Int[Tensor, " E"],
+    counted: Bool[Tensor, " E"],
+    *,
+    leave_one_out: bool,
+    scale: bool,
+) -> Float[Tensor, " E"]:
+    """Compare the score of each episode with those of the same group.
+
+        rloo   A_i = R_i - mean of the other R_j          = n / (n - 1) (R_i - mean R)
+        grpo   A_i = R_i - mean R
+        scale  A_i / (s + 1e-4),   s^2 = sum (R_j - mean R)^2 / (n - 1)
+
+    Args:
+        scores: [E] sum of the rewards of an episode, the KL penalty included.
+        groups: [E] equal numbers answer the same prompt.
+        counted: [E] False leaves an episode out of its group; its own advantage is 0.
+        leave_one_out: the mean is over the others; without a bias, since it does not depend on
+            the actions that it is compared with.
+        scale: divide by the group's standard deviation.
+
+    Returns:
+        advantages [E]; 0 in a group of one.
+
+    Source: RLOO: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free", and
+    Ahmadian et al. 2024, arXiv:2402.14740; GRPO: Shao et al. 2024, arXiv:2402.03300; without the
+    division: Liu et al. 2025, arXiv:2503.20783.
+    """
+    weights = counted.double()
+    kept = torch.where(counted, scores.double(), 0.0)
+    group = torch.searchsorted(groups.sort().values, groups)  # the place of its first member
+
+    def summed(figures: Tensor) -> Tensor:
+        return torch.zeros_like(figures).index_add(0, group, figures)[group]
+
+    count, total = summed(weights), summed(kept)
+    others = (count - 1).clamp(min=1)
+    centered = kept - total / count.clamp(min=1)
+    advantages = kept - (total - kept) / others if leave_one_out else centered
+    if scale:
+        std = (summed(weights * centered.square()) / others).sqrt()
+        advantages = advantages / (std + STD_EPSILON)
+    return torch.where(counted & (count > 1), advantages, 0.0).to(scores.dtype)
+
+
+def _by_gae(trajectories: Trajectories, config: PPOConfig) -> tuple[Tensor, Tensor]:
+    values, next_values = trajectories.values, trajectories.next_values
+    assert values is not None, "gae needs a critic"
+    assert next_values is not None, "gae needs a critic"
+    return gae(
+        trajectories.rewards,
+        values,
+        next_values,
+        trajectories.terminated,
+        trajectories.boundary,
+        config.gamma,
+        config.gae_lambda,
+    )
+
+
+def _by_group(trajectories: Trajectories, config: PPOConfig) -> tuple[Tensor, None]:
+    """Give every action of an episode the advantage of the whole episode."""
+    advantages = group_relative(
+        trajectories.rewards.sum(1),
+        trajectories.groups,
+        trajectories.mask.any(1),
+        leave_one_out=config.advantage == "rloo",
+        scale=config.scales_advantages,
+    )
+    return advantages[:, None].expand_as(trajectories.rewards), None
+
+
+ESTIMATORS: Mapping[str, Callable[[Trajectories, PPOConfig], tuple[Tensor, Tensor | None]]] = {
+    "gae": _by_gae,
+    "rloo": _by_group,
+    "grpo": _by_group,
+}
+"""By name in `ppo.advantage`: from trajectories to advantages [E, A] and the targets of the
+critic [E, A], None where there is no critic."""

@@ -7,10 +7,8 @@ import math
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from trainers.batch import Experience, Metrics
+from trainers.batch import Experience, Metrics, PolicyOutput
 from trainers.config.ppo import PPOConfig
 from trainers.distributed.collectives import global_metrics, global_moments, global_sum
 from trainers.errors import LOWER_RATES, NonFiniteError
@@ -18,14 +16,10 @@ from trainers.functional.kl import kl_estimate, ratio_of
 
 
 @torch.no_grad()
-def describe_update(
-    experience: Experience,
-    logprobs: Float[Tensor, "B T"],
-    entropies: Float[Tensor, "B T"],
-    values: Float[Tensor, "B T"],
-    config: PPOConfig,
-) -> Metrics:
+def describe_update(experience: Experience, output: PolicyOutput, config: PPOConfig) -> Metrics:
     """Describe one micro-batch [B, T] of an update; every mean is over its actions."""
+    logprobs, entropies, values = output
+    assert entropies is not None
     old, advantages = experience.old_logprobs, experience.advantages
     mask = experience.response_mask
     ratio = ratio_of(logprobs, old)
@@ -40,7 +34,8 @@ def describe_update(
     if config.clip_dual is not None:
         bounded = (advantages < 0) & (gain < config.clip_dual * advantages)
         figures["policy/clipfrac_dual"] = bounded.float()
-    if config.value_clip is not None:
+    if config.value_clip is not None and values is not None:
+        assert experience.old_values is not None
         moved = (values - experience.old_values).abs() > config.value_clip
         figures["value/clipfrac_avg"] = moved.float()
     if config.reuses_logprobs and experience.generator_logprobs is not None:
@@ -72,24 +67,26 @@ def pooled_losses(losses: Mapping[str, float], config: PPOConfig) -> Metrics:
         )
     if config.kl_placement != "loss":
         del named["loss/kl"]
+    if not config.has_critic:
+        del named["loss/value_avg"]
     return Metrics.scalars(named)
 
 
 def describe(experience: Experience) -> Metrics:
-    """Return what advantages, values and returns look like, over all ranks, before whitening."""
-    mask = experience.response_mask
-    raw = experience.returns - experience.old_values
+    """Return what advantages, values and returns look like, over all ranks.
+
+    Advantages are those before whitening; without a critic, those that are learned from.
+    """
+    mask, values, returns = experience.response_mask, experience.old_values, experience.returns
+    raw = experience.advantages if values is None or returns is None else returns - values
     mean, variance = global_moments(raw, mask)
-    value_mean, _ = global_moments(experience.old_values, mask)
-    return_mean, return_variance = global_moments(experience.returns, mask)
-    figures = {
-        "advantages/mean": float(mean),
-        "advantages/std": float(variance.sqrt()),
-        "value/mean": float(value_mean),
-        "value/return_mean": float(return_mean),
-    }
-    if return_variance > 0:
-        figures["value/explained_var"] = 1.0 - float(variance / return_variance)
+    figures = {"advantages/mean": float(mean), "advantages/std": float(variance.sqrt())}
+    if values is not None and returns is not None:
+        value_mean, _ = global_moments(values, mask)
+        return_mean, return_variance = global_moments(returns, mask)
+        figures |= {"value/mean": float(value_mean), "value/return_mean": float(return_mean)}
+        if return_variance > 0:
+            figures["value/explained_var"] = 1.0 - float(variance / return_variance)
     picked = raw[mask].double()
     extremes = Metrics()
     if picked.numel():

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from llmgym.rewards.context import longest_sequence, rope_limit
-from trainers.batch import TextInputs
+from trainers.batch import PolicyOutput, TextInputs
 from trainers.errors import ConfigError
 from trainers.functional.logprobs import Absent, EntropyMode, linear_logprobs, without
-from trainers.models.output import PolicyOutput
 
 PROBE_TOLERANCE = 1e-3  # a wrong scale, cap or position is off by far more; rounding by far less
 LONG_ROW = 8

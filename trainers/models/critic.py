@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from trainers.batch import TextInputs
+from trainers.batch import PolicyOutput, TextInputs
 from trainers.functional.logprobs import Absent, EntropyMode
 from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, score_responses
-from trainers.models.output import PolicyOutput
 
 NUM_SURPRISALS = 4
 """Figures that `surprisal` returns of a state."""
@@ -208,10 +207,10 @@ class SharedActorCritic(nn.Module):
 
     def forward(
         self, inputs: TextInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
-    ) -> tuple[PolicyOutput, Tensor]:
+    ) -> PolicyOutput:
         """Return the responses' figures [B, T] and values [B, T + 1]."""
         hidden = hidden_states(self.trunk, inputs)
         output = score_responses(
             self.model, self.scorer, hidden, inputs, response_mask, entropy=entropy
         )
-        return output, read_values(self.value_head, hidden, inputs)
+        return output._replace(values=read_values(self.value_head, hidden, inputs))

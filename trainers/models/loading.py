@@ -261,7 +261,7 @@ def load_policy(config: Config, chat: ChatFormat) -> CausalPolicy | SharedActorC
         check_head(policy, longest=longest_sequence(model.config))
     if config.backend.gradient_checkpointing:
         enable_checkpointing(model)
-    if config.ppo.critic == "separate":
+    if config.ppo.critic != "shared":
         return policy
     scorer = policy.scorer
     return SharedActorCritic(

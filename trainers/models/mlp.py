@@ -9,17 +9,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import final
+from typing import Literal, final
 
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
-from trainers.batch import ControlInputs
+from trainers.batch import ControlInputs, PolicyOutput
 from trainers.errors import ConfigError
 from trainers.functional.logprobs import EntropyMode
-from trainers.models.output import PolicyOutput
 
 TINY = 2.0**-53  # uniforms stay inside (0, 1), where the inverse normal is finite
 
@@ -240,12 +239,12 @@ class SharedMLP(nn.Module):
 
     def forward(
         self, inputs: ControlInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
-    ) -> tuple[PolicyOutput, Tensor]:
+    ) -> PolicyOutput:
         """Return the actions' figures [B, T] and the values [B, T]."""
         features = self.trunk(flattened(inputs.obs, 2))
         figures = self.head.logprobs(features, inputs.actions)
         values = self.value(features).squeeze(-1).float()
-        return masked_output(figures, response_mask, entropy), values
+        return masked_output(figures, response_mask, entropy)._replace(values=values)
 
     @torch.no_grad()
     def act(self, obs: Tensor, uniforms: Tensor) -> Tensor:
@@ -264,9 +263,9 @@ def build_control(
     *,
     hidden_sizes: Sequence[int],
     seed: int,
-    shared: bool,
+    critic: Literal["separate", "shared", "none"],
 ) -> tuple[PolicyMLP | SharedMLP, ValueMLP | None]:
-    """Return the policy of an environment, and its critic unless the trunk is shared.
+    """Return the policy of an environment, and its critic where it is separate.
 
     Raises:
         ConfigError: observations are not numbers in a Box, or actions neither Discrete nor Box.
@@ -278,7 +277,9 @@ def build_control(
         )
     rng = torch.Generator().manual_seed(seed)
     size = math.prod(obs_space.shape)
-    if shared:
+    if critic == "shared":
         return SharedMLP(size, action_space, hidden_sizes=hidden_sizes, rng=rng), None
     policy = PolicyMLP(size, action_space, hidden_sizes=hidden_sizes, rng=rng)
+    if critic == "none":
+        return policy, None
     return policy, ValueMLP(size, hidden_sizes=hidden_sizes, rng=rng)

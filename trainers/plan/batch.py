@@ -27,9 +27,9 @@ class BatchShape:
     def of(cls, config: Config, ranks: int = 1) -> "BatchShape":
         """Read the settings."""
         ppo, generation = config.ppo, config.generation
-        is_control = config.is_control
+        is_control, environments = config.is_control, ppo.num_prompts * ppo.group_size
         return cls(
-            rows=ppo.num_prompts * ppo.num_steps if is_control else ppo.num_episodes,
+            rows=environments * ppo.num_steps if is_control else ppo.num_episodes,
             width=1 if is_control else generation.max_prompt_tokens + generation.max_new_tokens,
             ranks=ranks,
             minibatches=ppo.num_minibatches,
@@ -77,7 +77,8 @@ def spelled(config: Config, batch: BatchShape) -> list[str]:
     """Return the arithmetic in words, a line a step of it."""
     ppo, generation = config.ppo, config.generation
     if config.is_control:
-        lines = [f"{ppo.num_prompts} environments x {ppo.num_steps} steps = {batch.rows} rows"]
+        count, most = ppo.num_prompts * ppo.group_size, "" if ppo.has_critic else " at most"
+        lines = [f"{count} environments x {ppo.num_steps} steps = {batch.rows} rows{most}"]
     else:
         lines = [
             f"{ppo.num_prompts} prompts x {ppo.samples_per_prompt} responses = {batch.rows} "

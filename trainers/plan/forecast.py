@@ -301,9 +301,9 @@ def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:
     write("rollout", batch.rank_rows, iterations)
     models = 1 + (config.ppo.kl_placement != "none")
     score("logprobs", rehearsal.logprobs(batch.scored_rows), "policy", models)
-    score(
-        "values", rehearsal.values(batch.scored_rows), "critic" if "critic" in sizes else "policy"
-    )
+    if config.ppo.has_critic:
+        usage = rehearsal.values(batch.scored_rows)
+        score("values", usage, "critic" if "critic" in sizes else "policy")
     usage = rehearsal.learning(
         batch.micro_rows, micro_batches=batch.micro_batches, keeps=not holding.stage
     )

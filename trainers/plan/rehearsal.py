@@ -119,7 +119,7 @@ class Rehearsal:
 
         def work() -> None:
             hidden, figures = self._policy_pass(rows)
-            if not with_critic:
+            if not (with_critic and shapes.has_critic):
                 figures.backward()
                 return
             values = self._critic_pass(rows, hidden if shapes.critic is None else None)

@@ -48,9 +48,10 @@ class Shapes:
     Attributes:
         mode: the mode their tensors belong to.
         policy: the causal language model.
-        critic: the separate critic; None where the trunk is shared.
+        critic: the separate critic; None where the trunk is shared, and without a critic.
         source: where the sizes come from, in words.
         cached: False where every token of a response reads its whole row again.
+        has_critic: False where no value is read, `ppo.critic none`.
     """
 
     mode: FakeTensorMode
@@ -58,11 +59,13 @@ class Shapes:
     critic: Critic | None
     source: str
     cached: bool = True
+    has_critic: bool = True
 
     @property
     def num_policy(self) -> int:
         """Parameters of the policy, its value head included where it has one."""
-        head = 0 if self.critic else value_width(self.policy) + 1
+        has_head = self.has_critic and self.critic is None
+        head = value_width(self.policy) + 1 if has_head else 0
         return count_parameters(self.policy) + head
 
     @property
@@ -146,14 +149,22 @@ def shapes_of(config: Config, weights: torch.dtype = torch.float32) -> Shapes:
         except ValueError as error:
             raise ConfigError(loading_message(source, error)) from error
         critic = _critic(config, policy)
-        learns = critic or (critic_outline(policy, "policy") if config.ppo.num_iterations else None)
+        with_head = config.ppo.num_iterations and config.ppo.has_critic
+        learns = critic or (critic_outline(policy, "policy") if with_head else None)
     check_savable(policy, learns)
     lora = config.model.lora
     for model in (policy, critic if lora.critic == "adapters" else None):
         if lora.rank and model is not None:
             adapt(model, lora, seed=0, empty=True)
             _fill(model, mode, weights)
-    return Shapes(mode=mode, policy=policy, critic=critic, source=source, cached=cached)
+    return Shapes(
+        mode=mode,
+        policy=policy,
+        critic=critic,
+        source=source,
+        cached=cached,
+        has_critic=config.ppo.has_critic,
+    )
 
 
 def _cached(model: ModelConfig, described: PretrainedConfig, source: str) -> bool:
@@ -177,7 +188,7 @@ def _learned(model: nn.Module) -> int:
 
 
 def _critic(config: Config, policy: PreTrainedModel) -> Critic | None:
-    if config.ppo.critic == "shared" or not config.ppo.num_iterations:
+    if config.ppo.critic != "separate" or not config.ppo.num_iterations:
         return None
     reads = config.ppo.critic_reads_logprobs
     return critic_outline(policy, config.ppo.critic_init, reads_logprobs=reads).train()

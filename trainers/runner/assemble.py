@@ -123,7 +123,7 @@ def check_folders(config: Config, within: Path) -> None:
     with torch.device("meta"):
         model = policy_outline(described, source or config.model.preset)
         reads, critic = config.ppo.critic_reads_logprobs, None
-        if config.ppo.num_iterations:
+        if config.ppo.num_iterations and config.ppo.has_critic:
             critic = critic_outline(model, init, reads_logprobs=reads)
     if source and critic is not None and init != "policy":
         check_critic(critic, model, init, limits.max_prompt_tokens + limits.max_new_tokens)
@@ -189,9 +189,9 @@ class Devices:
 
 
 def critic_of(config: Config, policy: Policy) -> Critic | None:
-    """Build a separate critic, from a policy without adapters; None where the trunk is shared."""
+    """Build a separate critic, from a policy without adapters; None where it is not separate."""
     ppo, lora = config.ppo, config.model.lora
-    if ppo.critic == "shared":
+    if ppo.critic != "separate":
         return None
     checkpointing = config.backend.gradient_checkpointing
     with loading(config):

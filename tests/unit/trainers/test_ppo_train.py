@@ -23,7 +23,9 @@ class Recorder(Collector):
         values = actor.values(made.inputs)
         logprobs = actor.logprobs(made.inputs, made.response_mask)
         rewards = made.rewards + iteration
-        parts = {"logprobs": logprobs, "values": values[:, :-1], "next_values": values[:, 1:]}
+        parts = {"logprobs": logprobs, "values": None, "next_values": None}
+        if values is not None:
+            parts |= {"values": values[:, :-1], "next_values": values[:, 1:]}
         return replace(made, rewards=rewards, **parts)
 
     def record(self, experience):
@@ -45,7 +47,7 @@ class Recorder(Collector):
         pass
 
 
-@pytest.mark.parametrize("critic", ["separate", "shared"])
+@pytest.mark.parametrize("critic", ["separate", "shared", "none"])
 def test_a_whole_run_at_rate_zero_keeps_the_ratio_at_one(critic):
     rates = {"learning_rate": 0.0, "critic_learning_rate": 0.0}
     config = tiny.settings(critic=critic, num_iterations=3, num_minibatches=2, tokens=30, **rates)

@@ -102,13 +102,13 @@ class ControlTraining:
         config, world = session.config, session.world
         self._session, self._make = session, make
         with constructing(config.envs[0].id, "envs.0.kwargs"):
-            envs = make_envs(make, len(world.share(config.ppo.num_prompts)))
+            envs = make_envs(make, len(world.share(config.ppo.num_prompts)) * config.ppo.group_size)
         self._policy, value = build_control(
             envs[0].observation_space,
             envs[0].action_space,
             hidden_sizes=config.model.hidden_sizes,
             seed=config.run.seed,
-            shared=config.ppo.critic == "shared",
+            critic=config.ppo.critic,
         )
         devices = Devices(device=world.device, dtype=torch.float32)
         engine = devices.engine(

@@ -211,7 +211,12 @@ class TextTraining:
         return [evaluation]
 
     def export(self, name: str) -> None:
-        """Write the current policy, or its critic under the name `critic`; a collective."""
+        """Write the current policy, or its critic under the name `critic`; a collective.
+
+        Without a critic nothing is written under that name.
+        """
+        if name == "critic" and not self._session.config.ppo.has_critic:
+            return
         said = card(self._session, self._session.config.model.path)
         module, folder = self._whole(name), self._session.folder.path / name
         adapter = None if name == "critic" else self._adapter()

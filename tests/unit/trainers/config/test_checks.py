@@ -9,10 +9,14 @@ from trainers.errors import ConfigError
 from trainers.runner.run import run
 
 MLP = {"model.preset": "mlp", "ppo.kl_placement": "none"}
+NO_CRITIC = {"ppo.critic": "none", "ppo.advantage": "rloo"}
 IN_VAIN = [
     ("ppo.critic_learning_rate", 1e-3, {"ppo.critic": "shared"}, "ppo.learning_rate"),
     ("ppo.critic_init", "a/b", {"ppo.critic": "shared"}, "ppo.critic separate"),
-    ("ppo.critic_reads_logprobs", True, MLP, "a text run"),
+    ("ppo.gae_lambda", 0.5, NO_CRITIC, "ppo.advantage gae with a critic"),
+    ("ppo.value_clip", 0.5, NO_CRITIC, "ppo.advantage gae with a critic"),
+    ("ppo.scale_advantages", True, {}, "ppo.whiten_advantages"),
+    ("ppo.critic_reads_logprobs", True, NO_CRITIC, "a text run with a critic"),
     ("ppo.value_coef", 0.5, {}, "ppo.critic_learning_rate"),
     ("ppo.kl_target", 3.0, {}, "ppo.kl_controller adaptive"),
     ("ppo.kl_horizon", 3.0, {}, "ppo.kl_controller adaptive"),
@@ -54,6 +58,8 @@ def test_a_setting_in_vain_is_named_with_its_value_and_what_has_an_effect(
         {"ppo.kl_controller": "adaptive", "ppo.kl_target": 3.0, "ppo.kl_horizon": 9.0},
         {"ppo.on_truncation": "penalty", "ppo.truncation_penalty": -1.0},
         {**MLP, "ppo.samples_per_prompt": 1, "ppo.num_steps": 7, "model.hidden_sizes": [8]},
+        {**NO_CRITIC, "ppo.scale_advantages": True},
+        {**NO_CRITIC, **MLP, "ppo.samples_per_prompt": 8},
         {"eval.patience": 2, "eval.min_delta": 0.1},
         {"sft.num_epochs": 1, "data.num_examples": 8, "data.response_column": "a"},
         {"model.lora.rank": 2, "model.lora.alpha": 8.0, "model.lora.critic": "whole"},

@@ -116,7 +116,7 @@ def test_training_samples_from_the_support_that_is_scored(name, value):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("ppo.critic", "sepparate", "must be separate or shared"),
+        ("ppo.critic", "sepparate", "must be separate, shared or none"),
         ("ppo.max_grad_norm", "big", "must be a number or null"),
         ("ppo.num_epochs", 1.5, "must be a whole number, got 1.5"),
         ("ppo.num_epochs", "3", 'must be a whole number, got the text "3"'),

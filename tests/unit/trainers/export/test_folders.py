@@ -131,11 +131,11 @@ def test_a_critic_that_came_from_a_folder_exports_what_it_says(tmp_path):
     assert torch.equal(third(inputs), first(inputs))
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("critic", ["separate", "shared", "none"])
 @pytest.mark.parametrize("space", [Discrete(3, start=1), Box(-1, 1, (2,))])
-def test_a_control_policy_reads_back_as_it_was(shared, space, tmp_path):
+def test_a_control_policy_reads_back_as_it_was(critic, space, tmp_path):
     policy, value = build_control(
-        Box(-1, 1, (4,)), space, hidden_sizes=[8, 6], seed=0, shared=shared
+        Box(-1, 1, (4,)), space, hidden_sizes=[8, 6], seed=0, critic=critic
     )
     shaken(policy)
     export_mlp(tmp_path / "model", policy, value, CARD)
@@ -145,7 +145,7 @@ def test_a_control_policy_reads_back_as_it_was(shared, space, tmp_path):
     uniforms = uniforms[:, : policy.head.num_uniforms]
     assert type(again) is type(policy)
     assert torch.equal(again.act(obs, uniforms), policy.act(obs, uniforms))
-    assert (tmp_path / "model" / "critic.safetensors").exists() is not shared
+    assert (tmp_path / "model" / "critic.safetensors").exists() is (critic == "separate")
 
 
 def test_the_card_names_its_base_and_its_figures():

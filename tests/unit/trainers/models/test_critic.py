@@ -132,13 +132,13 @@ def test_a_shared_trunk_gives_the_policys_figures_and_values_of_one_pass():
     shared = SharedActorCritic(model, temperature=0.7, chunk=512)
     inputs, mask = ragged_inputs()
 
-    output, values = shared(inputs, mask, entropy="metric")
+    output = shared(inputs, mask, entropy="metric")
     alone = CausalPolicy(model, temperature=0.7, chunk=512)(inputs, mask, entropy="metric")
 
     assert torch.equal(output.logprobs, alone.logprobs)
     assert torch.equal(output.entropy, alone.entropy)
-    assert values.shape == (mask.shape[0], mask.shape[1] + 1)
-    assert values.eq(0).all()
+    assert output.values.shape == (mask.shape[0], mask.shape[1] + 1)
+    assert output.values.eq(0).all()
 
 
 def test_a_shared_trunk_exports_as_a_classifier_with_the_same_values():
@@ -149,7 +149,7 @@ def test_a_shared_trunk_exports_as_a_classifier_with_the_same_values():
     inputs, mask = ragged_inputs()
     row = inputs.rows(torch.tensor([0]))
 
-    _, values = shared(row, mask[:1])
+    values = shared(row, mask[:1]).values
     logits = classifier_of(shared.trunk, shared.head).eval()(input_ids=row.tokens).logits[0, :, 0]
 
     torch.testing.assert_close(values[0], logits[inputs.num_prompt - 1 :], atol=1e-5, rtol=0)

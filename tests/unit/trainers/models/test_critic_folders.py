@@ -48,7 +48,7 @@ def values_of(critic, inputs):
     row = inputs.rows(torch.tensor([0]))
     is_separate = isinstance(critic, Critic)
     with torch.no_grad():
-        return critic(row) if is_separate else critic(row, row.attention_mask[:, 5:])[1]
+        return critic(row) if is_separate else critic(row, row.attention_mask[:, 5:]).values
 
 
 def documented(folder, tokens):

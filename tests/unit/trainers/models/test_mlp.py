@@ -37,8 +37,7 @@ def test_a_discrete_policy_is_the_categorical_of_its_logits(kind, start):
     index = torch.randint(0, 4, (4, 5), generator=seeded(3))
     inputs, mask = steps(index + start)
 
-    result = policy(inputs, mask, entropy="loss")
-    output = result[0] if kind is SharedMLP else result
+    output = policy(inputs, mask, entropy="loss")
 
     theirs = Categorical(logits=policy.head.logits(policy.trunk(inputs.obs)))
     torch.testing.assert_close(output.logprobs, theirs.log_prob(index))
@@ -144,7 +143,7 @@ def test_weights_start_orthogonal_with_the_usual_gains():
 def test_the_seed_decides_the_weights_and_no_global_generator_moves():
     before = torch.random.get_rng_state()
     one, other, third = (
-        build_control(Box(-1, 1, (3,)), Discrete(2), hidden_sizes=SIZES, seed=s, shared=True)[0]
+        build_control(Box(-1, 1, (3,)), Discrete(2), hidden_sizes=SIZES, seed=s, critic="shared")[0]
         for s in (1, 1, 2)
     )
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -154,20 +153,20 @@ def test_the_seed_decides_the_weights_and_no_global_generator_moves():
 
 def test_values_have_one_figure_a_step_whatever_the_shape_of_observations():
     policy, value = build_control(
-        Box(-1, 1, (2, 3)), Discrete(2), hidden_sizes=[], seed=0, shared=False
+        Box(-1, 1, (2, 3)), Discrete(2), hidden_sizes=[], seed=0, critic="separate"
     )
     inputs = ControlInputs(obs=torch.zeros(4, 5, 2, 3), actions=torch.zeros(4, 5))
     assert value(inputs).shape == (4, 5)
     assert policy(inputs, torch.ones(4, 5, dtype=torch.bool)).logprobs.shape == (4, 5)
     shared, none = build_control(
-        Box(-1, 1, (2, 3)), Discrete(2), hidden_sizes=[4], seed=0, shared=True
+        Box(-1, 1, (2, 3)), Discrete(2), hidden_sizes=[4], seed=0, critic="shared"
     )
     assert none is None
-    assert shared(inputs, torch.ones(4, 5, dtype=torch.bool))[1].shape == (4, 5)
+    assert shared(inputs, torch.ones(4, 5, dtype=torch.bool)).values.shape == (4, 5)
 
 
 def test_spaces_that_are_not_supported_are_named():
     with pytest.raises(ConfigError, match=r"acts in Discrete and Box spaces.*MultiDiscrete"):
         policy_of(MultiDiscrete([2, 2]))
     with pytest.raises(ConfigError, match=r"reads observations from a Box.*Discrete\(5\)"):
-        build_control(Discrete(5), Discrete(2), hidden_sizes=SIZES, seed=0, shared=False)
+        build_control(Discrete(5), Discrete(2), hidden_sizes=SIZES, seed=0, critic="separate")

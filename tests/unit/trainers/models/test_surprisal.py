@@ -32,7 +32,7 @@ def values_of(critic, inputs):
     """Values [B, T + 1]."""
     with torch.no_grad():
         if isinstance(critic, SharedActorCritic):
-            return critic(inputs, inputs.attention_mask[:, inputs.num_prompt :])[1]
+            return critic(inputs, inputs.attention_mask[:, inputs.num_prompt :]).values
         return critic(inputs)
 
 
