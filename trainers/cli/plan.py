@@ -39,7 +39,13 @@ from trainers.plan.pace import ASSUMED, BETWEEN, WITHIN, Pace, on_threads, one_t
 from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
 from trainers.plan.state import Holding
-from trainers.runner.assemble import check_prompts, check_shares, compute_dtype, engines_json
+from trainers.runner.assemble import (
+    check_prompts,
+    check_shares,
+    compute_dtype,
+    cpu_multiplies_bf16,
+    engines_json,
+)
 from trainers.supervised.preference_data import labeled_examples, preferences
 from trainers.supervised.sft_data import demonstrations
 
@@ -54,8 +60,13 @@ def show_plan(config: Config, launch: Launch) -> int:
         gymnasium.error.NameNotFound: no such environment.
     """
     without_progress_bars()
-    for said in remarks(config, has_gpu=torch.cuda.is_available()):
-        _log.warning("%s", said)
+    elsewhere = config.backend.gpus is not None  # the run is not of this machine's CPU
+    for message in remarks(
+        config,
+        has_gpu=torch.cuda.is_available(),
+        cpu_has_bf16=elsewhere or cpu_multiplies_bf16(),
+    ):
+        _log.warning("%s", message)
     ranks = config.backend.ranks or World.from_launcher().size
     pace, lengths, engines = None, None, {}
     if not launch.is_json and not launch.is_quiet:

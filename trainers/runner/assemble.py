@@ -55,9 +55,14 @@ def compute_dtype(model: ModelConfig, device: torch.device, num_parameters: int)
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    large = num_parameters >= LARGE_ON_CPU
+    return torch.bfloat16 if large and cpu_multiplies_bf16() else torch.float32
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Tell whether this CPU has instructions that multiply bfloat16; without them torch is slow."""
     can = torch.cpu.get_capabilities()
-    native = can.get("amx_bf16", False) or can.get("avx512_bf16", False)
-    return torch.bfloat16 if native and num_parameters >= LARGE_ON_CPU else torch.float32
+    return any(can.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def check_shares(config: Config, world: World) -> None:

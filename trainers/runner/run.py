@@ -36,7 +36,7 @@ from trainers.report.pictures import draw
 from trainers.run_dir.folder import open_run
 from trainers.run_dir.record import dated
 from trainers.run_dir.trust import named_code, note
-from trainers.runner.assemble import check_shares
+from trainers.runner.assemble import check_shares, cpu_multiplies_bf16
 from trainers.runner.session import Session
 from trainers.runner.stages.ppo_control import train_control
 from trainers.runner.stages.ppo_text import train_text
@@ -134,8 +134,9 @@ def _trained(
 ) -> dict[str, float]:
     """Say what the run is made of, then run its stages; return the last iteration's figures."""
     config, folder, is_main = session.config, session.folder.path, session.world.is_main
-    for said in remarks(config, has_gpu=torch.cuda.is_available()) if is_main else ():
-        _log.warning("%s", said)
+    hardware = {"has_gpu": torch.cuda.is_available(), "cpu_has_bf16": cpu_multiplies_bf16()}
+    for message in remarks(config, **hardware) if is_main else ():
+        _log.warning("%s", message)
     for part in parts:
         session.note(part.role, f"{part.setting}, {part.place}")
     if is_main:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests import tiny
-from trainers.config.checks import INEFFECTIVE, for_practice, without_effect
+from trainers.config.checks import INEFFECTIVE, emulated, for_practice, without_effect
 from trainers.config.files import presets, read
 from trainers.errors import ConfigError
 from trainers.runner.run import run
@@ -149,3 +149,23 @@ def test_on_a_gpu_moments_leave_where_the_backend_can_move_them(zero, stays):
     words |= {"backend.name": "deepspeed"} if zero else {}
     said = without_effect(read([], {**words, "backend.offload_between_phases": True}), has_gpu=True)
     assert [one.split()[0] for one in said] == ["backend.offload_between_phases"] * stays
+
+
+@pytest.mark.parametrize(
+    ("dtype", "has_gpu", "cpu_has_bf16", "count"),
+    [
+        ("bfloat16", False, False, 1),
+        ("bfloat16", True, False, 0),
+        ("bfloat16", False, True, 0),
+        ("auto", False, False, 0),
+        ("float32", False, False, 0),
+    ],
+)
+def test_a_type_that_the_cpu_emulates_is_named_with_the_one_to_take(
+    dtype, has_gpu, cpu_has_bf16, count
+):
+    messages = emulated(
+        read([], {"model.dtype": dtype}), has_gpu=has_gpu, cpu_has_bf16=cpu_has_bf16
+    )
+    assert len(messages) == count
+    assert all("--model.dtype auto" in message for message in messages)
