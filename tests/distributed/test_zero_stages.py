@@ -39,7 +39,7 @@ def test_a_reward_model_is_one_of_torch_and_whole(tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "two" / "model")
     assert model.config.id2label == {0: "other", 1: "good"}
     written = json.loads((tmp_path / "two" / "deepspeed.json").read_text(encoding="utf-8"))
-    assert written.keys() == {"judge"}
+    assert written.keys() == {"reward_model"}
 
 
 @pytest.mark.slow

@@ -214,7 +214,7 @@ def _count_passes(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> N
     if config.sft.num_epochs:
         _supervised(config, forecast, rehearsal)
     if config.reward_model.num_epochs:
-        _judged(forecast)
+        _reward_model(forecast)
     if config.ppo.num_iterations:
         _improved(config, forecast, rehearsal)
 
@@ -242,11 +242,12 @@ def _supervised(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> Non
     forecast.work.append(Work(name="sft", usage=work, often=steps, passes=number))
 
 
-def _judged(forecast: Forecast) -> None:
+def _reward_model(forecast: Forecast) -> None:
     """Add the stage of reward models: what is held, without its activations."""
     state = forecast.state("policy")
-    forecast.add("judge", "without activations", state, Usage(peak=0, gradients=state.gradients))
-    forecast.add_save("judge save", state, "policy")
+    usage = Usage(peak=0, gradients=state.gradients)
+    forecast.add("reward_model", "without activations", state, usage)
+    forecast.add_save("reward_model save", state, "policy")
     forecast.notes.append("activations and time of the stage reward_model")
 
 

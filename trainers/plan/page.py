@@ -67,11 +67,12 @@ def text_lines(config: Config, lengths: Lengths | None) -> list[str]:
 def memory_lines(forecast: Forecast) -> list[str]:
     """Return the table of phases."""
     titles = ("weights", "Adam", "grads", "working", "total")
-    lines = [f"{'phase':<9}" + "".join(f"{title:>9}" for title in titles)]
+    width = max([9, *(len(one.name) + 1 for one in forecast.memory)])
+    lines = [f"{'phase':<{width}}" + "".join(f"{title:>9}" for title in titles)]
     for one in forecast.memory:
         sizes = (one.weights, one.optimizer, one.gradients, one.working + one.heap, one.total)
         cells = "".join(f"{size_text(size) if size else '-':>9}" for size in sizes)
-        lines += [f"{one.name:<9}{cells}", f"  {one.detail}"]
+        lines += [f"{one.name:<{width}}{cells}", f"  {one.detail}"]
     return lines
 
 

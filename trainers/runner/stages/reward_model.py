@@ -97,9 +97,9 @@ def train_reward_model(session: Session) -> dict[str, float]:
         session.identify(base=weights_digest(model))  # in no checkpoint
         adapt(model.model, config.model.lora, seed=config.run.seed)
     if devices.zero is not None and session.world.is_main:
-        given = {"judge": devices.zero.trained(_optimizer(config))}
+        given = {"reward_model": devices.zero.trained(_optimizer(config))}
         save_json(session.folder.path / "deepspeed.json", given)
-    engine = devices.engine(model, _optimizer(config), "judge")
+    engine = devices.engine(model, _optimizer(config), "reward model")
     loss = RewardModelLoss(
         config=config,
         world=session.world,

@@ -196,7 +196,7 @@ def test_the_supervised_stage_is_planned(capsys):
 
 def test_a_reward_model_is_planned_as_far_as_it_is_known(capsys):
     page = said(capsys, "reward-model", *SMALL, "--data", "p.jsonl", "--dry-run", "--quiet")
-    assert "judge save" in page
+    assert "reward_model save" in page
     assert "activations and time of the stage reward_model" in page
 
 

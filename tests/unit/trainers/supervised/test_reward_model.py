@@ -60,7 +60,7 @@ def engine(labels=1, rate=1e-2):
     return TorchEngine(
         SequenceClassifier(model),
         OptimizerSettings(learning_rate=rate),
-        name="judge",
+        name="reward model",
         device=torch.device("cpu"),
     )
 
