@@ -83,7 +83,7 @@ class Stop(Logger):
         if (section, step) == self._when:
             os.kill(os.getpid(), self._number)
 
-    def start(self, config, run_dir, resume_state=None, evaluations=()):
+    def start(self, run):
         """Nothing to open."""
 
     def samples(self, rows, step):

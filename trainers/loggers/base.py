@@ -3,8 +3,9 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from trainers.batch import Evaluation
 from trainers.config import Config
@@ -20,27 +21,32 @@ STEP_KEYS: Mapping[Stage, str] = {
 }
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a logger knows of a run when it starts.
+
+    Attributes:
+        config: settings.
+        folder: the run folder.
+        state: the logger's `state_dict` in the checkpoint that is resumed; empty without one.
+        evaluations: those of earlier attempts by iteration, which were logged then.
+    """
+
+    config: Config
+    folder: Path
+    state: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    evaluations: Evaluations = ()
+
+
 class Logger(ABC):
     """Takes figures, samples and evaluations of one run.
 
     A logger of its own defines `log` and `close`. The rest does nothing, or what `log` does.
     """
 
-    def start(  # noqa: B027 - most have nothing to open
-        self,
-        config: Config,
-        run_dir: Path,
-        resume_state: Mapping[str, Any] | None = None,
-        evaluations: Evaluations = (),
-    ) -> None:
-        """Open the log of a run.
-
-        Args:
-            config: settings.
-            run_dir: the run folder.
-            resume_state: the `state_dict` of the checkpoint resumed, if any.
-            evaluations: what was held out before, by iteration; told already.
-        """
+    def start(self, run: RunInfo) -> None:  # noqa: B027 - most have nothing to open
+        """Open the log of a run."""
 
     @abstractmethod
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:

@@ -24,7 +24,7 @@ from trainers.config.python_parts import call, named_in
 from trainers.config.secrets import secret_variables
 from trainers.distributed.launcher import continuing
 from trainers.loggers.alarms import Alarms
-from trainers.loggers.base import Evaluations, FinalStatus, Logger, Stage
+from trainers.loggers.base import FinalStatus, Logger, RunInfo, Stage
 from trainers.loggers.formatting import (
     LINE_WIDTH,
     answer,
@@ -113,26 +113,21 @@ class ConsoleLogger(Logger):
     def _print(self, text: str = "", *, style: str = "") -> None:
         self._console.print(Text(text, style=style))
 
-    def start(
-        self,
-        config: Config,
-        run_dir: Path,
-        resume_state: Mapping[str, Any] | None = None,
-        evaluations: Evaluations = (),
-    ) -> None:
+    def start(self, run: RunInfo) -> None:
         """Print the header."""
-        self._config, self._run_dir = config, run_dir
+        config = run.config
+        self._config, self._run_dir = config, run.folder
         self._alarms = Alarms(config)
-        if resume_state:
-            self._alarms.load_state_dict(resume_state["alarms"])
-            self._best, self._stale = resume_state["best"], resume_state["stale"]
-        if evaluations:
-            self._before, self._after = evaluations[0][1], evaluations[-1][1]
+        if run.state:
+            self._alarms.load_state_dict(run.state["alarms"])
+            self._best, self._stale = run.state["best"], run.state["stale"]
+        if run.evaluations:
+            self._before, self._after = run.evaluations[0][1], run.evaluations[-1][1]
         if self._console.is_terminal and not self._is_quiet:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         ppo = config.ppo
-        title = f"llmgym  {config.run.name} -> {run_dir}"
+        title = f"llmgym  {config.run.name} -> {run.folder}"
         self.note("", f"{title}  seed {config.run.seed}")
         if ppo.num_iterations and not config.is_control:
             updates = ppo.num_minibatches * ppo.num_epochs

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainers.config import Config
-from trainers.loggers.base import STEP_KEYS, Evaluations, FinalStatus, Logger, Stage
+from trainers.loggers.base import STEP_KEYS, FinalStatus, Logger, RunInfo, Stage
 from trainers.redaction.text_files import append
 
 _log = logging.getLogger(__name__)
@@ -37,19 +36,13 @@ class JsonlLogger(Logger):
         self._attempt = 1
         self._torn: set[str] = set()
 
-    def start(
-        self,
-        config: Config,
-        run_dir: Path,
-        resume_state: Mapping[str, Any] | None = None,
-        evaluations: Evaluations = (),
-    ) -> None:
-        """Continue the files of `run_dir`, or begin them."""
-        self._dir = run_dir
-        started = (run_dir / "logs").glob("attempt_*")
+    def start(self, run: RunInfo) -> None:
+        """Continue the files of the run folder, or begin them."""
+        self._dir = run.folder
+        started = (run.folder / "logs").glob("attempt_*")
         self._attempt = max((int(one.name.removeprefix("attempt_")) for one in started), default=1)
         for name in ("metrics.jsonl", "samples.jsonl"):
-            self._close_torn_line(run_dir / name)
+            self._close_torn_line(run.folder / name)
 
     def _close_torn_line(self, file: Path) -> None:
         if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):

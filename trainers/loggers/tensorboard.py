@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
-from trainers.config import Config
 from trainers.errors import ConfigError
-from trainers.loggers.base import Evaluations, FinalStatus, Logger, Stage
+from trainers.loggers.base import FinalStatus, Logger, RunInfo, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -44,15 +43,9 @@ class TensorBoardLogger(Logger):
         self._writers: dict[Stage, Any] = {}
         self._has_failed = False
 
-    def start(
-        self,
-        config: Config,
-        run_dir: Path,
-        resume_state: Mapping[str, Any] | None = None,
-        evaluations: Evaluations = (),
-    ) -> None:
+    def start(self, run: RunInfo) -> None:
         """Take the folder of the run."""
-        self._folder = run_dir / "tensorboard"
+        self._folder = run.folder / "tensorboard"
 
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
         """Write the figures; what is not finite is left out, as no axis holds it."""

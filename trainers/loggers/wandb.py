@@ -16,17 +16,9 @@ from types import ModuleType
 from typing import Any
 
 from trainers.batch import Evaluation
-from trainers.config import Config
 from trainers.config.secrets import without_secrets
 from trainers.errors import ConfigError
-from trainers.loggers.base import (
-    STEP_KEYS,
-    Evaluations,
-    FinalStatus,
-    Logger,
-    Stage,
-    evaluation_values,
-)
+from trainers.loggers.base import STEP_KEYS, FinalStatus, Logger, RunInfo, Stage, evaluation_values
 from trainers.loggers.credentials import has_credentials
 from trainers.loggers.formatting import parts_of
 
@@ -100,23 +92,17 @@ class WandbLogger(Logger):
         except Exception as error:  # noqa: BLE001 - it raises anything; no run ends for its log
             self._warn(what, f"{what}: {type(error).__name__}: {error}.")
 
-    def start(
-        self,
-        config: Config,
-        run_dir: Path,
-        resume_state: Mapping[str, Any] | None = None,
-        evaluations: Evaluations = (),
-    ) -> None:
-        """Begin a W&B run in `run_dir`, or continue the one of `resume_state`."""
+    def start(self, run: RunInfo) -> None:
+        """Begin a W&B run in the run folder, or continue that of the resumed checkpoint."""
+        config = run.config
         chosen = mode()
         self._wandb = _library()
         if self._wandb is None:
             self._warn("package", "the package is not installed: pip install wandb.")
             return
-        state = resume_state or {}
-        self._id, self._step = state.get("id"), state.get("step", 0)
-        self._dir = run_dir / "wandb"
-        options: dict[str, Any] = {"mode": chosen, "dir": run_dir, "name": config.run.name}
+        self._id, self._step = run.state.get("id"), run.state.get("step", 0)
+        self._dir = run.folder / "wandb"
+        options: dict[str, Any] = {"mode": chosen, "dir": run.folder, "name": config.run.name}
         options["project"] = os.environ.get("WANDB_PROJECT", config.log.wandb.project)
         options["group"] = os.environ.get("WANDB_RUN_GROUP", config.log.wandb.group)
         options["config"] = without_secrets(config)

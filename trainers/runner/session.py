@@ -34,7 +34,7 @@ from trainers.config import Config
 from trainers.distributed.collectives import World, gather, global_max
 from trainers.distributed.failures import watched
 from trainers.distributed.launcher import is_lost
-from trainers.loggers.base import Logger, Stage
+from trainers.loggers.base import Logger, RunInfo, Stage
 from trainers.redaction.redact import redacted
 from trainers.run_dir.folder import RunFolder, RunStatus
 from trainers.runner.held_out import HeldOut
@@ -201,8 +201,8 @@ class Session:
             return
         self._is_logging = True
         for logger in self._loggers:
-            state = self._logger_states.get(type(logger).__name__)
-            logger.start(self.config, self.folder.path, state, self.held_out.evaluations)
+            state = self._logger_states.get(type(logger).__name__, {})
+            logger.start(RunInfo(self.config, self.folder.path, state, self.held_out.evaluations))
         for title, text in self._notes:
             self.note(title, text)
 

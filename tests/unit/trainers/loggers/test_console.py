@@ -7,6 +7,7 @@ import re
 import pytest
 
 from trainers.config.files import read
+from trainers.loggers.base import RunInfo
 from trainers.loggers.console import ConsoleLogger
 from trainers.loggers.formatting import (
     answer,
@@ -45,7 +46,7 @@ def played(config, folder, evaluation, **options):
     stream = options.pop("stream", io.StringIO())
     status = options.pop("status", "finished")
     logger = ConsoleLogger(stream=stream, **options)
-    logger.start(config, folder)
+    logger.start(RunInfo(config, folder))
     logger.note("model", "tiny 1.1 M, built in place")
     logger.evaluation([evaluation(0.3, "5")], 0, {"eval/best": 0.3, "eval/stale": 0.0})
     for step in (1, 2, 3, 4):
@@ -120,12 +121,12 @@ def test_a_resumed_run_closes_as_one_that_never_stopped(config, tmp_path, evalua
     cut_off = VALUES | {"completions/clipped_ratio": 0.97}
     stream = io.StringIO()
     first, second = ConsoleLogger(stream=io.StringIO()), ConsoleLogger(stream=stream)
-    first.start(config, tmp_path)
+    first.start(RunInfo(config, tmp_path))
     first.evaluation([evaluation(0.9, "5")], 0, {"eval/best": 0.9, "eval/stale": 0.0})
     first.log(cut_off, 1)
     state = json.loads(json.dumps(first.state_dict()))
 
-    second.start(config, tmp_path, state, [(0, [evaluation(0.9, "5")])])
+    second.start(RunInfo(config, tmp_path, state, [(0, [evaluation(0.9, "5")])]))
     for step in (2, 3):
         second.log(cut_off, step)
     second.evaluation([evaluation(0.8)], 3, {"eval/best": 0.9, "eval/stale": 1.0})
@@ -143,7 +144,7 @@ def test_a_supervised_run_alone_has_no_other_model_to_offer(tmp_path):
     (tmp_path / "model").mkdir()
     stream = io.StringIO()
     logger = ConsoleLogger(stream=stream)
-    logger.start(read([], {"ppo.num_iterations": 0}), tmp_path)
+    logger.start(RunInfo(read([], {"ppo.num_iterations": 0}), tmp_path))
     logger.close("finished")
     printed = stream.getvalue()
     assert f"llmgym play {tmp_path}\n" in printed
@@ -164,7 +165,7 @@ def test_a_failure_says_what_was_reached_and_how_to_go_on(config, tmp_path):
     (saved / "manifest.json").write_text("{}")
     stream = io.StringIO()
     logger = ConsoleLogger(stream=stream)
-    logger.start(config, tmp_path)
+    logger.start(RunInfo(config, tmp_path))
     logger.log(VALUES, 3)
     logger.close("failed")
     assert "Stopped at ppo 3/4: failed." in stream.getvalue()
@@ -186,7 +187,7 @@ def test_a_run_that_its_reward_ended_tries_the_reward_next(reward, tries, cause,
     path = {"envs.0.id": "llmgym/Prompts-v0", "envs.0.kwargs.path": "my.jsonl"}
     stream = io.StringIO()
     logger = ConsoleLogger(stream=stream)
-    logger.start(read([], {**path, **reward}), tmp_path)
+    logger.start(RunInfo(read([], {**path, **reward}), tmp_path))
     logger.close("failed")
     lines = stream.getvalue().splitlines()
     resumed = f"llmgym train -c {tmp_path}/config.yaml --resume"
@@ -200,7 +201,9 @@ def test_a_run_that_its_reward_ended_tries_the_reward_next(reward, tries, cause,
 def test_a_reward_model_that_was_learned_is_tried_next(tmp_path):
     stream = io.StringIO()
     logger = ConsoleLogger(stream=stream)
-    logger.start(read([], {"reward_model.num_epochs": 1, "ppo.num_iterations": 0}), tmp_path)
+    logger.start(
+        RunInfo(read([], {"reward_model.num_epochs": 1, "ppo.num_iterations": 0}), tmp_path)
+    )
     logger.close("finished")
     assert stream.getvalue().splitlines()[-1] == (
         f"Next     llmgym rewards check {tmp_path}/model --data FILE"

@@ -2,13 +2,14 @@
 
 import json
 
+from trainers.loggers.base import RunInfo
 from trainers.loggers.jsonl import JsonlLogger
 from trainers.run_dir.record import lines
 
 
 def started(config, folder):
     logger = JsonlLogger()
-    logger.start(config, folder)
+    logger.start(RunInfo(config, folder))
     return logger
 
 

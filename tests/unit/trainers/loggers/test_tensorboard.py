@@ -9,7 +9,7 @@ import pytest
 from trainers.batch import Evaluation
 from trainers.config import Config, LogConfig, WandbConfig
 from trainers.errors import ConfigError
-from trainers.loggers.base import Logger
+from trainers.loggers.base import Logger, RunInfo
 from trainers.loggers.default import default_loggers
 from trainers.loggers.tensorboard import TensorBoardLogger
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.tensorboard
 
 def started(run_dir):
     logger = TensorBoardLogger()
-    logger.start(Config(), run_dir)
+    logger.start(RunInfo(Config(), run_dir))
     return logger
 
 
@@ -126,7 +126,7 @@ def test_two_methods_make_a_logger(tmp_path):
             self.seen.append(status)
 
     counts = Counts()
-    counts.start(Config(), tmp_path)
+    counts.start(RunInfo(Config(), tmp_path))
     counts.note("model", "1 M")
     counts.samples([{"prompt": "p"}], 1)
     counts.evaluation([], 2, {"eval/best": 1.0})

@@ -15,6 +15,7 @@ import wandb
 from trainers.config import RewardConfig
 from trainers.errors import ConfigError
 from trainers.loggers import wandb as door
+from trainers.loggers.base import RunInfo
 from trainers.loggers.credentials import has_credentials
 from trainers.loggers.wandb import MAX_TABLE_ROWS, WandbLogger, _cell, mode, offline_parts
 
@@ -68,7 +69,7 @@ def test_an_offline_run_holds_every_key_that_was_logged(config, tmp_path, evalua
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     logger = WandbLogger()
-    logger.start(config, run_dir)
+    logger.start(RunInfo(config, run_dir))
     logger.log({"sft/loss": 2.5, "sft/lr": 1e-3}, 7, "sft")
     for step in (1, 2):
         logger.log(ALWAYS, step)
@@ -109,7 +110,7 @@ def test_an_offline_run_holds_every_key_that_was_logged(config, tmp_path, evalua
 
 def test_a_resumed_run_continues_at_the_next_step(config, tmp_path):
     first = WandbLogger()
-    first.start(config, tmp_path)
+    first.start(RunInfo(config, tmp_path))
     for step in (1, 2, 3):
         first.log({"objective/kl": float(step)}, step)
         if step == 2:
@@ -117,7 +118,7 @@ def test_a_resumed_run_continues_at_the_next_step(config, tmp_path):
     first.close("failed")
 
     second = WandbLogger()
-    second.start(config, tmp_path, state)
+    second.start(RunInfo(config, tmp_path, state))
     second.log({"objective/kl": 30.0}, 3)
     assert second.state_dict() == {"id": state["id"], "step": 3}
     second.close("finished")
@@ -130,7 +131,7 @@ def test_a_resumed_run_continues_at_the_next_step(config, tmp_path):
 
 def test_what_is_not_finite_is_left_out_and_said_once(config, tmp_path, caplog):
     logger = WandbLogger()
-    logger.start(config, tmp_path)
+    logger.start(RunInfo(config, tmp_path))
     with caplog.at_level(logging.WARNING):
         logger.log({"objective/kl": float("nan"), "objective/scores": 1.0}, 1)
         logger.log({"objective/kl": float("inf"), "objective/scores": 2.0}, 2)
@@ -150,7 +151,7 @@ def test_a_tracker_that_cannot_start_warns_once_and_the_run_goes_on(
     monkeypatch.setattr(wandb, "init", fail)
     logger = WandbLogger()
     with caplog.at_level(logging.WARNING):
-        logger.start(config, tmp_path)
+        logger.start(RunInfo(config, tmp_path))
         logger.log({"objective/kl": 1.0}, 1)
         logger.samples([ROW], 1)
         logger.close("finished")
@@ -188,7 +189,7 @@ def test_a_folder_that_is_removed_meanwhile_is_said_once_and_the_run_goes_on(
     config, tmp_path, caplog
 ):
     logger = WandbLogger()
-    logger.start(config, tmp_path)
+    logger.start(RunInfo(config, tmp_path))
     logger.log({"objective/kl": float("nan")}, 1)
     shutil.rmtree(tmp_path / "wandb")
     for step in (2, 3):
@@ -212,7 +213,7 @@ def test_whatever_the_library_raises_warns_once_and_ends_no_run(
     monkeypatch.setattr(wandb, "init", lambda **_: run)
     (tmp_path / "wandb").mkdir()
     logger = WandbLogger()
-    logger.start(config, tmp_path)
+    logger.start(RunInfo(config, tmp_path))
     for step in (1, 2):
         logger.log({"objective/kl": 1.0}, step)
         logger.samples([ROW], step)
@@ -236,7 +237,7 @@ def test_the_settings_of_a_run_go_up_without_secrets(config, tmp_path, monkeypat
     given = {}
     monkeypatch.setattr(wandb, "init", lambda **words: given.update(words) or mock.Mock(id="a"))
     rewards = [RewardConfig(function="a.py:b", kwargs={"api_key": CANARY})]
-    WandbLogger().start(replace(config, rewards=rewards), tmp_path)
+    WandbLogger().start(RunInfo(replace(config, rewards=rewards), tmp_path))
     assert given["config"]["rewards"][0]["kwargs"] == {"api_key": "(hidden)"}
     assert CANARY not in str(given)
 
