@@ -13,8 +13,9 @@ import tyro
 from trainers.cli.options import parse_options
 from trainers.config.files import flat
 from trainers.errors import ConfigError
+from trainers.loggers.formatting import rounded_number
 from trainers.report.panels import FINAL
-from trainers.run_dir.record import RunRecord, read_run, rounded_number, run_summary
+from trainers.run_dir.record import RunRecord, read_run, run_summary
 
 Key = Literal["when", "name", "state", "kind", "reward", "score", "size"]
 FIGURES = {"when": "updated", "size": "bytes"}

@@ -14,7 +14,7 @@ ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)")
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 # What a row of samples says besides the parts of its reward, each under its own name.
 ROW_KEYS = frozenset({
-    "step", "env", "prompt", "completion", "reward", "kl", "length", "finish_reason",
+    "step", "attempt", "env", "prompt", "completion", "reward", "kl", "length", "finish_reason",
     "stop_reason", "score_ms", "advantage", "policy_version",
 })  # fmt: skip
 
@@ -31,6 +31,16 @@ def escaped(text: str) -> str:
         one.encode("unicode_escape").decode()
         if one not in "\n\t" and unicodedata.category(one) in ("Cc", "Cf", "Cs")
         else one
+        for one in text
+    )
+
+
+def printable(text: str) -> str:
+    """Return text with a mark for each character that no page can show."""
+    return "".join(
+        one
+        if one in "\n\t" or (one.isprintable() and not 0xD800 <= ord(one) < 0xE000)
+        else "\ufffd"
         for one in text
     )
 
@@ -54,6 +64,11 @@ def short_number(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value / 1000:.3g}k"
     return f"{value:.3g}"
+
+
+def rounded_number(value: float) -> str:
+    """Return a figure with three digits that matter, thousands in full."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def short_duration(seconds: float) -> str:

@@ -17,18 +17,17 @@ import jinja2
 from trainers.config import Config
 from trainers.config.files import flat
 from trainers.loggers.alarms import Alarms
+from trainers.loggers.formatting import printable, rounded_number
 from trainers.redaction.text_files import write
 from trainers.report.panels import DRIFT, FINAL, HELD_OUT, SECTIONS, Panel
 from trainers.report.pictures import phases, svg
 from trainers.report.texts import (
     compare_held_out,
     extremes,
-    printable,
     read_samples,
     readable,
     through_time,
 )
-from trainers.run_dir import record as run_record
 from trainers.run_dir.record import Curves, RunRecord, held_out_interval, read_run, run_summary
 
 TRAINS_POLICY = ("ppo", "control")
@@ -101,7 +100,7 @@ def number_or_dash(value: float | None) -> str:
     """Return a figure as it is printed; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "\u2013"
-    return run_record.rounded_number(value).replace("-", "\u2212")
+    return rounded_number(value).replace("-", "\u2212")
 
 
 def signed(value: float) -> str:

@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullLocator
 
+from trainers.loggers.formatting import printable
 from trainers.report.panels import HELD_OUT, OVERVIEW, TOTAL, Panel
-from trainers.report.texts import printable
 from trainers.run_dir.record import Curves, RunRecord, curves, held_out_interval, lines
 
 Curve = Mapping[int, float]

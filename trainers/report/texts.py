@@ -13,7 +13,7 @@ from typing import Any
 
 from trainers.checkpoint.manifest import published, sequence_of
 from trainers.checkpoint.state_files import read_state
-from trainers.loggers.formatting import parts_of
+from trainers.loggers.formatting import parts_of, printable
 from trainers.run_dir.record import lines
 
 EACH = 4  # rows of a kind
@@ -126,16 +126,6 @@ def extremes(rows: Sequence[SampleRow]) -> dict[str, list[SampleRow]]:
     return {"Made likelier": towards, "Made less likely": away} if counted else {}
 
 
-def printable(text: str) -> str:
-    """Return text with what no page can show made visible."""
-    return "".join(
-        one
-        if one in "\n\t" or (one.isprintable() and not 0xD800 <= ord(one) < 0xE000)
-        else "\ufffd"
-        for one in text
-    )
-
-
 def readable(value: object) -> str:
     """Return text as `printable` does, its middle cut out where it is very long."""
     text = printable(str(value))
@@ -154,10 +144,7 @@ def _shown(row: SampleRow) -> SampleRow:
         "prompt": readable(row.get("prompt")),
         "completion": readable(row.get("completion")),
         "finish_reason": readable(row.get("finish_reason")),
-        "parts": {
-            readable(name): one
-            for name, one in parts_of({k: v for k, v in row.items() if k != "attempt"}).items()
-        },
+        "parts": {readable(name): one for name, one in parts_of(row).items()},
     }
 
 

@@ -267,11 +267,6 @@ def run_summary(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def rounded_number(value: float) -> str:
-    """Return a figure with three digits that matter, thousands in full."""
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
-
-
 def folder_size(path: Path) -> int:
     """Return the bytes of all files below a folder; links are not followed."""
     return sum(

@@ -15,7 +15,6 @@ from trainers.run_dir.record import (
     held_out_interval,
     lines,
     read_run,
-    rounded_number,
     run_summary,
 )
 
@@ -159,12 +158,3 @@ def test_links_count_for_no_bytes(run_dir):
     (run_dir / "latest").symlink_to(run_dir)
     (run_dir / "gone").symlink_to(run_dir / "nothing")
     assert folder_size(run_dir) == before
-
-
-def test_figures_have_three_digits_that_matter():
-    assert [rounded_number(one) for one in (0.12345, 1234.5, -0.5, 2e9)] == [
-        "0.123",
-        "1234",
-        "-0.5",
-        "2e+09",
-    ]
