@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from trainers.checkpoint.loading import Found, find, find_at, load
+from trainers.checkpoint.loading import Checkpoint, find, find_at, load
 from trainers.checkpoint.saving import Saver, checkpoint_name
 from trainers.cli import main as cli
 from trainers.distributed.collectives import World, shutdown, start
@@ -29,7 +29,7 @@ def save(folder: Path, number: int, *, keep_last: int = 1, size: int = 8) -> Pat
     )
 
 
-def says(found: Found) -> int:
+def says(found: Checkpoint) -> int:
     """Return the number that every part of a checkpoint says; an assertion if they differ."""
     loaded = load(found.path)
     said = {

@@ -120,29 +120,29 @@ def copy_pieces(
     Raises:
         ValueError: they do not hold all of it.
     """
-    end, found = start + target.numel(), 0
+    end, filled = start + target.numel(), 0
     for begin, piece in pieces:
         low, high = max(start, begin), min(end, begin + piece.numel())
         if low < high:
             part = piece.reshape(-1)[low - begin : high - begin]
             target[low - start : high - start].copy_(part)
-            found += high - low
-    if found != target.numel():
-        raise ValueError(f"{name} has {target.numel()} numbers here, and {found} were saved")
+            filled += high - low
+    if filled != target.numel():
+        raise ValueError(f"{name} has {target.numel()} numbers here, and {filled} were saved")
 
 
 def pieces_of(
     states: Sequence[Mapping[str, Any]], table: Sequence[str], name: str
 ) -> list[tuple[int, Tensor]]:
     """Return (start, numbers) of a tensor in all ranks' states; none: it was not saved."""
-    found = []
+    pieces = []
     for state in states:
         inner: Mapping[str, Any] = state
         for key in table:
             inner = inner.get(key, {})
         if name in inner:
-            found.append((int(state["starts"].get(name, 0)), inner[name]))
-    return found
+            pieces.append((int(state["starts"].get(name, 0)), inner[name]))
+    return pieces
 
 
 def learning(module: nn.Module, *, trained: bool = True) -> Iterator[tuple[str, nn.Parameter]]:

@@ -75,11 +75,11 @@ def check_settings(
         ConfigError: names each setting that differs and both values.
     """
     changes = []
-    for one in changed_settings(config, before):
-        key = one.split(" ")[0]
+    for change in changed_settings(config, before):
+        key = change.split(" ")[0]
         counts = not _within(key, CHANGEABLE) and (only is None or _within(key, only))
-        if counts and HIDDEN not in one:
-            changes.append(one)
+        if counts and HIDDEN not in change:
+            changes.append(change)
     if changes:
         raise ConfigError(
             f"cannot resume {run}: {', '.join(changes)}. Undo it, or start anew with "
@@ -174,10 +174,12 @@ def same_everywhere(**named: str) -> None:
     for rank, theirs in enumerate(everyone):
         differing = [key for key in named if theirs.get(key) != everyone[0].get(key)]
         if differing:
-            said = ", ".join(f"{k} {everyone[0].get(k)} and {theirs.get(k)}" for k in differing)
+            differences = ", ".join(
+                f"{k} {everyone[0].get(k)} and {theirs.get(k)}" for k in differing
+            )
             raise BackendError(
-                f"rank 0 and rank {rank} differ: {said}. Start every rank with the same command, "
-                "code and files."
+                f"rank 0 and rank {rank} differ: {differences}. Start every rank with the same "
+                "command, code and files."
             )
 
 

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Checkpoint:
     """A checkpoint that was verified.
 
     Attributes:
@@ -57,7 +57,7 @@ class Loaded:
     identity: Mapping[str, Any]
 
 
-def find(folder: Path, prefix: str) -> Found | None:
+def find(folder: Path, prefix: str) -> Checkpoint | None:
     """Return the newest whole checkpoint, the same on every rank. None: none was ever published.
 
     Raises:
@@ -68,9 +68,9 @@ def find(folder: Path, prefix: str) -> Found | None:
         problem = verify(path)
         match = CHECKPOINT_NAME.fullmatch(path.name)
         if problem is None and match:
-            for said in problems:
-                _log.warning("passed over %s", said)
-            return Found(path=path, number=int(match[2]), passed_over=tuple(problems))
+            for passed_over in problems:
+                _log.warning("passed over %s", passed_over)
+            return Checkpoint(path=path, number=int(match[2]), passed_over=tuple(problems))
         problems.append(f"{path}: {problem}")
     if not problems:
         return None
@@ -90,8 +90,8 @@ def verify(path: Path) -> str | None:
     if problem is not None:
         return problem
     largest_first = sorted(files.items(), key=lambda item: item[1][0], reverse=True)
-    found = [damage(path, file, digest) for file, (_, digest) in dealt(largest_first)]
-    return next((one for part in gather(found) for one in part if one), None)
+    problems = [damage(path, file, digest) for file, (_, digest) in dealt(largest_first)]
+    return next((problem for part in gather(problems) for problem in part if problem), None)
 
 
 def check_at(path: Path) -> None:
@@ -113,7 +113,7 @@ def _cannot(path: Path, problem: str | None) -> str:
     return f"cannot resume from {path}: {problem}. A bare --resume takes the newest whole one."
 
 
-def find_at(path: Path) -> Found:
+def find_at(path: Path) -> Checkpoint:
     """Return the checkpoint at `path`, which must be whole; the same on every rank.
 
     Raises:
@@ -123,7 +123,7 @@ def find_at(path: Path) -> Found:
     problem = verify(path) if match else "its name is no checkpoint's"
     if problem is not None or match is None:
         raise CheckpointError(_cannot(path, problem))
-    return Found(path=path, number=int(match[2]))
+    return Checkpoint(path=path, number=int(match[2]))
 
 
 def load(path: Path, rank: int = 0) -> Loaded:

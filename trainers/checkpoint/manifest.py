@@ -29,7 +29,7 @@ def published(folder: Path, prefix: str | None = None) -> list[Path]:
 def write_manifest(draft: Path, body: Mapping[str, Any]) -> None:
     """Write the manifest, which makes a folder a checkpoint, and make it durable."""
     numbers = [sequence_of(path) for path in published(draft.parent)]
-    sequence = 1 + max((int(one) for one in numbers if one < math.inf), default=0)
+    sequence = 1 + max((int(number) for number in numbers if number < math.inf), default=0)
     (draft / MANIFEST).write_text(_text({**body, "sequence": sequence}), "ascii")
     fsync(draft / MANIFEST)
     fsync(draft)

@@ -159,8 +159,10 @@ def vote(path: Path, problem: str | None) -> None:
     """
     problems = gather(problem)
     if any(problems):
-        said = "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(problems) if one)
-        raise CheckpointError(f"could not save {path} ({said}). The checkpoints before it stand.")
+        causes = "; ".join(
+            f"rank {rank}: {problem}" for rank, problem in enumerate(problems) if problem
+        )
+        raise CheckpointError(f"could not save {path} ({causes}). The checkpoints before it stand.")
 
 
 def stage(draft: Path) -> None:

@@ -120,7 +120,7 @@ def _stray(words: Sequence[str], argv: Sequence[str], verb: str) -> ConfigError:
     return ConfigError(f'"{word}" belongs to no option.\nllmgym {verb} --help lists them')
 
 
-def _one(name: str, words: Sequence[str]) -> str:
+def _single(name: str, words: Sequence[str]) -> str:
     if not words:
         raise ConfigError(f"{name} needs a value.")
     return words[0]
@@ -154,7 +154,7 @@ def read_arguments(argv: Sequence[str], verb: str = "train") -> Launch:
     for name, words in options:
         used = 1
         if name in ("-c", "--config", "--plugins"):
-            lists["plugins" if name == "--plugins" else "files"].append(_one(name, words))
+            lists["plugins" if name == "--plugins" else "files"].append(_single(name, words))
         elif name == "--resume":
             used = min(len(words), int(words[:1] != [] and words[0] not in presets()))
             switches["resume"] = words[0] if used else True

@@ -84,13 +84,13 @@ def tokens_of(survey: Survey, model: str, template: str | None = None) -> Tokens
     try:
         chat = load_chat(config, load_tokenizer(config), env=str(survey.path))
         prompts = {
-            number: chat.prompt_ids(_messages(one)) for number, one in survey.prompts.items()
+            number: chat.prompt_ids(_messages(prompt)) for number, prompt in survey.prompts.items()
         }
     except ConfigError as error:
         return Tokens(errors=(str(error),))
-    said = {number: _messages(one) for number, one in survey.prompts.items()}
+    dialogues = {number: _messages(prompt) for number, prompt in survey.prompts.items()}
     answers = {
-        number: chat.response_ids(text, said.get(number, ()))
+        number: chat.response_ids(text, dialogues.get(number, ()))
         for number, text in survey.answers.items()
     }
     if not prompts:
@@ -110,7 +110,7 @@ def tokens_of(survey: Survey, model: str, template: str | None = None) -> Tokens
 
 def _messages(prompt: str | tuple[Message, ...]) -> list[dict[str, Any]]:
     listed = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    return [one.as_dict() for one in listed]
+    return [message.as_dict() for message in listed]
 
 
 def _too_long(lengths: Mapping[int, int], context: int, model: str) -> list[str]:
@@ -181,20 +181,24 @@ def survey_lines(survey: Survey, tokens: Tokens | None) -> list[str]:
         f"held out  {beside or 'a tenth of the prompts, chosen by their content'}",
         f"{'column':<20}{'characters: least':>18}{'median':>9}{'95 %':>9}{'most':>9}",
     ]
-    for name, found in survey.lengths.items():
-        least, *rest = found
-        lines.append(f"{shown(name, 19):<20}{least:>18}" + "".join(f"{one:>9}" for one in rest))
+    for name, lengths in survey.lengths.items():
+        least, *rest = lengths
+        lines.append(
+            f"{shown(name, 19):<20}{least:>18}" + "".join(f"{length:>9}" for length in rest)
+        )
     if len(survey.columns) > MAX_COLUMNS:
         lines.append(f"... and {len(survey.columns) - MAX_COLUMNS} more columns")
     if tokens is not None and tokens.prompts:
-        for name, found in (("prompt", tokens.prompts), ("answer", tokens.answers)):
-            if found:
-                least, *rest = found
-                told = "".join(f"{one:>9}" for one in rest)
+        for name, lengths in (("prompt", tokens.prompts), ("answer", tokens.answers)):
+            if lengths:
+                least, *rest = lengths
+                told = "".join(f"{length:>9}" for length in rest)
                 lines.append(f"{name + ' in tokens':<20}{least:>18}{told}")
         lines.append(f"end token {tokens.end_token}, put after every answer")
     for place, (number, prompt) in enumerate(list(survey.prompts.items())[:MAX_PROMPT_ROWS]):
-        text = prompt if isinstance(prompt, str) else " / ".join(one.content for one in prompt)
+        text = (
+            prompt if isinstance(prompt, str) else " / ".join(message.content for message in prompt)
+        )
         answer = f"  ->  {shown(survey.answers[number])}" if number in survey.answers else ""
         lines.append(f"line {number}  {shown(text)}{answer}")
         if tokens is not None and place < len(tokens.examples):
@@ -235,11 +239,11 @@ def main(argv: Sequence[str]) -> int:
     errors = [*survey.errors, *(tokens.errors if tokens else ())]
     warnings = [*survey.warnings, *(tokens.warnings if tokens else ())]
     if options.json:
-        found = {"file": str(survey.path), "rows": survey.num_rows, "columns": survey.columns}
-        found |= {"characters": survey.lengths, "errors": errors, "warnings": warnings}
+        facts = {"file": str(survey.path), "rows": survey.num_rows, "columns": survey.columns}
+        facts |= {"characters": survey.lengths, "errors": errors, "warnings": warnings}
         if tokens is not None:
-            found["tokens"] = {"prompt": tokens.prompts, "answer": tokens.answers}
-        print(json.dumps(found))
+            facts["tokens"] = {"prompt": tokens.prompts, "answer": tokens.answers}
+        print(json.dumps(facts))
         return 1 if errors else 0
     print("\n".join(survey_lines(survey, tokens)))
     for line in errors:

@@ -53,28 +53,30 @@ class Finding:
     """
 
     name: str
-    found: str
+    detail: str
     status: Literal["ok", "warn", "fail"] = "ok"
     remedy: str = ""
 
     def __str__(self) -> str:
         remedy = f"  -> {self.remedy}" if self.remedy else ""
-        return f"{self.status:<5}{self.name:<10} {self.found}{remedy}"
+        return f"{self.status:<5}{self.name:<10} {self.detail}{remedy}"
 
 
 def numbers(version: str) -> tuple[int, ...]:
     """Return the numbers that a version starts with: "2.13.0+cpu" is (2, 13, 0)."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else ()
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, match[0].split("."))) if match else ()
 
 
-def fits(version: str, wanted: str) -> bool:
+def fits(version: str, requirement: str) -> bool:
     """Tell whether a version lies in a range such as ">=1.1,<2"."""
     mine = numbers(version)
-    for sign, bound in BOUND.findall(wanted):
+    for sign, bound in BOUND.findall(requirement):
         limit = numbers(bound)
         width = max(len(mine), len(limit))
-        left, right = (one + (0,) * (width - len(one)) for one in (mine, limit))
+        left, right = (
+            numbers_of + (0,) * (width - len(numbers_of)) for numbers_of in (mine, limit)
+        )
         order = (left > right) - (left < right)
         allowed = {">=": (0, 1), "<=": (-1, 0), "==": (0,), "!=": (-1, 1), "<": (-1,), ">": (1,)}
         if order not in allowed[sign]:
@@ -84,12 +86,12 @@ def fits(version: str, wanted: str) -> bool:
 
 def requirements() -> dict[str, list[tuple[str, str]]]:
     """Return (name, range) of every requirement, by extra; "" is what is always needed."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    groups: dict[str, list[tuple[str, str]]] = {}
     for line in importlib.metadata.requires(DISTRIBUTION) or ():
         match = REQUIREMENT.match(line)
         assert match is not None, line
-        found.setdefault(match[3] or "", []).append((match[1], match[2].strip()))
-    return found
+        groups.setdefault(match[3] or "", []).append((match[1], match[2].strip()))
+    return groups
 
 
 def version_of(name: str) -> str | None:
@@ -102,89 +104,91 @@ def version_of(name: str) -> str | None:
 
 def python() -> Iterator[Finding]:
     """Look at the interpreter."""
-    yield Finding(name="Python", found=f"{platform.python_version()} ({sys.executable})")
+    yield Finding(name="Python", detail=f"{platform.python_version()} ({sys.executable})")
 
 
 def packages() -> Iterator[Finding]:
     """Look at versions against the ranges of this distribution."""
     try:
-        wanted = requirements()
+        groups = requirements()
     except importlib.metadata.PackageNotFoundError:
-        found = f"{DISTRIBUTION} is not installed, so no versions are known to compare with"
-        yield Finding(name="packages", found=found, status="warn", remedy="pip install -e .")
+        state = f"{DISTRIBUTION} is not installed, so no versions are known to compare with"
+        yield Finding(name="packages", detail=state, status="warn", remedy="pip install -e .")
         return
-    yield _group("packages", wanted.get("", []), "", missing="fail")
-    yield _group("training", wanted.get("train", []), "[train]", missing="warn")
+    yield _group("packages", groups.get("", []), "", missing="fail")
+    yield _group("training", groups.get("train", []), "[train]", missing="warn")
     for extra in OPTIONAL:
-        yield _group(f"[{extra}]", wanted.get(extra, []), f"[{extra}]", missing="ok")
+        yield _group(f"[{extra}]", groups.get(extra, []), f"[{extra}]", missing="ok")
     for name in OWN_INSTALLATION:
-        yield Finding(name=name, found=version_of(name) or "not installed, optional")
+        yield Finding(name=name, detail=version_of(name) or "not installed, optional")
 
 
 def _group(
     name: str,
-    wanted: Sequence[tuple[str, str]],
+    limits_of: Sequence[tuple[str, str]],
     extra: str,
     *,
     missing: Literal["ok", "warn", "fail"],
 ) -> Finding:
-    if not wanted:
-        found = "unknown to what is installed here"
-        return Finding(name=name, found=found, status="warn", remedy="pip install -e . once more")
-    have = {one: version_of(one) for one, _ in wanted}
-    absent = [one for one, version in have.items() if version is None]
+    if not limits_of:
+        state = "unknown to what is installed here"
+        return Finding(name=name, detail=state, status="warn", remedy="pip install -e . once more")
+    have = {package: version_of(package) for package, _ in limits_of}
+    absent = [package for package, version in have.items() if version is None]
     outside = [
-        f"{one} {have[one]} is not {limits}"
-        for one, limits in wanted
-        if not fits(have[one] or "", limits) and one not in absent
+        f"{package} {have[package]} is not {limits}"
+        for package, limits in limits_of
+        if not fits(have[package] or "", limits) and package not in absent
     ]
-    said = ", ".join(outside or [f"{one} {version or 'missing'}" for one, version in have.items()])
+    versions = ", ".join(
+        outside or [f"{package} {version or 'missing'}" for package, version in have.items()]
+    )
     if outside or absent:
         status = "fail" if outside else missing
         remedy = f'pip install "{DISTRIBUTION}{extra}"'
-        return Finding(name=name, found=said, status=status, remedy=remedy)
-    return Finding(name=name, found=said)
+        return Finding(name=name, detail=versions, status=status, remedy=remedy)
+    return Finding(name=name, detail=versions)
 
 
 def compute() -> Iterator[Finding]:
     """Look at cores, threads and accelerators; torch is imported only where it is installed."""
     cores = len(os.sched_getaffinity(0))
     if find_spec("torch") is None:
-        yield Finding(name="CPU", found=f"{cores} cores")
+        yield Finding(name="CPU", detail=f"{cores} cores")
         return
     import torch
 
     threads = torch.get_num_threads()
     remedy = f"OMP_NUM_THREADS={cores}" if threads > cores else ""
-    found = f"{cores} cores, torch uses {threads} threads"
-    yield Finding(name="CPU", found=found, status="warn" if remedy else "ok", remedy=remedy)
+    state = f"{cores} cores, torch uses {threads} threads"
+    yield Finding(name="CPU", detail=state, status="warn" if remedy else "ok", remedy=remedy)
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
         told = ", ".join(f"{card.name} {card.total_memory / 2**30:.0f} GiB" for card in cards)
-        yield Finding(name="GPU", found=f"CUDA {torch.version.cuda}: {told}")
+        yield Finding(name="GPU", detail=f"CUDA {torch.version.cuda}: {told}")
     elif shutil.which("nvidia-smi"):
-        found = f"there is a driver, but torch {torch.__version__} sees no GPU"
+        state = f"there is a driver, but torch {torch.__version__} sees no GPU"
         remedy = "install the build of torch for its CUDA version, and look at nvidia-smi"
-        yield Finding(name="GPU", found=found, status="warn", remedy=remedy)
+        yield Finding(name="GPU", detail=state, status="warn", remedy=remedy)
     else:
-        yield Finding(name="GPU", found="none, training runs on the CPU")
+        yield Finding(name="GPU", detail="none, training runs on the CPU")
 
 
 def compilers() -> Iterator[Finding]:
     """Look at what DeepSpeed's CPU offload and torch.compile build with, and at killed builds."""
     if locks := stale_locks():
-        found, remedy = "a killed build lets each start wait", f"rm {' '.join(map(str, locks))}"
-        yield Finding(name="builds", found=found, status="warn", remedy=remedy)
+        state, remedy = "a killed build lets each start wait", f"rm {' '.join(map(str, locks))}"
+        yield Finding(name="builds", detail=state, status="warn", remedy=remedy)
     tools = {"g++": shutil.which("g++") or shutil.which("clang++"), "ninja": shutil.which("ninja")}
     missing = [name for name, path in tools.items() if path is None]
     if not missing:
-        yield Finding(name="compiler", found=", ".join(str(path) for path in tools.values()))
+        yield Finding(name="compiler", detail=", ".join(str(path) for path in tools.values()))
         return
     needed = find_spec("deepspeed") is not None
-    found = f"no {' and no '.join(missing)}, needed for CPU offload and torch.compile only"
+    state = f"no {' and no '.join(missing)}, needed for CPU offload and torch.compile only"
     remedy = f"install {' and '.join(missing)}"
     yield Finding(
-        name="compiler", found=found, status="warn" if needed else "ok", remedy=remedy * needed
+        name="compiler", detail=state, status="warn" if needed else "ok", remedy=remedy * needed
     )
 
 
@@ -201,22 +205,22 @@ def machine() -> Iterator[Finding]:
     """Look at disk, memory, and whether runs can be written here."""
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     remedy = "" if free > MIN_DISK_GB else "free some, or choose another disk: --run.dir DIR"
-    found = f"{free:.1f} GiB free in {Path.cwd()}"
-    yield Finding(name="disk", found=found, status="warn" if remedy else "ok", remedy=remedy)
+    state = f"{free:.1f} GiB free in {Path.cwd()}"
+    yield Finding(name="disk", detail=state, status="warn" if remedy else "ok", remedy=remedy)
     room = available_memory()
     if room is not None:
         available = room / 2**30
         remedy = "" if available > MIN_MEMORY_GB else "close programs, or lower ppo.num_prompts"
-        found = f"{available:.1f} GiB available"
-        yield Finding(name="memory", found=found, status="warn" if remedy else "ok", remedy=remedy)
+        state = f"{available:.1f} GiB available"
+        yield Finding(name="memory", detail=state, status="warn" if remedy else "ok", remedy=remedy)
     folder = Path("runs") if Path("runs").is_dir() else Path.cwd()
     try:
         with tempfile.TemporaryFile(dir=folder):
-            yield Finding(name="runs", found=f"{Path.cwd() / 'runs'} can be written")
+            yield Finding(name="runs", detail=f"{Path.cwd() / 'runs'} can be written")
     except OSError as error:
-        found = f"{folder.resolve()} cannot be written: {error.strerror}"
+        state = f"{folder.resolve()} cannot be written: {error.strerror}"
         remedy = "give its owner's permission, or choose another folder: --run.dir DIR"
-        yield Finding(name="runs", found=found, status="fail", remedy=remedy)
+        yield Finding(name="runs", detail=state, status="fail", remedy=remedy)
 
 
 def hub() -> Iterator[Finding]:
@@ -225,20 +229,20 @@ def hub() -> Iterator[Finding]:
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     models = f"{counted(len(list(cache.glob('models--*'))), 'model')} in {cache}"
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        found = f"HF_HUB_OFFLINE is set: models come from folders and the cache, {models}"
-        yield Finding(name="hub", found=found)
+        state = f"HF_HUB_OFFLINE is set: models come from folders and the cache, {models}"
+        yield Finding(name="hub", detail=state)
         return
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     if getproxies().keys() & {"https", "all"}:
-        yield Finding(name="hub", found=f"{endpoint} is behind a proxy, not tried; {models}")
+        yield Finding(name="hub", detail=f"{endpoint} is behind a proxy, not tried; {models}")
         return
     problem = refused(endpoint)
     if problem:
-        found = f"{endpoint} takes no connection ({problem}), {models}"
+        state = f"{endpoint} takes no connection ({problem}), {models}"
         remedy = "use models of folders and the cache, at once with HF_HUB_OFFLINE=1"
-        yield Finding(name="hub", found=found, status="warn", remedy=remedy)
+        yield Finding(name="hub", detail=state, status="warn", remedy=remedy)
     else:
-        yield Finding(name="hub", found=f"{endpoint} takes a connection, {models}")
+        yield Finding(name="hub", detail=f"{endpoint} takes a connection, {models}")
 
 
 def refused(url: str) -> str:
@@ -256,19 +260,19 @@ def services() -> Iterator[Finding]:
     """Look at W&B and the data folder; nothing is sent."""
     state = "logged in" if has_credentials() else "not logged in: runs are kept offline"
     set_mode = os.environ.get("WANDB_MODE")
-    said = f"{state}{f', WANDB_MODE={set_mode}' if set_mode else ''}"
+    summary = f"{state}{f', WANDB_MODE={set_mode}' if set_mode else ''}"
     lacks = set_mode == "online" and not has_credentials()
     remedy = "wandb login, or WANDB_MODE=offline" if lacks else ""
-    yield Finding(name="W&B", found=said, status="fail" if lacks else "ok", remedy=remedy)
+    yield Finding(name="W&B", detail=summary, status="fail" if lacks else "ok", remedy=remedy)
     folder = os.environ.get("LLMGYM_DATA")
     if folder is None:
-        yield Finding(name="data", found="LLMGYM_DATA is not set, needed for tests of real data")
+        yield Finding(name="data", detail="LLMGYM_DATA is not set, needed for tests of real data")
     elif Path(folder).is_dir():
-        yield Finding(name="data", found=f"LLMGYM_DATA={folder}")
+        yield Finding(name="data", detail=f"LLMGYM_DATA={folder}")
     else:
         remedy = "set LLMGYM_DATA to a folder that exists"
-        found = f"LLMGYM_DATA={folder} is no folder"
-        yield Finding(name="data", found=found, status="warn", remedy=remedy)
+        detail = f"LLMGYM_DATA={folder} is no folder"
+        yield Finding(name="data", detail=detail, status="warn", remedy=remedy)
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

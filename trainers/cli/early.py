@@ -51,7 +51,7 @@ def check_start(config: Config, *, is_new: bool) -> None:
     if config.reward_model.num_epochs or config.is_control:
         return
     check_plan(config)
-    if all(one.isolated and one.model is None for one in config.rewards):
+    if all(reward.isolated and reward.model is None for reward in config.rewards):
         _check_tasks(config)
 
 

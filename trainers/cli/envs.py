@@ -84,22 +84,22 @@ def arguments(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a word has no equals sign.
     """
-    found = {}
+    kwargs = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--kwargs takes NAME=VALUE, got {pair!r}.")
-        found[name] = typed(f"envs.0.kwargs.{name}", [value])
-    return found
+        kwargs[name] = typed(f"envs.0.kwargs.{name}", [value])
+    return kwargs
 
 
 def show_list(command: ListEnvs) -> int:
     """Print a line for each id."""
-    rows = [(one, ", ".join(registry.tags(one))) for one in registry.ids()]
+    rows = [(env_id, ", ".join(registry.tags(env_id))) for env_id in registry.ids()]
     shown = [row for row in rows if command.filter.lower() in " ".join(row).lower()]
-    width = max((len(one) for one, _ in shown), default=0)
-    for one, tags in shown:
-        print(f"{one:<{width}}  {tags}")
+    width = max((len(env_id) for env_id, _ in shown), default=0)
+    for env_id, tags in shown:
+        print(f"{env_id:<{width}}  {tags}")
     if not shown:
         print(f"none of {len(rows)} ids contains {command.filter!r}")
     return 0
@@ -109,7 +109,7 @@ def as_text(observation: str | Sequence[Any]) -> str:
     """Return a prompt as it reads; of messages, each with its role."""
     if isinstance(observation, str):
         return observation
-    return "\n".join(f"[{one['role']}] {one['content']}" for one in observation)
+    return "\n".join(f"[{message['role']}] {message['content']}" for message in observation)
 
 
 def show_env(command: Show) -> int:
@@ -144,7 +144,7 @@ def earned(env: gymnasium.Env, action: str | None) -> str:
     """
     steps = played(env, action)
     groups = [(answer, len([*same])) for answer, same in groupby(answer for answer, _ in steps)]
-    shown = ", ".join(f"{one!r}{f' {n} times' if n > 1 else ''}" for one, n in groups)
+    shown = ", ".join(f"{value!r}{f' {n} times' if n > 1 else ''}" for value, n in groups)
     if len(steps) > 1:
         shown += f" in {len(steps)} turns"
     for _, (*_, info) in steps:

@@ -62,17 +62,19 @@ def looked_at(config: Config, options: Options) -> Config:
     return replace(config, eval=held_out, envs=[EnvConfig(id=options.env)])
 
 
-def evaluation_lines(found: "Sequence[tuple[str, Evaluation]]", how: str) -> list[str]:
+def evaluation_lines(evaluations: "Sequence[tuple[str, Evaluation]]", how: str) -> list[str]:
     """Return the lines that compare evaluations: scores, paired difference, samples."""
-    first = found[0][1]
+    first = evaluations[0][1]
     lines = [f"Held-out {first.env}: {counted(len(first.scores), 'task')}, {how}, 95 % interval"]
-    width = max(len(name) for name, _ in found)
-    lines += [f"  {name:<{width}}  {mean_and_interval(one)}" for name, one in found]
-    if len(found) == 1:
+    width = max(len(name) for name, _ in evaluations)
+    lines += [
+        f"  {name:<{width}}  {mean_and_interval(evaluation)}" for name, evaluation in evaluations
+    ]
+    if len(evaluations) == 1:
         return [*lines, *_samples(first)]
     from trainers.evaluation.statistics import paired, paired_rows
 
-    other = found[1][1]
+    other = evaluations[1][1]
     mean, low, high = paired(first.scores, other.scores)
     lines.append(f"  paired difference {mean:+.3g} [{low:+.3g}, {high:+.3g}]")
     rows = paired_rows(other, first) if first.rows and other.rows else []
@@ -90,30 +92,34 @@ def evaluation_lines(found: "Sequence[tuple[str, Evaluation]]", how: str) -> lis
     return lines
 
 
-def as_json(found: "Sequence[tuple[str, Evaluation]]") -> str:
+def as_json(evaluations: "Sequence[tuple[str, Evaluation]]") -> str:
     """Return name, environment, mean, interval, and a row a task, of each model.
 
     A reward that failed is null, and so are the ends of an interval that is not known.
     """
     figures = ("env", "mean", "ci_low", "ci_high")
-    said = [
-        {"model": name, **{key: _known(getattr(one, key)) for key in figures}, "rows": _rows(one)}
-        for name, one in found
+    objects = [
+        {
+            "model": name,
+            **{key: _known(getattr(evaluation, key)) for key in figures},
+            "rows": _rows(evaluation),
+        }
+        for name, evaluation in evaluations
     ]
-    return json.dumps(said, allow_nan=False)
+    return json.dumps(objects, allow_nan=False)
 
 
-def _rows(one: "Evaluation") -> list[dict[str, object]]:
-    return [{key: _known(value) for key, value in row.items()} for row in one.rows]
+def _rows(evaluation: "Evaluation") -> list[dict[str, object]]:
+    return [{key: _known(value) for key, value in row.items()} for row in evaluation.rows]
 
 
 def _known(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _samples(one: "Evaluation") -> list[str]:
+def _samples(evaluation: "Evaluation") -> list[str]:
     lines = []
-    for row in one.rows[:MAX_SAMPLE_ROWS]:
+    for row in evaluation.rows[:MAX_SAMPLE_ROWS]:
         lines.append(f"  prompt   {cut(str(row['prompt']), LINE_WIDTH - 11)}")
         lines.append(_answer("answer", row["completion"], row["reward"]))
     return lines
@@ -158,6 +164,9 @@ def main(argv: Sequence[str]) -> int:
         sampling = Sampling(
             temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
         )
-    found = [(one.name, held_out_score(replace(one, config=config), sampling)) for one in targets]
-    print(as_json(found) if options.json else "\n".join(evaluation_lines(found, how)))
+    evaluations = [
+        (target.name, held_out_score(replace(target, config=config), sampling))
+        for target in targets
+    ]
+    print(as_json(evaluations) if options.json else "\n".join(evaluation_lines(evaluations, how)))
     return 0

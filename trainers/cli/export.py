@@ -100,8 +100,8 @@ def max_logprob_difference(source: Path, out: Path) -> float:
     with torch.no_grad():
         got = ours(inputs, mask[:, 8:]).logprobs
         logits = plain(tokens, attention_mask=mask).logits[:, 7:-1]
-    wanted = logits.log_softmax(-1).gather(-1, tokens[:, 8:, None]).squeeze(-1)
-    return float((got - wanted).abs().max())
+    expected = logits.log_softmax(-1).gather(-1, tokens[:, 8:, None]).squeeze(-1)
+    return float((got - expected).abs().max())
 
 
 def _told(apart: float) -> str:

@@ -91,14 +91,14 @@ def allow(
     Raises:
         ConfigError: it must be trusted first; names it, and the command.
     """
-    used = {one.address for one in named_code(config)}
-    code = [one for one in untrusted(run, before, [*typed]) if one.address in used]
+    used = {part.address for part in named_code(config)}
+    code = [part for part in untrusted(run, before, [*typed]) if part.address in used]
     if code and not trust:
         is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
         again = f"{shlex.join(command)} --trust" if is_alone else "the same command with --trust"
         raise untrusted_error(run, code, again)
-    for one in code:
-        print(f"trusted  {one.setting}: {one.address}", file=sys.stderr)
+    for part in code:
+        print(f"trusted  {part.setting}: {part.address}", file=sys.stderr)
     if code:
         note(run, before)
 
@@ -107,8 +107,8 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 - any JSON
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _texts(one)
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
 
 
 def _refuse_moved(run: Path, config: Config) -> None:

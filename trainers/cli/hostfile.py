@@ -30,25 +30,25 @@ def read_hostfile(file: Path) -> Hosts:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigError(
-            f"the hostfile {file} cannot be read: {said}. Without it deepspeed would train on this "
-            'machine alone. Write a line a host, "NAME slots=8", or name it with --hostfile.'
+            f"the hostfile {file} cannot be read: {reason}. Without it deepspeed would train on "
+            'this machine alone. Write a line a host, "NAME slots=8", or name it with --hostfile.'
         ) from error
     hosts: Hosts = {}
     problems: list[str] = []
     for number, line in enumerate(map(str.strip, lines), start=1):
-        found = HOST_LINE.fullmatch(line)
+        match = HOST_LINE.fullmatch(line)
         if not line or line.startswith("#"):
             continue
-        if found is None:
+        if match is None:
             problems.append(f'{file}:{number}: {line!r} must be "NAME slots=8".')
-        elif not int(found["slots"]):
-            problems.append(f"{file}:{number}: {found['host']} has 0 slots. Drop the line.")
-        elif found["host"] in hosts:
-            problems.append(f"{file}:{number}: {found['host']} stands there twice. Keep one line.")
+        elif not int(match["slots"]):
+            problems.append(f"{file}:{number}: {match['host']} has 0 slots. Drop the line.")
+        elif match["host"] in hosts:
+            problems.append(f"{file}:{number}: {match['host']} stands there twice. Keep one line.")
         else:
-            hosts[found["host"]] = list(range(int(found["slots"])))
+            hosts[match["host"]] = list(range(int(match["slots"])))
     if problems or not hosts:
         raise ConfigError("\n".join(problems or [f"the hostfile {file} names no host."]))
     return hosts
@@ -93,7 +93,7 @@ def chosen(
 
 def _named(text: str, hosts: Hosts, option: str) -> Hosts:
     """Return the slots that a text such as `a@b:0,2` names; a host alone means all of its own."""
-    found: Hosts = {}
+    named: Hosts = {}
     for part in text.split("@"):
         node = NODE.fullmatch(part)
         if node is None:
@@ -109,10 +109,10 @@ def _named(text: str, hosts: Hosts, option: str) -> Hosts:
                 f"{option} {text}: {host} has {counted(len(hosts[host]), 'slot')}, from 0 on, and "
                 f"no {missing[0]}."
             )
-        if host in found:
+        if host in named:
             raise ConfigError(f"{option} {text}: {host} stands there twice. Name it once.")
-        found[host] = sorted({*slots})
-    return found
+        named[host] = sorted({*slots})
+    return named
 
 
 def count(hosts: Mapping[str, Sequence[int]]) -> int:
@@ -137,11 +137,11 @@ def check_reachable(hosts: Sequence[str], ssh: Sequence[str] = SSH) -> None:
             [*ssh, host, "true"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return f"{host} does not answer over ssh: {said[-1]}" if done.returncode else None
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return f"{host} does not answer over ssh: {lines[-1]}" if done.returncode else None
 
     with ThreadPoolExecutor(min(len(hosts), 64)) as pool:
-        problems = [said for said in pool.map(asked, hosts) if said]
+        problems = [problem for problem in pool.map(asked, hosts) if problem]
     if problems:
         raise BackendError(
             "\n".join(problems) + "\nMend it (ssh NAME true must work without a password), or "

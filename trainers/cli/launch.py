@@ -109,7 +109,7 @@ def _job(options: Options, config: Config, launch: Launch, words: Sequence[str])
         raise ConfigError("the script adds --resume by itself, and --clean would lose the work.")
     nodes, gpus = _shape(options, config)
     check_batch(config, nodes * gpus)
-    given = [
+    flags = [
         word
         for field in fields(Options)[1:]
         if (value := getattr(options, field.name)) is not None
@@ -117,7 +117,7 @@ def _job(options: Options, config: Config, launch: Launch, words: Sequence[str])
     ]
     words = [without_values(word) for word in words]
     return Job(
-        made_by=shlex.join(["llmgym", "launch", options.launcher, *given, "--", *words]),
+        made_by=shlex.join(["llmgym", "launch", options.launcher, *flags, "--", *words]),
         secrets=(*secret_variables(config),) if HIDDEN in " ".join(words) else (),
         what=words[0] if launch.preset else config.run.name,
         words=(*words, "--backend.nodes", str(nodes), "--backend.gpus", str(gpus)),
@@ -155,8 +155,8 @@ def _check(options: Options) -> int:
             f"{hosts_text(hosts)}. Correct its slots, or print the script again for what there is."
         )
     check_reachable([*hosts])
-    said = "hosts answer" if len(hosts) > 1 else "host answers"
-    print(f"{len(hosts)} {said}, with {counted(count(hosts), 'rank')}")
+    answers = "hosts answer" if len(hosts) > 1 else "host answers"
+    print(f"{len(hosts)} {answers}, with {counted(count(hosts), 'rank')}")
     return 0
 
 

@@ -175,7 +175,7 @@ def _warn_on_stderr() -> None:
     for name in ("llmgym", "trainers"):
         package = logging.getLogger(name)
         package.propagate = False
-        if not any(isinstance(one, _Stderr) for one in package.handlers):
+        if not any(isinstance(handler, _Stderr) for handler in package.handlers):
             package.addHandler(handler)
 
 

@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
     without_progress_bars()
     arena = Arena(config, shown)
     try:
-        print("\n".join(f"model    {one.name}" for one in shown))
+        print("\n".join(f"model    {model.name}" for model in shown))
         if sys.stdin.isatty():
             print(HELP)
         _follow(arena)
@@ -102,8 +102,8 @@ def _follow(arena: Player) -> None:
     _show_task(arena, task)
     for line in typed_lines():
         if line:
-            for name, said in arena.answers(line):
-                print(f"{name:<8} {visible(answer(said))}")
+            for name, response in arena.answers(line):
+                print(f"{name:<8} {visible(answer(response))}")
         else:
             task += 1
             _show_task(arena, task)
@@ -112,5 +112,5 @@ def _follow(arena: Player) -> None:
 def _show_task(arena: Player, task: int) -> None:
     prompt, answers = arena.task(task)
     print(f"\nprompt   {visible(prompt)}")
-    for name, said, reward, parts in answers:
-        print(f"{name:<8} {visible(answer(said))}\n         {rewarded(reward, parts)}")
+    for name, response, reward, parts in answers:
+        print(f"{name:<8} {visible(answer(response))}\n         {rewarded(reward, parts)}")

@@ -86,13 +86,13 @@ def rows(options: Options) -> TaskList:
         return from_list(SUM_ROWS, Columns(answer="answer"), source="sums")
     if options.n < 1:
         raise ConfigError(f"--n is 1 or more, got {options.n}.")
-    given = None if options.columns is None else tuple(options.columns.split(","))
-    names = read_table(options.data, given)[0][1]
+    names_given = None if options.columns is None else tuple(options.columns.split(","))
+    names = read_table(options.data, names_given)[0][1]
     columns = Columns(
         prompt=options.prompt_column,
         answer=options.answer_column or ("answer" if "answer" in names else None),
         solution=options.solution_column or ("solution" if "solution" in names else None),
-        names=given,
+        names=names_given,
         last_assistant=options.last_assistant,
     )
     return from_file(options.data, columns)
@@ -115,10 +115,10 @@ def _cut(text: str) -> str:
     )
 
 
-def _line(one: Answer) -> str:
-    parts = ", ".join(f"{name} {value:.4g}" for name, value in one.score.parts.items())
-    value = f"{one.score.value:.4g}" if one.score.status == "ok" else one.score.status
-    return f"  {one.kind:<9}{value:>8}  {_cut(one.response)}{f'  {parts}' if parts else ''}"
+def _line(scored: Answer) -> str:
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in scored.score.parts.items())
+    value = f"{scored.score.value:.4g}" if scored.score.status == "ok" else scored.score.status
+    return f"  {scored.kind:<9}{value:>8}  {_cut(scored.response)}{f'  {parts}' if parts else ''}"
 
 
 def trial_lines(trial: Trial) -> list[str]:
@@ -127,23 +127,23 @@ def trial_lines(trial: Trial) -> list[str]:
         f"{'response':<10}{'rows':>5}{'least':>11}{'mean':>11}{'most':>11}{'failed':>8}{'ms':>9}"
     ]
     for kind in (GOLD, *WORST):
-        asked = [one for one in trial.answers if one.kind == kind]
-        fine = [one.score.value for one in trial.of(kind)]
+        asked = [scored for scored in trial.answers if scored.kind == kind]
+        fine = [scored.score.value for scored in trial.of(kind)]
         if asked:
-            told = "".join(f"{one:>11.4g}" for one in spread(fine)[:3]) if fine else " " * 33
-            ms = sum(one.ms for one in asked) / len(asked)
+            told = "".join(f"{figure:>11.4g}" for figure in spread(fine)[:3]) if fine else " " * 33
+            ms = sum(scored.ms for scored in asked) / len(asked)
             lines.append(f"{kind:<10}{len(asked):>5}{told}{len(asked) - len(fine):>8}{ms:>9.3g}")
-    for row in sorted({one.row for one in trial.answers})[:MAX_TRIAL_ROWS]:
-        those = [one for one in trial.answers if one.row == row]
+    for row in sorted({scored.row for scored in trial.answers})[:MAX_TRIAL_ROWS]:
+        those = [scored for scored in trial.answers if scored.row == row]
         lines += [f"row {row}  {_cut(those[0].prompt)}", *map(_line, those)]
-    fine = [one for one in trial.answers if one.score.status == "ok"]
+    fine = [scored for scored in trial.answers if scored.score.status == "ok"]
     if fine:
-        low, mean, high, deviation = spread([one.score.value for one in fine])
+        low, mean, high, deviation = spread([scored.score.value for scored in fine])
         lines.append(
             f"spread    {low:.4g} to {high:.4g}, mean {mean:.4g}, deviation {deviation:.4g}"
         )
-        slowest = max(trial.answers, key=lambda one: one.ms)
-        average = sum(one.ms for one in trial.answers) / len(trial.answers)
+        slowest = max(trial.answers, key=lambda scored: scored.ms)
+        average = sum(scored.ms for scored in trial.answers) / len(trial.answers)
         lines.append(
             f"time      {average:.3g} ms a call, the slowest {slowest.ms:.3g} ({slowest.kind})"
         )
@@ -165,8 +165,8 @@ def following(options: Options) -> str:
     else:
         words += ["--envs.0.kwargs.answer_column", options.answer_column or "answer"]
         words += ["--rewards.0.name", options.reward]
-    for one in options.kwargs:
-        name, _, value = one.partition("=")
+    for pair in options.kwargs:
+        name, _, value = pair.partition("=")
         words += [f"--rewards.0.kwargs.{name}", value]
     return shlex.join(words)
 

@@ -73,11 +73,11 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: there is no such folder, or no run in it.
     """
-    found = sorted(file.parent for file in folder.glob("*/config.yaml"))
-    if not found:
+    paths = sorted(file.parent for file in folder.glob("*/config.yaml"))
+    if not paths:
         raise ConfigError(f"there is no run in {folder}/. Start one: llmgym train quickstart")
     rows = []
-    for path in found:
+    for path in paths:
         try:
             rows.append(run_summary(read_run(path)))
         except ConfigError as error:
@@ -178,14 +178,14 @@ def compare_runs(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     return {"runs": [str(a.path), str(b.path)], "settings": settings, "figures": logged}
 
 
-def difference_lines(found: Mapping[str, Any]) -> list[str]:
+def difference_lines(comparison: Mapping[str, Any]) -> list[str]:
     """Return a difference as lines."""
-    settings = [[key, *map(json.dumps, pair)] for key, pair in found["settings"].items()]
-    figures = [[key, *map(known, pair)] for key, pair in found["figures"].items()]
-    lines = columns([["setting", *found["runs"]], *settings])
+    settings = [[key, *map(json.dumps, pair)] for key, pair in comparison["settings"].items()]
+    figures = [[key, *map(known, pair)] for key, pair in comparison["figures"].items()]
+    lines = columns([["setting", *comparison["runs"]], *settings])
     if not settings:
         lines = ["The settings are the same."]
-    return [*lines, "", *columns([["last value", *found["runs"]], *figures])]
+    return [*lines, "", *columns([["last value", *comparison["runs"]], *figures])]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -197,8 +197,12 @@ def main(argv: Sequence[str]) -> int:
         shown = table(rows, datetime.now(UTC), width)
         print(json.dumps(rows, indent=1) if command.json else _lines(shown))
     else:
-        found = compare_runs(read_run(command.a), read_run(command.b))
-        print(json.dumps(found, indent=1) if command.json else _lines(difference_lines(found)))
+        comparison = compare_runs(read_run(command.a), read_run(command.b))
+        print(
+            json.dumps(comparison, indent=1)
+            if command.json
+            else _lines(difference_lines(comparison))
+        )
     return 0
 
 

@@ -165,7 +165,9 @@ def files_of(name: str) -> dict[str, str]:
     """Return the text of every file of a new package, by its path."""
     words = {"name": name, "dashed": name.replace("_", "-"), "id": id_of(name)}
     pairs = [pair.split() for pair in OPPOSITES.split(", ")]
-    rows = [{"prompt": f"What is the opposite of {one}?", "answer": other} for one, other in pairs]
+    rows = [
+        {"prompt": f"What is the opposite of {word}?", "answer": other} for word, other in pairs
+    ]
     return {
         "pyproject.toml": PYPROJECT.substitute(words),
         "README.md": README.substitute(words),

@@ -35,9 +35,9 @@ def describe_setting(path: schema.Path) -> list[str]:
         return [title, *(_line((*inside, name)) for name in names)]
     limits = schema.bounds(node)
     kind = schema.kind(node) if schema.forms(node) != [{}] else "anything"
-    said = [schema.dotted(path), f"  {about}", f"  type     {kind}"]
-    said += [f"  range    {limits}"] if limits else []
-    return [*said, f"  default  {schema.setting_text(_default(path))}"]
+    lines = [schema.dotted(path), f"  {about}", f"  type     {kind}"]
+    lines += [f"  range    {limits}"] if limits else []
+    return [*lines, f"  default  {schema.setting_text(_default(path))}"]
 
 
 def _line(path: schema.Path) -> str:

@@ -23,11 +23,11 @@ def env_kwargs(config: Config) -> dict[str, Any]:
     env, data = config.envs[0], config.data
     if data.path is None or env.kwargs.get("path") is not None or not _takes_path(config):
         return dict(env.kwargs)
-    given: dict[str, Any] = {"path": data.path}
+    kwargs: dict[str, Any] = {"path": data.path}
     for name in ("prompt_column", "columns", "last_assistant"):
         if getattr(data, name) != getattr(DataConfig(), name):
-            given[name] = getattr(data, name)
-    return {**given, **env.kwargs}
+            kwargs[name] = getattr(data, name)
+    return {**kwargs, **env.kwargs}
 
 
 def _takes_path(config: Config) -> bool:

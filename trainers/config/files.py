@@ -41,14 +41,14 @@ class Document:
 
 def _walk(node: yaml.Node, path: schema.Path, line: int, file: str) -> dict[schema.Path, Source]:
     text = node.value if isinstance(node, yaml.ScalarNode) else ""
-    found = {path: Source(file=file, line=line, text=text)}
+    sources = {path: Source(file=file, line=line, text=text)}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            found |= _walk(value, (*path, key.value), key.start_mark.line + 1, file)
+            sources |= _walk(value, (*path, key.value), key.start_mark.line + 1, file)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            found |= _walk(value, (*path, index), value.start_mark.line + 1, file)
-    return found
+            sources |= _walk(value, (*path, index), value.start_mark.line + 1, file)
+    return sources
 
 
 def _ambiguous(tree: object, path: schema.Path, sources: Mapping[schema.Path, Source]) -> list[str]:
@@ -184,7 +184,7 @@ def read(files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None)
     for name, value in (overrides or {}).items():
         path = parse(name)
         _assign(tree, path, value)
-        sources = {key: one for key, one in sources.items() if key[: len(path)] != path}
+        sources = {key: source for key, source in sources.items() if key[: len(path)] != path}
     remember_secrets(tree)  # before any message quotes a value
     problems = [problem for document in documents for problem in document.problems]
     try:
@@ -211,7 +211,7 @@ def presets() -> dict[str, Path]:
 def layers() -> dict[str, Path]:
     """Return every file of `configs/` by its name there: `quickstart`, `models/lora`."""
     files = sorted(CONFIG_ROOT.rglob("*.yaml"))
-    return {one.relative_to(CONFIG_ROOT).with_suffix("").as_posix(): one for one in files}
+    return {file.relative_to(CONFIG_ROOT).with_suffix("").as_posix(): file for file in files}
 
 
 def layer(file: Path) -> Path:
@@ -228,11 +228,11 @@ def layer(file: Path) -> Path:
     name = file.as_posix().removeprefix("configs/").removesuffix(".yaml")
     if name in known:
         return known[name]
-    meant = {one.rpartition("/")[2]: one for one in known} | {one: one for one in known}
-    meant |= {str(one): str(one) for one in file.parent.glob("*.y*ml")}
+    meant = {name.rpartition("/")[2]: name for name in known} | {name: name for name in known}
+    meant |= {str(file): str(file) for file in file.parent.glob("*.y*ml")}
     close = schema.nearest(name, list(meant)) or schema.nearest(str(file), list(meant))
     hint = f" Did you mean -c {meant[close]}?" if close else ""
-    shipped = ", ".join(one for one in known if "/" in one)
+    shipped = ", ".join(name for name in known if "/" in name)
     raise ConfigError(
         f"there is no file {file}, looked for from {Path.cwd()}, and llmgym has none of that name."
         f"{hint}\nLayers that it has: {shipped}"
@@ -259,22 +259,22 @@ def preset(name: str) -> Path:
 
 def purpose(file: Path) -> str:
     """Return the sentence after `# Purpose:` in a config file, or nothing."""
-    said: list[str] = []
+    lines: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         word = re.match(r"#\s*(\w+):\s*(.*)", line)
-        if said and (word or not line.startswith("#")):
+        if lines and (word or not line.startswith("#")):
             break
         if word and word[1] == "Purpose":
-            said = [word[2]]
-        elif said:
-            said.append(line.lstrip("# "))
-    return " ".join(said)
+            lines = [word[2]]
+        elif lines:
+            lines.append(line.lstrip("# "))
+    return " ".join(lines)
 
 
 def _flat(tree: object, path: schema.Path = ()) -> dict[str, Any]:
     inside = schema.entries(tree)
-    if isinstance(tree, dict) or any(isinstance(one, dict) for _, one in inside):
-        return {k: v for key, one in inside for k, v in _flat(one, (*path, key)).items()}
+    if isinstance(tree, dict) or any(isinstance(value, dict) for _, value in inside):
+        return {k: v for key, value in inside for k, v in _flat(value, (*path, key)).items()}
     return {dotted(path): tree}
 
 

@@ -65,31 +65,31 @@ class PythonPart:
         return f"{self.file}:{self.line}" if self.file else "a place that Python does not tell"
 
 
-def describe_part(role: Role, given: object) -> PythonPart:
+def describe_part(role: Role, part: object) -> PythonPart:
     """Return name, place and digest of an object that Python gave."""
-    inner, values = _unwrapped(given)
+    inner, values = _unwrapped(part)
     text, file, line = _source(inner)
-    is_plain = inner is given and isinstance(inner, FunctionType | type)
-    name = given.name if isinstance(given, Reward) and not isinstance(given, type) else _name(given)
+    is_plain = inner is part and isinstance(inner, FunctionType | type)
+    name = part.name if isinstance(part, Reward) and not isinstance(part, type) else _name(part)
     digest = hashlib.sha256(f"{text}\n{values}".encode()).hexdigest()[:12] if text else ""
     word = name if is_plain and name != LAMBDA else "..."
     return PythonPart(role=role, name=name, word=word, file=file, line=line, digest=digest)
 
 
-def _name(given: object) -> str:
-    if isinstance(given, functools.partial):
-        return _name(given.func)
-    if inspect.ismethod(given):
-        owner = given.__self__
+def _name(part: object) -> str:
+    if isinstance(part, functools.partial):
+        return _name(part.func)
+    if inspect.ismethod(part):
+        owner = part.__self__
         kind = owner if isinstance(owner, type) else type(owner)
-        return f"{kind.__name__}.{given.__name__}"
-    return name_of(given).replace("<lambda>", LAMBDA) if callable(given) else type(given).__name__
+        return f"{kind.__name__}.{part.__name__}"
+    return name_of(part).replace("<lambda>", LAMBDA) if callable(part) else type(part).__name__
 
 
-def _unwrapped(given: object) -> tuple[Any, str]:
+def _unwrapped(part: object) -> tuple[Any, str]:
     """Return the function or class that an object comes down to, and the values that it holds."""
     values: list[Any] = []
-    inner: Any = given
+    inner: Any = part
     while True:
         if isinstance(inner, functools.partial):
             values.append([inner.args, inner.keywords])
@@ -101,7 +101,7 @@ def _unwrapped(given: object) -> tuple[Any, str]:
         else:
             break
     if isinstance(inner, Composed):
-        values += [describe_part("reward", one).digest for one in inner.inner().values()]
+        values += [describe_part("reward", reward).digest for reward in inner.inner().values()]
     if isinstance(inner, FunctionType):
         values.append([_content(cell) for cell in inner.__closure__ or ()])
     elif not inspect.isroutine(inner) and not isinstance(inner, type):
@@ -142,18 +142,18 @@ def _lambdas(text: str, line: int) -> str:
 
 def _codes(inner: Any) -> Iterator[str]:  # noqa: ANN401 - a function or a class
     functions = vars(inner).values() if isinstance(inner, type) else [inner]
-    for one in functions:
-        if isinstance(one, FunctionType):
-            yield from _instructions(one.__code__)
+    for function in functions:
+        if isinstance(function, FunctionType):
+            yield from _instructions(function.__code__)
 
 
 def _instructions(code: CodeType) -> Iterator[str]:
     yield code.co_code.hex()
-    for one in (*code.co_names, *code.co_consts):
-        if isinstance(one, CodeType):
-            yield from _instructions(one)
+    for constant in (*code.co_names, *code.co_consts):
+        if isinstance(constant, CodeType):
+            yield from _instructions(constant)
         else:
-            yield repr(one)
+            yield repr(constant)
 
 
 def from_python(
@@ -189,7 +189,7 @@ def from_python(
     elif reward is not None:
         parts.append(describe_part("reward", reward))
         config = replace(config, rewards=[RewardConfig(name=parts[-1].setting)])
-    _check_given(config, {one.setting for one in parts})
+    _check_given(config, {part.setting for part in parts})
     return config, None if isinstance(env, str) else env, reward, parts
 
 
@@ -198,15 +198,17 @@ def _entries(spec: Spec) -> list[RewardConfig]:
     if isinstance(spec, str):
         spec = {"function" if ":" in spec else "name": spec}
     try:
-        return [RewardConfig(**one) for one in ([spec] if isinstance(spec, Mapping) else spec)]
+        return [
+            RewardConfig(**settings) for settings in ([spec] if isinstance(spec, Mapping) else spec)
+        ]
     except (ValidationError, TypeError) as error:
         raise ConfigError(
             f"reward is a function, a Reward, a name, or what the setting rewards holds: {error}"
         ) from error
 
 
-def _check_given(config: Config, given: set[str]) -> None:
-    missing = {role: name for role, name in named_in(config).items() if name not in given}
+def _check_given(config: Config, settings: set[str]) -> None:
+    missing = {role: name for role, name in named_in(config).items() if name not in settings}
     if missing:
         words = ", ".join(f"{role}={name.removeprefix(PREFIX)}" for role, name in missing.items())
         raise ConfigError(
@@ -217,24 +219,24 @@ def _check_given(config: Config, given: set[str]) -> None:
 
 def named_in(config: Config) -> dict[Role, str]:
     """Return the objects from Python that settings name, by the argument that gave them."""
-    found: dict[Role, str] = {}
+    names: dict[Role, str] = {}
     if config.envs[0].id.startswith(PREFIX):
-        found["env"] = config.envs[0].id
-    for one in config.rewards:
-        if (one.name or "").startswith(PREFIX):
-            found["reward"] = str(one.name)
-    return found
+        names["env"] = config.envs[0].id
+    for reward in config.rewards:
+        if (reward.name or "").startswith(PREFIX):
+            names["reward"] = str(reward.name)
+    return names
 
 
 def record(parts: Sequence[PythonPart]) -> str:
     """Return the contents of `RECORD`."""
-    return json.dumps([asdict(one) for one in parts], indent=1) + "\n"
+    return json.dumps([asdict(part) for part in parts], indent=1) + "\n"
 
 
 def recorded(run: Path) -> list[PythonPart]:
     """Return what Python gave to the run of a folder; nothing where its record cannot be read."""
     try:
-        return [PythonPart(**one) for one in json.loads((run / RECORD).read_text("utf-8"))]
+        return [PythonPart(**fields) for fields in json.loads((run / RECORD).read_text("utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
 
@@ -249,7 +251,7 @@ def call(config: Config, run: Path, changes: Mapping[str, Any] | None = None) ->
     """
     words: list[str] = []
     places: list[str] = []
-    for part in recorded(run) or [_unknown(*one) for one in named_in(config).items()]:
+    for part in recorded(run) or [_unknown(*named) for named in named_in(config).items()]:
         words.append(f"{part.role}={part.word}")
         places.append(f"{part.role} is {part.name} of {part.place}")
     settings = f"read([Path({str(run / 'config.yaml')!r})]{f', {changes}' if changes else ''})"
@@ -267,7 +269,7 @@ def refuse_other_parts(run: Path, config: Config) -> None:
     Raises:
         ConfigError: the settings do not name it; says the Python call to use.
     """
-    before = {one.role: one.setting for one in recorded(run)}
+    before = {part.role: part.setting for part in recorded(run)}
     if before and before != named_in(config):
         words = " and ".join(f"{role} {name}" for role, name in before.items())
         now = " and ".join(f"{role} {name}" for role, name in named_in(config).items())

@@ -79,9 +79,10 @@ def root() -> Schema:
     tree = SCHEMA.json_schema()
     for name, section in tree["$defs"].items():
         order = [
-            one.name for one in dataclasses.fields({**vars(config_backend), **vars(config)}[name])
+            field.name
+            for field in dataclasses.fields({**vars(config_backend), **vars(config)}[name])
         ]
-        section["properties"] = {one: section["properties"][one] for one in order}
+        section["properties"] = {name: section["properties"][name] for name in order}
     return tree
 
 
@@ -90,7 +91,7 @@ def forms(schema: Schema) -> list[Schema]:
     if "$ref" in schema:
         return forms(root()["$defs"][schema["$ref"].rpartition("/")[2]])
     if "anyOf" in schema:
-        return [form for one in schema["anyOf"] for form in forms(one)]
+        return [form for option in schema["anyOf"] for form in forms(option)]
     return [schema]
 
 
@@ -176,13 +177,13 @@ def kind(schema: Schema) -> str:
 
 def bounds(schema: Schema) -> str:
     """Say in which range a number has to be: `above 0 and below 1`."""
-    said = [
+    parts = [
         f"{word} {form[key]:g}"
         for form in forms(schema)
         for key, word in BOUNDS.items()
         if key in form
     ]
-    return " and ".join(said)
+    return " and ".join(parts)
 
 
 def value_text(value: Any) -> str:  # noqa: ANN401
@@ -253,8 +254,8 @@ def type_message(path: Path, value: Any, where: str) -> str:  # noqa: ANN401
     if isinstance(value, str) and names(path):
         close = SYNONYMS.get(dotted(path)) or dotted((*path, names(path)[0]))
     hint = f" Did you mean {close}?" if close else ""
-    wanted = "a section of settings" if names(path) else kind(schema)
-    return f"{dotted(path)} must be {wanted}, got {value_text(value)}{where}.{hint}"
+    expected = "a section of settings" if names(path) else kind(schema)
+    return f"{dotted(path)} must be {expected}, got {value_text(value)}{where}.{hint}"
 
 
 def _shape(path: Path, error: Mapping[str, Any], where: str) -> str:
@@ -299,4 +300,4 @@ def combined_error(messages: Sequence[str]) -> ConfigError:
 
 def validation_messages(error: ValidationError, sources: Mapping[Path, Source]) -> list[str]:
     """Return a message for each thing pydantic found, in the file's words."""
-    return [_message(one, sources) for one in error.errors(include_url=False)]
+    return [_message(detail, sources) for detail in error.errors(include_url=False)]

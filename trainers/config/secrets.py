@@ -34,8 +34,8 @@ def with_secrets(config: Config) -> Config:
     """
     tree = SCHEMA.dump_python(config, mode="json")
     remember_secrets(tree)
-    found = list(_texts(tree))
-    lacking = [path for path, _ in found if not os.environ.get(variable(path))]
+    texts = list(_texts(tree))
+    lacking = [path for path, _ in texts if not os.environ.get(variable(path))]
     if lacking:
         names = ", ".join(map(dotted, lacking))
         commands = "\n".join(f"export {variable(path)}=VALUE" for path in lacking)
@@ -43,9 +43,9 @@ def with_secrets(config: Config) -> Config:
             f"{names}: the value is {HIDDEN}, because no file of a run holds a secret. "
             f"Set it in the environment, then repeat the command:\n{commands}"
         )
-    if not found:
+    if not texts:
         return config
-    for path, _ in found:
+    for path, _ in texts:
         *inside, last = path
         node: Any = tree
         for part in inside:

@@ -99,14 +99,14 @@ class RewardConfig:
     def __post_init__(self) -> None:
         """Refuse two sources for one reward."""
         if len(self.source) > 1:
-            given = " and ".join(f"{name} {value!r}" for name, value in self.source.items())
-            raise ConfigError(f"a reward has one source, got {given}. Give one of them.")
+            sources = " and ".join(f"{name} {value!r}" for name, value in self.source.items())
+            raise ConfigError(f"a reward has one source, got {sources}. Give one of them.")
 
     @property
     def source(self) -> dict[str, str]:
         """What the reward is made of: its function, name or model, under that word."""
-        given = {"function": self.function, "name": self.name, "model": self.model}
-        return {name: value for name, value in given.items() if value}
+        sources = {"function": self.function, "name": self.name, "model": self.model}
+        return {name: value for name, value in sources.items() if value}
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

@@ -226,9 +226,9 @@ def gather_runs(run: Tensor) -> Tensor:
         return run
     _waits[0] += 1
     device = "cuda" if dist.get_backend() == "nccl" else run.device
-    found = run.new_empty(dist.get_world_size() * run.numel(), device=device)
-    dist.all_gather(list(found.chunk(dist.get_world_size())), run.to(device))
-    return found.to(run.device)
+    gathered = run.new_empty(dist.get_world_size() * run.numel(), device=device)
+    dist.all_gather(list(gathered.chunk(dist.get_world_size())), run.to(device))
+    return gathered.to(run.device)
 
 
 def broadcast(item: Item) -> Item:
@@ -290,7 +290,7 @@ def barrier() -> None:
 def global_metrics(metrics: Metrics) -> Metrics:
     """Pool the metrics of all ranks, whose names may differ; the same result on every rank."""
     parts: Sequence[Metrics] = gather(metrics)
-    return reduce(lambda one, other: one + other, parts)
+    return reduce(lambda first, other: first + other, parts)
 
 
 def global_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

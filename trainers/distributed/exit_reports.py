@@ -56,12 +56,12 @@ def write_exit_report(logs: Path, rank: int, report: ExitReport) -> None:
 
 def read_exit_reports(logs: Path) -> dict[int, ExitReport]:
     """Return the exit reports that can be read now, by rank."""
-    found = {}
+    reports = {}
     for file in logs.glob("rank_*.exit_report"):
         rank = int(file.stem.removeprefix("rank_"))
         with suppress(OSError, ValueError):  # a file server shows it late, or half of it
-            found[rank] = ExitReport(**json.loads(file.read_text(encoding="utf-8")))
-    return dict(sorted(found.items()))
+            reports[rank] = ExitReport(**json.loads(file.read_text(encoding="utf-8")))
+    return dict(sorted(reports.items()))
 
 
 def summarize_exits(

@@ -76,8 +76,8 @@ def _parted(logs: Path, world: World, own: ExitReport) -> dict[int, ExitReport]:
     write_exit_report(logs, world.rank, own)
     shutdown()
     deadline = time.monotonic() + GRACE_SECONDS
-    found = {world.rank: own}
-    while len(found) < world.size and time.monotonic() < deadline:
-        found = read_exit_reports(logs) | {world.rank: own}
+    reports = {world.rank: own}
+    while len(reports) < world.size and time.monotonic() < deadline:
+        reports = read_exit_reports(logs) | {world.rank: own}
         time.sleep(0.02)
-    return dict(sorted(found.items()))
+    return dict(sorted(reports.items()))

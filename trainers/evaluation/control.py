@@ -45,8 +45,8 @@ def evaluate_control(
                 episodes = mine[start : start + NUM_ENVS]
                 returns |= _play_control(policy, envs, episodes, seed)
     finally:
-        for one in envs:
-            one.close()
+        for episode_env in envs:
+            episode_env.close()
     merged = {episode: value for part in gather(returns) for episode, value in part.items()}
     return summarize(env, [merged[episode] for episode in sorted(merged)])
 

@@ -122,14 +122,14 @@ def _finite(scores: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def _wilson(successes: int, number: int) -> tuple[float, float]:
     test = stats.binomtest(successes, number)
-    found = test.proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    bounds = test.proportion_ci(CONFIDENCE, method="wilson")
+    return float(bounds.low), float(bounds.high)
 
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
     if len(values) < 2 or np.ptp(values) == 0.0:
         return float(values.mean()), float(values.mean())
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         (values,),
         np.mean,
         confidence_level=CONFIDENCE,
@@ -137,4 +137,4 @@ def _bootstrap(values: np.ndarray) -> tuple[float, float]:
         method="BCa" if len(values) <= MAX_BCA else "percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(result.low), float(result.high)

@@ -76,7 +76,7 @@ def evaluate_text(
             )
             check_error_rate(episodes, config.ppo.max_error_rate)
             results |= {slot.index: _judged(slot) for slot in episodes.slots}
-    merged = {index: one for part in gather(results) for index, one in part.items()}
+    merged = {index: slot for part in gather(results) for index, slot in part.items()}
     scores, rows = zip(*(merged[index] for index in tasks), strict=True)
     bounds = inner_env(envs.envs[0]).reward_bounds
     return summarize(config.envs[0].id, scores, rows=rows, bounds=bounds)
@@ -96,7 +96,7 @@ def rounds(num_tasks: int, num_slots: int, world: World) -> list[list[int]]:
 def _judged(slot: Slot) -> tuple[float, Mapping[str, Any]]:
     """Return an episode's score, NaN where it means nothing, and its row."""
     score = float(sum(slot.rewards)) if slot.valid else math.nan
-    opening = [f"[{one['role']}] {one['content']}" for one in slot.opening]
+    opening = [f"[{message['role']}] {message['content']}" for message in slot.opening]
     prompt = "\n\n".join(opening) if len(opening) > 1 else str(slot.opening[0]["content"])
     return score, {
         "prompt": prompt,

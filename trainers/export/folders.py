@@ -208,9 +208,9 @@ def export_critic(
     """
     with replacing(folder) as aside:
         kind = save_critic(aside, critic.trunk, critic.head)
-        said = {"title": "A critic trained with llmgym", **(card or {})}
-        said["text"] = "\n\n".join(filter(None, (said.get("text"), HOW_TO_READ[kind])))
-        (aside / "README.md").write_text(render_card(said), encoding="utf-8")
+        fields = {"title": "A critic trained with llmgym", **(card or {})}
+        fields["text"] = "\n\n".join(filter(None, (fields.get("text"), HOW_TO_READ[kind])))
+        (aside / "README.md").write_text(render_card(fields), encoding="utf-8")
 
 
 def export_mlp(

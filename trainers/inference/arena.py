@@ -29,7 +29,7 @@ class Arena:
 
     def __init__(self, config: Config, targets: Sequence[Target]) -> None:
         self._config = config
-        models = [load_for_inference(replace(one, config=config), GREEDY) for one in targets]
+        models = [load_for_inference(replace(target, config=config), GREEDY) for target in targets]
         self._models = dict(zip(("answer", "base"), models, strict=False))
         reward = reward_of(config, None)
         self._envs = text_envs(config, 1, env=None, reward=reward, held_out=True)
@@ -38,13 +38,13 @@ class Arena:
         """Return the prompt of a held-out task, and a name, answer, reward and parts a model."""
         count = self._envs.num_tasks()
         index = number if count is None else number % count
-        prompt, found = "", []
+        prompt, answers = "", []
         for name, model in self._models.items():
             slot = self._played(model, index)
             prompt = "\n".join(str(message["content"]) for message in slot.opening)
-            said = "\n".join(slot.completions)
-            found.append((name, said, sum(slot.rewards), dict(slot.parts)))
-        return prompt, found
+            response = "\n".join(slot.completions)
+            answers.append((name, response, sum(slot.rewards), dict(slot.parts)))
+        return prompt, answers
 
     def _played(self, model: LoadedModel, index: int) -> Slot:
         options = PlayOptions(
@@ -62,18 +62,18 @@ class Arena:
 
     def answers(self, text: str) -> list[tuple[str, str]]:
         """Return each model's name and answer to the user's own words."""
-        found = []
+        answers = []
         for name, model in self._models.items():
             ids = model.chat.prompt_ids(({"role": "user", "content": text},))
             limit = min(self._config.generation.max_new_tokens, model.longest - len(ids))
             if limit < 1:
-                found.append((name, f"(the prompt has {len(ids)} tokens, too many for it)"))
+                answers.append((name, f"(the prompt has {len(ids)} tokens, too many for it)"))
                 continue
             request = Request(token_ids=ids, index=0, max_new_tokens=limit)
             with torch.no_grad():
                 (response,) = model.generator.generate([request], GREEDY)
-            found.append((name, model.chat.decode(response.token_ids)))
-        return found
+            answers.append((name, model.chat.decode(response.token_ids)))
+        return answers
 
     def close(self) -> None:
         """Close the environment."""

@@ -113,10 +113,10 @@ def held_out_score(target: Target, sampling: Sampling) -> Evaluation:
     """Score a target on held-out tasks, or a control policy on held-out episodes."""
     config = target.config
     if config.is_control:
-        found, kwargs = spec(config.envs[0].id), config.envs[0].kwargs
+        env_spec, kwargs = spec(config.envs[0].id), config.envs[0].kwargs
         return evaluate_control(
             load_mlp(Path(target.model)),
-            lambda: make_envs(lambda: gymnasium.make(found, **kwargs), 1)[0],
+            lambda: make_envs(lambda: gymnasium.make(env_spec, **kwargs), 1)[0],
             env=config.envs[0].id,
             num_episodes=config.eval.num_tasks,
             seed=config.run.seed + 1,

@@ -36,11 +36,11 @@ def newest_run(folder: Path = RUNS) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    found = sorted(folder.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
-    if not found:
+    configs = sorted(folder.glob("*/config.yaml"), key=lambda file: file.stat().st_mtime)
+    if not configs:
         raise ConfigError(f"there is no run in {folder}/. Start one: llmgym train quickstart")
-    print(f"the newest run: {found[-1].parent}", file=sys.stderr)
-    return found[-1].parent
+    print(f"the newest run: {configs[-1].parent}", file=sys.stderr)
+    return configs[-1].parent
 
 
 def _answering(target: Target) -> Target:
@@ -84,9 +84,9 @@ def target_of(word: str | None, which: str = "model") -> Target:
         return _answering(Target(name=name, model=name, config=config, run_dir=path))
     inside = path.parent / "config.yaml"
     if path.is_dir() and inside.is_file():
-        found = read([inside])
+        settings = read([inside])
         return _answering(
-            Target(name=str(path), model=str(path), config=found, run_dir=path.parent)
+            Target(name=str(path), model=str(path), config=settings, run_dir=path.parent)
         )
     looks_local = word is not None and word.startswith((".", "/", "runs/"))
     if looks_local and not path.is_dir() and path.suffix.lower() != ".gguf":

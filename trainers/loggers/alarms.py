@@ -51,15 +51,15 @@ def drifts(first: Mapping[str, float], last: Mapping[str, float], config: Config
     spread = first["objective/scores_std"]
     if spread <= 0.0 or now - began < RISE * spread:
         return {}
-    found: dict[str, str] = {}
+    drifting: dict[str, str] = {}
     for key in sorted(known):
         name, what = _drift(key, first[key], last[key])
         if name:
-            found[name] = (
+            drifting[name] = (
                 f"the reward rose from {began:.3g} to {now:.3g} while {what}. Read the samples: "
                 f"the reward may be met and not the task. Try {_closer(config)}."
             )
-    return found
+    return drifting
 
 
 def _drift(key: str, first: float, last: float) -> tuple[str, str]:
@@ -87,10 +87,10 @@ def _closer(config: Config) -> str:
 
 
 def _rewards(values: Mapping[str, float], config: Config) -> dict[str, str]:
-    said = {}
+    problems = {}
     if failed := values.get("rewards/errors", 0.0):
         was = "was" if failed == 1 else "were"
-        said["failed rewards"] = (
+        problems["failed rewards"] = (
             f"{counted(int(failed), 'reward')} failed and {was} left out; above "
             f"{config.ppo.max_error_rate:.0%} of a batch the run stops (--ppo.max-error-rate)."
         )
@@ -98,42 +98,42 @@ def _rewards(values: Mapping[str, float], config: Config) -> dict[str, str]:
     scored = config.ppo.num_episodes - failed
     is_equal = values.get("objective/scores_std", 1.0) == 0.0
     if is_equal and scored > 1 and not config.is_control:
-        said["equal rewards"] = (
+        problems["equal rewards"] = (
             f"the reward is the same for all {scored:g} episodes: there is nothing to learn from. "
             "Check the reward function, or raise --generation.temperature."
         )
-    return said
+    return problems
 
 
 def _completions(values: Mapping[str, float], config: Config) -> dict[str, str]:
-    said = {}
+    problems = {}
     limit = config.generation.max_new_tokens
     cut = values.get("completions/clipped_ratio", 0.0)
     if cut > 0.5:
-        said["cut responses"] = (
+        problems["cut responses"] = (
             f"{cut:.0%} of responses stop at {limit} tokens. Their reward is of cut text. "
             f"Try --generation.max-new-tokens {2 * limit}."
         )
     if values.get("completions/eos_ratio") == 0.0:
-        said["no end token"] = (
+        problems["no end token"] = (
             f"no response ended by itself in {LASTING['no end token']} iterations. Try "
             "--generation.eos-token-ids with the ids of this model's end tokens."
         )
     if unknown := values.get("completions/unknown_ratio", 0.0):
-        said["unknown ids"] = (
+        problems["unknown ids"] = (
             f"{unknown:.1%} of sampled tokens are ids that the tokenizer does not hold (a padded "
             "vocabulary): they are not in the text that is scored. Never sample them: "
             "--generation.mask-unknown true, in a run of its own."
         )
-    return said
+    return problems
 
 
 def _learning(values: Mapping[str, float], config: Config) -> dict[str, str]:
-    said = {}
+    problems = {}
     limit = config.ppo.target_kl
     moved = values.get("policy/approxkl_avg", 0.0)
     if limit is not None and moved > limit:
-        said["large step"] = (
+        problems["large step"] = (
             f"the policy moved by {moved:.2g} nats per action, over ppo.target_kl {limit:g}, in "
             f"{LASTING['large step']} iterations; later epochs are skipped. Try "
             f"--ppo.learning-rate {config.ppo.learning_rate / 2:.1e}."
@@ -148,12 +148,12 @@ def _learning(values: Mapping[str, float], config: Config) -> dict[str, str]:
             if config.ppo.critic == "shared"
             else f"--ppo.critic-learning-rate {2 * config.ppo.critic_learning_rate:.1e}"
         )
-        said["critic worse than the mean"] = (
+        problems["critic worse than the mean"] = (
             f"for {LASTING['critic worse than the mean']} iterations the critic has explained "
             "less than the mean reward would (value/explained_var "
             f"{explained:.2g}). Try {more}."
         )
-    return said
+    return problems
 
 
 @final
@@ -175,17 +175,17 @@ class Alarms:
             self._first.append(seen)
         else:
             self._last = [*self._last, seen][-WINDOW:]
-        found = find_problems(values, self._config)
+        problems = find_problems(values, self._config)
         if len(self._last) == WINDOW:
-            found |= drifts(_mean(self._first), _mean(self._last), self._config)
-        self._streaks = Counter({name: self._streaks[name] + 1 for name in found})
-        said = []
-        for name, text in found.items():
+            problems |= drifts(_mean(self._first), _mean(self._last), self._config)
+        self._streaks = Counter({name: self._streaks[name] + 1 for name in problems})
+        messages = []
+        for name, text in problems.items():
             if self._streaks[name] < LASTING.get(name, 1):
                 continue
-            said += [] if name in self.counts else [text]
+            messages += [] if name in self.counts else [text]
             self.counts[name] += 1
-        return said
+        return messages
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was seen and said, as plain values."""
@@ -205,5 +205,5 @@ class Alarms:
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each figure over the rows that have it."""
     keys = dict.fromkeys(key for row in rows for key in row)
-    found = {key: [row[key] for row in rows if key in row] for key in keys}
-    return {key: sum(some) / len(some) for key, some in found.items()}
+    columns = {key: [row[key] for row in rows if key in row] for key in keys}
+    return {key: sum(some) / len(some) for key, some in columns.items()}

@@ -22,16 +22,16 @@ ROW_KEYS = frozenset({
 def visible(text: str) -> str:
     """Return text on one line, control characters and escape sequences taken out."""
     one_line = re.sub(r"[\r\n\t]+", " ", ESCAPE.sub("", text))
-    return "".join(one for one in one_line if unicodedata.category(one)[0] != "C")
+    return "".join(character for character in one_line if unicodedata.category(character)[0] != "C")
 
 
 def escaped(text: str) -> str:
     """Return text with its control characters spelled out; lines and tabs stay."""
     return "".join(
-        one.encode("unicode_escape").decode()
-        if one not in "\n\t" and unicodedata.category(one) in ("Cc", "Cf", "Cs")
-        else one
-        for one in text
+        character.encode("unicode_escape").decode()
+        if character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cf", "Cs")
+        else character
+        for character in text
     )
 
 
@@ -88,31 +88,33 @@ def sparkline(values: Sequence[float], width: int = 8) -> str:
         return ""
     low, high = min(kept), max(kept)
     span = high - low or 1.0
-    return "".join(BLOCKS[round((one - low) / span * (len(BLOCKS) - 1))] for one in kept)
+    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in kept)
 
 
-def mean_and_interval(one: "Evaluation") -> str:
+def mean_and_interval(evaluation: "Evaluation") -> str:
     """Return a mean with its interval, 0.31 [0.27, 0.35]; without where nothing spreads."""
-    if math.isnan(one.ci_low):
-        return f"{one.mean:.3g} (all equal)"
-    return f"{one.mean:.3g} [{one.ci_low:.3g}, {one.ci_high:.3g}]"
+    if math.isnan(evaluation.ci_low):
+        return f"{evaluation.mean:.3g} (all equal)"
+    return f"{evaluation.mean:.3g} [{evaluation.ci_low:.3g}, {evaluation.ci_high:.3g}]"
 
 
 def parts_of(row: Mapping[str, Any]) -> dict[str, float]:
     """Return the named parts of a row's reward."""
-    figures = {key: one for key, one in row.items() if key not in ROW_KEYS}
-    return {key: one for key, one in figures.items() if isinstance(one, int | float)}
+    figures = {key: value for key, value in row.items() if key not in ROW_KEYS}
+    return {key: value for key, value in figures.items() if isinstance(value, int | float)}
 
 
 def sample_lines(row: Mapping[str, Any], width: int = LINE_WIDTH) -> list[str]:
     """Return a sampled response as two or three lines: prompt, completion, reward with parts."""
     reward, parts = row.get("reward"), parts_of(row)
-    said = f"reward {short_number(reward)}" if isinstance(reward, int | float) else "reward failed"
+    reward_text = (
+        f"reward {short_number(reward)}" if isinstance(reward, int | float) else "reward failed"
+    )
     if len(parts) > 1:
-        named = (f"{name} {short_number(one)}" for name, one in parts.items())
-        said += f" ({', '.join(named)})"
+        named = (f"{name} {short_number(value)}" for name, value in parts.items())
+        reward_text += f" ({', '.join(named)})"
     return [
         f"  prompt   {cut(str(row.get('prompt', '')), width - 11)}",
         f"  answer   {cut(answer(str(row.get('completion', ''))), width - 11)}",
-        f"           {cut(said, width - 11)}",
+        f"           {cut(reward_text, width - 11)}",
     ]

@@ -70,8 +70,8 @@ def check_lora(config: Config) -> None:
             "--sft.num-epochs 1 or more."
         )
     if model.path is None:
-        found = llama_config(model, 300)
-        _targets(_outline(f"the fresh {model.preset} model", found), model.lora)
+        model_config = llama_config(model, 300)
+        _targets(_outline(f"the fresh {model.preset} model", model_config), model.lora)
     else:
         _targets(_outline(model.path, load_config(model.path)), model.lora)
     if ppo.critic == "separate" and ppo.critic_init != "policy" and model.lora.critic == "adapters":
@@ -94,19 +94,19 @@ def _targets(body: PreTrainedModel, lora: LoRAConfig) -> list[str]:
         ConfigError: one matches no linear layer, or peft knows no usual ones of this family.
     """
     family = body.config.model_type
-    linear = [name for name, one in body.named_modules() if isinstance(one, nn.Linear | Conv1D)]
+    linear = [name for name, layer in body.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
     ends = sorted({name.rpartition(".")[2] for name in linear})
     if lora.targets == ["all-linear"]:
         return ends
-    wanted = lora.targets
+    targets = lora.targets
     if lora.targets == ["auto"]:
-        wanted = import_peft().utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(family)
-        if wanted is None:
+        targets = import_peft().utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(family)
+        if targets is None:
             raise ConfigError(
                 f"model.lora.targets auto: peft names no layers for {family}. Set "
                 f"--model.lora.targets all-linear, or name some of {', '.join(ends)}."
             )
-    for target in wanted:
+    for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in linear):
             near = difflib.get_close_matches(target, ends, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
@@ -114,7 +114,7 @@ def _targets(body: PreTrainedModel, lora: LoRAConfig) -> list[str]:
                 f"model.lora.targets {target} matches no linear layer of the body of {family}, "
                 f"whose are named {', '.join(ends)}.{hint} all-linear takes all of them."
             )
-    return list(wanted)
+    return list(targets)
 
 
 def adapt(
@@ -132,12 +132,12 @@ def adapt(
     """
     peft, body = import_peft(), model.trunk if isinstance(model, Critic) else model.base_model
     assert isinstance(body, PreTrainedModel)
-    wanted = _targets(body, lora)
+    targets = _targets(body, lora)
     if isinstance(model, PreTrainedModel) and model.get_output_embeddings() is not None:
         model.requires_grad_(False)
-    turned = any(isinstance(one, Conv1D) for one in body.modules())
+    turned = any(isinstance(layer, Conv1D) for layer in body.modules())
     settings = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=wanted, fan_in_fan_out=turned
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, fan_in_fan_out=turned
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -158,7 +158,7 @@ class ChatFormat:
 
     def unknown_ids(self, vocab_size: int) -> Absent:
         """Return the ranges of ids below `vocab_size` that the tokenizer does not hold."""
-        known = sorted(one for one in self._known if one < vocab_size)
+        known = sorted(token for token in self._known if token < vocab_size)
         borders = zip([-1, *known], [*known, vocab_size], strict=True)
         return tuple((low + 1, high) for low, high in borders if high > low + 1)
 
@@ -194,13 +194,13 @@ class ChatFormat:
         guarded = self._guarded(messages)
         before = "".join(self._prompt(guarded))
         is_begun = bool(guarded) and guarded[-1]["role"] == "assistant"
-        said = (guarded[:-1] if is_begun else guarded) or ASKED
+        dialogue = (guarded[:-1] if is_begun else guarded) or ASKED
         begun = guarded[-1]["content"] if is_begun else ""
         written = self._encoder.guarded({"role": "assistant", "content": text})["content"]
         answer = {"role": "assistant", "content": f"{begun}{written}"}
-        shown = _rest(self._rendered([*said, answer], generate=False), before)
+        shown = _rest(self._rendered([*dialogue, answer], generate=False), before)
         if shown is not None and (written.strip() if messages else written) in shown:
-            begun = self._begun(said, answer)
+            begun = self._begun(dialogue, answer)
             ids = [] if begun is None else self._encoder.ids_after(before, shown)
             ends = (place for place, token in enumerate(ids) if token in self._eos_token_ids)
             if (end := next(ends, None)) is not None:
@@ -225,40 +225,40 @@ class ChatFormat:
         Raises:
             ConfigError: the template refuses the roles of the new messages.
         """
-        *said, answer = self._guarded(old_messages)
+        *dialogue, answer = self._guarded(old_messages)
         new = self._guarded(new_messages)
-        suffix = self._appended(said, answer, new)
+        suffix = self._appended(dialogue, answer, new)
         if suffix is None:
             suffix = self._behind(ASKED, {"role": "assistant", "content": "b"}, new)
         if suffix is None:
             return None
         end = str(self.tokenizer.convert_ids_to_tokens(self.end_token_id))
-        before, found, behind = suffix.partition(end)
-        return self._encoder.ids_after(end, behind if found else before)
+        before, is_marked, behind = suffix.partition(end)
+        return self._encoder.ids_after(end, behind if is_marked else before)
 
     def _prompt(self, messages: Messages) -> tuple[str, str]:
         """Return a prompt as text, and before it the text that is only there to render it."""
         is_begun = bool(messages) and messages[-1]["role"] == "assistant"
-        said = (messages[:-1] if is_begun else messages) or ASKED
-        begun = self._begun(said, messages[-1]) if is_begun else None
+        dialogue = (messages[:-1] if is_begun else messages) or ASKED
+        begun = self._begun(dialogue, messages[-1]) if is_begun else None
         written = str(messages[-1]["content"]) if is_begun else ""
-        prompt = self._rendered(said, generate=True) + written if begun is None else begun
-        if said is not ASKED:
+        prompt = self._rendered(dialogue, generate=True) + written if begun is None else begun
+        if dialogue is not ASKED:
             return "", prompt
         before = self._rendered(ASKED, generate=False)
         rest = _rest(prompt, before)
         return (prompt, "") if rest is None else (before, rest)
 
-    def _begun(self, said: Messages, answer: Mapping[str, Any]) -> str | None:
+    def _begun(self, dialogue: Messages, answer: Mapping[str, Any]) -> str | None:
         """Return the text of a dialogue up to the end of an answer's own text.
 
         None where the template shows another answer or prompt, or a role's name between them.
         """
-        opened = self._rendered(said, generate=True)
-        marked = self._rendered([*said, self._marked(answer)], generate=False)
-        begun, found, _ = marked.partition(self._encoder.mark)
+        opened = self._rendered(dialogue, generate=True)
+        marked = self._rendered([*dialogue, self._marked(answer)], generate=False)
+        begun, is_marked, _ = marked.partition(self._encoder.mark)
         rest, text = _rest(begun, opened), str(answer["content"])
-        if not found or rest is None:
+        if not is_marked or rest is None:
             return None
         is_named = bool(rest.removesuffix(text.lstrip()).strip()) and not self._opens_answers
         return None if is_named else begun
@@ -268,31 +268,33 @@ class ChatFormat:
         """Whether the template heeds `add_generation_prompt`."""
         return self._rendered(ASKED, generate=True) != self._rendered(ASKED, generate=False)
 
-    def _behind(self, said: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
+    def _behind(self, dialogue: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
         """Return what the template puts behind an answer's text; None where it drops that."""
         try:
-            marked = self._rendered([*said, self._marked(answer), *new], generate=bool(new))
+            marked = self._rendered([*dialogue, self._marked(answer), *new], generate=bool(new))
         except ConfigError:
             return None
-        _, found, behind = marked.rpartition(self._encoder.mark)
-        return behind if found else None
+        _, is_marked, behind = marked.rpartition(self._encoder.mark)
+        return behind if is_marked else None
 
-    def _appended(self, said: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
+    def _appended(self, dialogue: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
         """Return what follows an answer where new messages change nothing before its end."""
         answer = {**answer, "content": str(answer["content"]).rstrip()}
-        before, _, _ = self._rendered([*said, self._marked(answer)], generate=False).partition(
+        before, _, _ = self._rendered([*dialogue, self._marked(answer)], generate=False).partition(
             self._encoder.mark
         )
-        after = self._rendered([*said, self._marked(answer), *new], generate=True)
+        after = self._rendered([*dialogue, self._marked(answer), *new], generate=True)
         return _rest(after, f"{before}{self._encoder.mark}")
 
     def _marked(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         """Return an answer with a mark behind its text, which shows where the template has it."""
         return {**answer, "content": f"{answer['content']}{self._encoder.mark}"}
 
-    def _tokens_behind(self, said: Messages, answer: Mapping[str, Any], new: Messages) -> list[int]:
+    def _tokens_behind(
+        self, dialogue: Messages, answer: Mapping[str, Any], new: Messages
+    ) -> list[int]:
         """Return the ids of what follows an answer's text; none where the template refuses."""
-        return self._encoder.ids(self._behind(said, answer, new) or "")
+        return self._encoder.ids(self._behind(dialogue, answer, new) or "")
 
     def way_on(self, opening: Messages) -> str:
         """Return how a dialogue of several turns goes on, tried on one with thinking in it.

@@ -139,7 +139,7 @@ def _describe(
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: number for number, label in enumerate(labels)}
     config.problem_type = "single_label_classification" if names else "regression"
-    for held in {id(one): one for one in (config, config.get_text_config())}.values():
+    for held in {id(part): part for part in (config, config.get_text_config())}.values():
         held.pad_token_id = tokenizer.pad_token_id
         held.use_cache = False
 

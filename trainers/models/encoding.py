@@ -96,15 +96,15 @@ class TextEncoder:
         for before in (context, *CONTEXTS):
             start, rest = (self._named(x) if has_letters else x for x in (before, text))
             known = self._encoded(start, has_letters).ids
-            found = self._encoded(start + rest, has_letters).behind(len(start), known)
-            if found is not None:
-                return found
+            ids = self._encoded(start + rest, has_letters).behind(len(start), known)
+            if ids is not None:
+                return ids
         return self.ids(text)
 
     def _replaced(self, value: Any, spelled: re.Pattern[str]) -> Any:  # noqa: ANN401 - any JSON
         if isinstance(value, str):
             order = self._control.every
-            return spelled.sub(lambda found: self._stand_in.format(order.index(found[0])), value)
+            return spelled.sub(lambda match: self._stand_in.format(order.index(match[0])), value)
         if isinstance(value, Mapping):
             return {key: self._replaced(item, spelled) for key, item in value.items()}
         if isinstance(value, list | tuple):
@@ -117,7 +117,7 @@ class TextEncoder:
         return "".join(
             self._control.every[int(piece)]
             if place % 2
-            else written.sub(lambda found: self._names[found[0]], piece)
+            else written.sub(lambda match: self._names[match[0]], piece)
             for place, piece in enumerate(self._stand_ins.split(text))
         )
 
@@ -125,15 +125,15 @@ class TextEncoder:
         if has_letters:
             encoding = self._by_letters.encode(text, add_special_tokens=False)
             return _Encoded(encoding.ids, encoding.offsets)
-        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return _Encoded(found.input_ids, found.offset_mapping)
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return _Encoded(encoded.input_ids, encoded.offset_mapping)
 
     @cached_property
     def _by_letters(self) -> Tokenizer:
         """The tokenizer with secret names for its control tokens, which keep their ids."""
         parts = json.loads(self._tokenizer.backend_tokenizer.to_str())
-        for one in parts["added_tokens"]:
-            one["content"] = self._renamed(one["content"])
+        for token in parts["added_tokens"]:
+            token["content"] = self._renamed(token["content"])
         parts |= {"post_processor": None, "truncation": None, "padding": None}
         model, vocab = parts["model"], parts["model"]["vocab"]
         model["vocab"] = (
@@ -149,7 +149,7 @@ class TextEncoder:
         made = Tokenizer.from_str(json.dumps(parts))
         known = self._tokenizer.get_vocab()
         moved = [
-            one for one in self._names if made.token_to_id(self._renamed(one)) != known.get(one)
+            name for name in self._names if made.token_to_id(self._renamed(name)) != known.get(name)
         ]
         assert not moved, f"{moved[0]} has another id in the copy"
         return made

@@ -14,7 +14,7 @@ def chat_that_ends(
     tokenizer: PreTrainedTokenizerFast,
     *,
     named: Sequence[int],
-    given: Sequence[int] | None,
+    ids: Sequence[int] | None,
     name: str,
     day: date | None,
 ) -> ChatFormat:
@@ -31,12 +31,11 @@ def chat_that_ends(
         ConfigError: the template does not end, there is no end token, or the ids that are given
             are none of the tokenizer's or lack the one by which the template ends a turn.
     """
-    ends = list(named if given is None else given)
+    ends = list(named if ids is None else ids)
     largest = max(tokenizer.get_vocab().values())
-    if given is not None and max(given, default=0) > largest:
+    if ids is not None and max(ids, default=0) > largest:
         raise ConfigError(
-            f"generation.eos_token_ids {given} must be ids of the tokenizer, which end at "
-            f"{largest}."
+            f"generation.eos_token_ids {ids} must be ids of the tokenizer, which end at {largest}."
         )
     try:
         with bounded():
@@ -46,12 +45,12 @@ def chat_that_ends(
             f"{error}, that of {name}. Give one that ends: --tokenizer.chat-template FILE."
         ) from error
     if end is not None and end not in ends:
-        if given is not None:
+        if ids is not None:
             token = tokenizer.convert_ids_to_tokens(end)
             raise ConfigError(
-                f"generation.eos_token_ids {given} leaves out {end}, {token}, by which the chat "
+                f"generation.eos_token_ids {ids} leaves out {end}, {token}, by which the chat "
                 f"template of {name} ends a turn. Add it: --generation.eos-token-ids "
-                f"{','.join(map(str, [*given, end]))}"
+                f"{','.join(map(str, [*ids, end]))}"
             )
         ends.append(end)
     if not ends:

@@ -109,7 +109,7 @@ def read_tokenizer(source: str) -> PreTrainedTokenizerFast:
 def _of_the_file(tokenizer: PreTrainedTokenizerFast, size: int) -> PreTrainedTokenizerFast:
     """Drop what transformers adds to the tokens of a file: <|endoftext|>, which nothing embeds."""
     described = json.loads(tokenizer.backend_tokenizer.to_str())
-    held = [one for one in described["added_tokens"] if one["id"] < size]
+    held = [token for token in described["added_tokens"] if token["id"] < size]
     if len(held) == len(described["added_tokens"]):
         return tokenizer
     described["added_tokens"], vocab = held, tokenizer.get_vocab()

@@ -104,12 +104,12 @@ def check_weight_names(source: str, *, missing: Iterable[str], unexpected: Itera
     lost, left = sorted(missing), sorted(unexpected)
     if lost or left:
         parts = [("missing or of another shape", lost), ("unknown to its config.json", left)]
-        said = "; ".join(
+        differences = "; ".join(
             f"{', '.join(names[:3])} ({len(names)} {how})" for how, names in parts if names
         )
         raise ConfigError(
-            f"the weights of {source} are not those of its model: {said}. Copy the folder again, "
-            "or save it once more from the whole model."
+            f"the weights of {source} are not those of its model: {differences}. Copy the folder "
+            "again, or save it once more from the whole model."
         )
 
 
@@ -128,7 +128,7 @@ def loading_message(source: str, error: Exception, *, otherwise: str | None = No
 def _did_you_mean(folder: Path) -> str:
     parent = folder.parent
     listed = parent.iterdir() if parent.is_dir() else ()
-    siblings = [one.name for one in listed if one.is_dir() or is_gguf(one.name)]
+    siblings = [file.name for file in listed if file.is_dir() or is_gguf(file.name)]
     close = difflib.get_close_matches(folder.name, siblings, n=1)
     return f" Did you mean {parent / close[0]}?" if close else ""
 
@@ -145,7 +145,7 @@ def _check_header(file: Path) -> None:
             entries = json.loads(handle.read(length))
         except ValueError as error:
             raise ConfigError(f"{file} is damaged: its header is not JSON.") from error
-    ends = [one["data_offsets"][1] for name, one in entries.items() if name != "__metadata__"]
+    ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
     if 8 + length + max(ends, default=0) != size:
         raise ConfigError(
             f"{file} is damaged: it has {size} bytes where its header names "

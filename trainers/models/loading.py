@@ -109,7 +109,7 @@ def load_chat(config: Config, tokenizer: PreTrainedTokenizerFast, *, env: str) -
     return chat_that_ends(
         tokenizer,
         named=_named_ends(tokenizer, model_config, source),
-        given=config.generation.eos_token_ids,
+        ids=config.generation.eos_token_ids,
         name=name,
         day=config.run.day,
     )

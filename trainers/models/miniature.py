@@ -73,7 +73,9 @@ def miniature(config: PretrainedConfig) -> PreTrainedModel:
     try:
         small = small_config(config)
         with torch.device("meta"):
-            size = sum(one.numel() for one in AutoModelForCausalLM.from_config(small).parameters())
+            size = sum(
+                weight.numel() for weight in AutoModelForCausalLM.from_config(small).parameters()
+            )
         if size > MAX_PARAMETERS:
             raise ConfigError(f"a small {config.model_type} still has {size} parameters")
         with torch.random.fork_rng(devices=[]):
@@ -96,43 +98,49 @@ def small_config(config: PretrainedConfig) -> PretrainedConfig:
     return without_dropout(type(config).from_dict(described))
 
 
-def _shrunk(given: dict[str, Any]) -> dict[str, Any]:
+def _shrunk(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a configuration, and of those inside it, with small values."""
-    number, kept = _kept_layers(given)
-    small = {name: _small(name, value, number, kept) for name, value in given.items()}
-    heads = given.get("num_attention_heads")
-    if heads is not None and given.get("num_key_value_heads") == heads:
+    number, kept = _kept_layers(settings)
+    small = {name: _small(name, value, number, kept) for name, value in settings.items()}
+    heads = settings.get("num_attention_heads")
+    if heads is not None and settings.get("num_key_value_heads") == heads:
         small["num_key_value_heads"] = small["num_attention_heads"]
     hidden = small.get("hidden_size")
     if isinstance(hidden, int):
-        _keep_products(given, small, hidden)
+        _keep_products(settings, small, hidden)
     return small
 
 
-def _keep_products(given: Mapping[str, Any], small: dict[str, Any], hidden: int) -> None:
+def _keep_products(settings: Mapping[str, Any], small: dict[str, Any], hidden: int) -> None:
     """Set sizes that must be a product of others."""
-    if given.get("attention_hidden_size"):
+    if settings.get("attention_hidden_size"):
         small["attention_hidden_size"] = (
-            hidden * given["attention_hidden_size"] // given["hidden_size"]
+            hidden * settings["attention_hidden_size"] // settings["hidden_size"]
         )
         small["attention_head_dim"] = small["attention_hidden_size"] // small.get(
             "num_attention_heads", 1
         )
-    inner = hidden * int(given.get("mamba_expand") or given.get("expand") or 0)
-    if inner and "num_heads" in given:
+    inner = hidden * int(settings.get("mamba_expand") or settings.get("expand") or 0)
+    if inner and "num_heads" in settings:
         small["num_heads"] = inner // small["head_dim"]
-    if inner and "mamba_headdim" in given:
+    if inner and "mamba_headdim" in settings:
         small["mamba_headdim"] = inner // small["n_mamba_heads"]
 
 
-def _kept_layers(given: Mapping[str, Any]) -> tuple[int, list[int]]:
+def _kept_layers(settings: Mapping[str, Any]) -> tuple[int, list[int]]:
     """Return how many layers there are, and the numbers of two of each type."""
-    number = next((given[one] for one in _LAYERS if isinstance(given.get(one), int)), 0)
-    lists = [given[one] for one in _TYPES if number and len(given.get(one) or ()) == number]
-    numbers = [given[one] for one in _NUMBERS if given.get(one)]
-    cycle = given.get("block_types") or [0]
+    number = next((settings[name] for name in _LAYERS if isinstance(settings.get(name), int)), 0)
+    lists = [
+        settings[name] for name in _TYPES if number and len(settings.get(name) or ()) == number
+    ]
+    numbers = [settings[name] for name in _NUMBERS if settings.get(name)]
+    cycle = settings.get("block_types") or [0]
     kinds = [
-        (cycle[i % len(cycle)], *(one[i] for one in lists), *(i in one for one in numbers))
+        (
+            cycle[i % len(cycle)],
+            *(types[i] for types in lists),
+            *(i in layers for layers in numbers),
+        )
         for i in range(number)
     ]
     return number, [i for i, kind in enumerate(kinds) if kinds[:i].count(kind) < 2]
@@ -142,8 +150,8 @@ def _small(name: str, value: Any, number: int, kept: Sequence[int]) -> Any:  # n
     if name in ("id2label", "label2id") or isinstance(value, bool):
         return value
     if name == "per_layer_config" and isinstance(value, dict):
-        there = {int(at): one for at, one in value.items()}
-        return {kept.index(at): _shrunk(one) for at, one in there.items() if at in kept}
+        there = {int(at): part for at, part in value.items()}
+        return {kept.index(at): _shrunk(part) for at, part in there.items() if at in kept}
     if isinstance(value, dict):
         return _shrunk(value)
     if isinstance(value, list):

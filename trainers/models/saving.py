@@ -53,10 +53,10 @@ def check_savable(
         models.append(classifier or critic.trunk)
     try:
         if within is not None:
-            _check_room(within, 4 * sum(w.numel() for one in models for w in one.parameters()))
-        for one in models:
+            _check_room(within, 4 * sum(w.numel() for model in models for w in model.parameters()))
+        for saved in models:
             with TemporaryDirectory(prefix=".export.", dir=within) as folder:
-                _rehearse(one, folder)
+                _rehearse(saved, folder)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write a model to {within}: {error}") from error
 

@@ -139,11 +139,11 @@ def layer_by_layer(module: nn.Module) -> Iterator[None]:
         for name, weight in held.pop(layer, {}).items():
             setattr(layer, name, weight)
 
-    models = [one for one in module.modules() if isinstance(one, PreTrainedModel)]
-    heads = {one.get_output_embeddings() for one in models} - {None}
+    models = [part for part in module.modules() if isinstance(part, PreTrainedModel)]
+    heads = {model.get_output_embeddings() for model in models} - {None}
     handles = []
     for layer in module.modules():
-        if any(isinstance(one, Shard) for one in layer.parameters(recurse=False)):
+        if any(isinstance(weight, Shard) for weight in layer.parameters(recurse=False)):
             if layer in heads:
                 gathered(layer)
                 continue
@@ -169,11 +169,13 @@ def tie_head(model: PreTrainedModel, source: str) -> None:
     is_tied = model.config.get_text_config().to_dict().get("tie_word_embeddings")
     if head is None or not is_tied or head.weight is embedding.weight:
         return
-    one, other = (
+    of_head, of_embedding = (
         weight.run if isinstance(weight, Shard) else weight
         for weight in (head.weight, embedding.weight)
     )
-    if not all(gather(torch.equal(one, other)) if isinstance(head.weight, Shard) else [False]):
+    if not all(
+        gather(torch.equal(of_head, of_embedding)) if isinstance(head.weight, Shard) else [False]
+    ):
         raise ConfigError(
             f"config.json of {source} ties the head to the embedding (tie_word_embeddings), but "
             "its files hold two that differ. Set it to false there."

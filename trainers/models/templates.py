@@ -37,7 +37,7 @@ def template_of(tokenizer: PreTrainedTokenizerFast, setting: str, name: str) -> 
         ConfigError: there is no such file, or the tokenizer lacks the tokens of ChatML.
     """
     if setting in NAMED:
-        absent = [one for one in CHATML_TOKENS if one not in tokenizer.get_vocab()]
+        absent = [token for token in CHATML_TOKENS if token not in tokenizer.get_vocab()]
         if setting == "chatml" and absent:
             raise ConfigError(
                 f"tokenizer.chat_template chatml needs the token {absent[0]}, which the tokenizer "

@@ -32,13 +32,13 @@ def unsharded(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
         else:
             scorer = module.scorer
             kind = type(module)
-            given: dict[str, Any] = {"temperature": scorer.temperature, "chunk": scorer.chunk}
+            arguments: dict[str, Any] = {"temperature": scorer.temperature, "chunk": scorer.chunk}
             if isinstance(module, SharedActorCritic):
-                given["reads_logprobs"] = module.head.reads_logprobs
-            made = kind(model, **given)
+                arguments["reads_logprobs"] = module.head.reads_logprobs
+            made = kind(model, **arguments)
     report = made.load_state_dict(merged_weights(module, weights), strict=False, assign=True)
     model.tie_weights()
     assert not report.unexpected_keys, report.unexpected_keys
-    empty = [name for name, one in made.named_parameters() if one.is_meta]
+    empty = [name for name, weight in made.named_parameters() if weight.is_meta]
     assert not empty, f"no weights for {empty}"
     return made

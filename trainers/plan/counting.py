@@ -54,7 +54,7 @@ class Usage:
 
     def then(self, other: "Usage") -> "Usage":
         """Return the work of both, and the higher peak."""
-        higher = max(self, other, key=lambda one: one.peak + one.gradients)
+        higher = max(self, other, key=lambda usage: usage.peak + usage.gradients)
         return Usage(
             peak=higher.peak,
             gradients=higher.gradients,

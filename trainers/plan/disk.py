@@ -25,22 +25,22 @@ def disk_of(
     saved = {role: parameters.get(role, 0) for role in ("policy", "critic")} | (learned or {})
     ppo, generation, log = config.ppo, config.generation, config.log
     policy, critic = parameters["policy"], parameters.get("critic", 0)
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     if config.sft.num_epochs:
         saves = min(config.sft.num_epochs, config.checkpoint.keep_last) + 1
-        found[f"checkpoints/sft_*, {saves}"] = saves * checkpoint_bytes(saved["policy"])
+        sizes[f"checkpoints/sft_*, {saves}"] = saves * checkpoint_bytes(saved["policy"])
     if config.model.path is None or config.sft.num_epochs:
-        found["base"] = 0 if config.is_control else export_bytes(policy)
-    found["model"] = export_bytes(policy)
+        sizes["base"] = 0 if config.is_control else export_bytes(policy)
+    sizes["model"] = export_bytes(policy)
     if ppo.num_iterations:
         every = config.checkpoint.every or ppo.num_iterations
         saves = min(math.ceil(ppo.num_iterations / every), config.checkpoint.keep_last) + 1
-        found[f"checkpoints/ppo_*, {saves}"] = saves * checkpoint_bytes(sum(saved.values()))
-        found["critic"] = export_bytes(critic or policy)
+        sizes[f"checkpoints/ppo_*, {saves}"] = saves * checkpoint_bytes(sum(saved.values()))
+        sizes["critic"] = export_bytes(critic or policy)
         if config.eval.num_tasks:
-            found["best"] = export_bytes(policy)
+            sizes["best"] = export_bytes(policy)
         text = BYTES_PER_TOKEN * (generation.max_prompt_tokens + generation.max_new_tokens) + 500
         shows = ppo.num_iterations // log.samples_every if log.samples_every else 0
-        found["samples"] = 0 if config.is_control else 2 * shows * log.sample_rows * text
-        found["metrics, W&B"] = METRICS_BYTES * ppo.num_iterations
-    return {part: size for part, size in found.items() if size}
+        sizes["samples"] = 0 if config.is_control else 2 * shows * log.sample_rows * text
+        sizes["metrics, W&B"] = METRICS_BYTES * ppo.num_iterations
+    return {part: size for part, size in sizes.items() if size}

@@ -125,23 +125,29 @@ def measured_lengths(config: Config, env: gymnasium.Env) -> Lengths:
     """
     size = num_tasks(core_env(env).tasks) or SAMPLED
     indices = range(0, size, max(1, size // SAMPLED))[:SAMPLED]
-    prompts: list[Messages] = [env.reset(options={"index": one})[0] for one in indices]
+    prompts: list[Messages] = [env.reset(options={"index": index})[0] for index in indices]
     try:
         shown = from_env(env, indices)
     except TaskSourceError:
         shown = []
-    texts = [str(one["content"]) for messages in prompts for one in messages]
-    count, how = _counting(config, [*texts, *(one.response for one in shown)])
+    texts = [str(message["content"]) for messages in prompts for message in messages]
+    count, how = _counting(config, [*texts, *(demonstration.response for demonstration in shown)])
     limits = config.generation
     prompt = min(fmean(map(count, prompts)), limits.max_prompt_tokens)
     source = f"{len(prompts)} tasks {how}"
     if not shown:
         low, high = (share * limits.max_new_tokens for share in SHARES)
         return Lengths(prompt=prompt, response=(low, high), source=source)
-    episodes = [[*found] for _, found in groupby(shown, key=lambda one: one.place)]
+    episodes = [
+        [*group] for _, group in groupby(shown, key=lambda demonstration: demonstration.place)
+    ]
     turns = fmean(map(len, episodes))
-    written = fmean(sum(_response(one, count) for one in episode) for episode in episodes)
-    whole = fmean(count(one[-1].messages) + _response(one[-1], count) for one in episodes)
+    written = fmean(
+        sum(_response(demonstration, count) for demonstration in episode) for episode in episodes
+    )
+    whole = fmean(
+        count(episode[-1].messages) + _response(episode[-1], count) for episode in episodes
+    )
     low, high = (min(share * written, turns * limits.max_new_tokens) for share in SPREAD)
     return Lengths(
         prompt=prompt,
@@ -152,10 +158,10 @@ def measured_lengths(config: Config, env: gymnasium.Env) -> Lengths:
     )
 
 
-def _response(one: Demonstration, count: TokenCounter) -> int:
+def _response(demonstration: Demonstration, count: TokenCounter) -> int:
     """Return the tokens of a response and its end."""
-    said = {"role": "assistant", "content": one.response}
-    return max(1, count([said]) - count([{**said, "content": ""}])) + 1
+    message = {"role": "assistant", "content": demonstration.response}
+    return max(1, count([message]) - count([{**message, "content": ""}])) + 1
 
 
 def _counting(config: Config, texts: Sequence[str]) -> tuple[TokenCounter, str]:
@@ -164,8 +170,8 @@ def _counting(config: Config, texts: Sequence[str]) -> tuple[TokenCounter, str]:
     Raises:
         ConfigError: the model is here, and a run would refuse its tokenizer or chat template.
     """
-    paths = [one for one in (config.tokenizer.path, config.model.path) if one is not None]
-    is_here = all(Path(one).is_dir() for one in paths) and not config.reward_model.num_epochs
+    paths = [path for path in (config.tokenizer.path, config.model.path) if path is not None]
+    is_here = all(Path(path).is_dir() for path in paths) and not config.reward_model.num_epochs
     try:
         tokenizer = load_tokenizer(config, texts)
         if config.model.path is not None:
@@ -178,8 +184,8 @@ def _counting(config: Config, texts: Sequence[str]) -> tuple[TokenCounter, str]:
 
         def guessed(messages: Messages) -> int:
             return sum(
-                TOKENS_AROUND_MESSAGE + len(str(one["content"])) // CHARACTERS_PER_TOKEN
-                for one in messages
+                TOKENS_AROUND_MESSAGE + len(str(message["content"])) // CHARACTERS_PER_TOKEN
+                for message in messages
             )
 
         return guessed, f"at {CHARACTERS_PER_TOKEN} characters a token"

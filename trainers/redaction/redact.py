@@ -81,10 +81,10 @@ def _secrets(tree: Any, name: str) -> Iterator[str]:  # noqa: ANN401
         for value in tree:
             yield from _secrets(value, name)
     elif isinstance(tree, str):
-        found = [tree] if is_secret(name, tree) else []
-        found += [match[1] for match in map(_SCHEME.fullmatch, found) if match]
-        found += [match[2] for match in _IN_URL.finditer(tree)]
-        yield from (one for one in found if HIDDEN not in one)
+        secrets = [tree] if is_secret(name, tree) else []
+        secrets += [match[1] for match in map(_SCHEME.fullmatch, secrets) if match]
+        secrets += [match[2] for match in _IN_URL.finditer(tree)]
+        yield from (secret for secret in secrets if HIDDEN not in secret)
 
 
 def _inherited(name: str, key: object) -> str:
@@ -153,7 +153,7 @@ def _forms(values: frozenset[str]) -> tuple[tuple[str, ...], str]:
     """
     lines = {line for value in values for line in value.splitlines() if len(line) >= 16}
     long = {form for value in values | lines if len(value) >= _MIN_LENGTH for form in _form(value)}
-    short = sorted(one for one in values if 4 <= len(one) < _MIN_LENGTH)
+    short = sorted(secret for secret in values if 4 <= len(secret) < _MIN_LENGTH)
     return tuple(sorted(long, key=len, reverse=True)), "|".join(map(re.escape, short))
 
 

@@ -67,7 +67,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         ConfigError: a folder is no run, or is damaged. No file was touched.
         OSError: the page cannot be written; what was there before is as it was.
     """
-    records = [read_run(one) for one in runs]
+    records = [read_run(path) for path in runs]
     if len(records) == 1:
         path = out or runs[0] / "report.html"
         return _written(path, "one.html.jinja", one_run(records[0]))
@@ -141,22 +141,24 @@ def one_run(record: RunRecord) -> dict[str, Any]:
 
 def several_runs(records: Sequence[RunRecord]) -> dict[str, Any]:
     """Return everything the comparison of runs shows."""
-    settings = [flat(one.config) for one in records]
-    keys = dict.fromkeys(key for one in settings for key in one)
+    settings = [flat(record.config) for record in records]
+    keys = dict.fromkeys(key for settings_of_run in settings for key in settings_of_run)
     differing = {
-        key: [json.dumps(one.get(key)) for one in settings]
+        key: [json.dumps(settings_of_run.get(key)) for settings_of_run in settings]
         for key in keys
-        if len({json.dumps(one.get(key)) for one in settings}) > 1
+        if len({json.dumps(settings_of_run.get(key)) for settings_of_run in settings}) > 1
         and key not in ("run.name", "run.date")
     }
-    names = [one.name for one in records]
+    names = [record.name for record in records]
     return {
         "names": names,
-        "runs": [run_summary(one) for one in records],
+        "runs": [run_summary(record) for record in records],
         "sections": [
-            {"question": one.question, "how": one.how, "charts": charts}
-            for one in SECTIONS
-            if (charts := [chart for panel in one.panels for chart in _overlaid(panel, records)])
+            {"question": section.question, "how": section.how, "charts": charts}
+            for section in SECTIONS
+            if (
+                charts := [chart for panel in section.panels for chart in _overlaid(panel, records)]
+            )
         ],
         "settings": differing,
         "final": final_figures(records),
@@ -165,15 +167,17 @@ def several_runs(records: Sequence[RunRecord]) -> dict[str, Any]:
 
 def final_figures(records: Sequence[RunRecord]) -> dict[str, list[float | None]]:
     """Return title -> the last value of each run, of the figures that any of them logged."""
-    found = {title: [one.last(metric) for one in records] for metric, title in FINAL.items()}
-    return {title: row for title, row in found.items() if any(x is not None for x in row)}
+    figures = {
+        title: [record.last(metric) for record in records] for metric, title in FINAL.items()
+    }
+    return {title: row for title, row in figures.items() if any(x is not None for x in row)}
 
 
 def _sections(record: RunRecord) -> list[dict[str, Any]]:
     return [
-        {"question": one.question, "how": one.how, "charts": charts}
-        for one in SECTIONS
-        if (charts := [_chart(panel, record) for panel in one.panels if phases(panel, record)])
+        {"question": section.question, "how": section.how, "charts": charts}
+        for section in SECTIONS
+        if (charts := [_chart(panel, record) for panel in section.panels if phases(panel, record)])
     ]
 
 
@@ -192,11 +196,11 @@ def _overlaid(panel: Panel, records: Sequence[RunRecord]) -> Iterator[Chart]:
     """Yield a chart for each metric of a panel, a curve for each run that logged it."""
     if panel.kind != "lines":
         return
-    found = [panel.found(one.curves) for one in records]
-    metrics = dict.fromkeys(name for one in found for name in one)
+    curves_of = [panel.found(record.curves) for record in records]
+    metrics = dict.fromkeys(name for curves in curves_of for name in curves)
     for name in metrics:
-        places = [place for place, one in enumerate(found) if name in one]
-        drawn = {f"{place + 1} {records[place].name}": found[place][name] for place in places}
+        places = [place for place, curves in enumerate(curves_of) if name in curves]
+        drawn = {f"{place + 1} {records[place].name}": curves_of[place][name] for place in places}
         intervals = [records[place].curves for place in places] if panel is HELD_OUT else ()
         yield Chart(
             title=panel.title if len(metrics) == 1 else f"{panel.title}: {name}",
@@ -257,23 +261,25 @@ def _lead(record: RunRecord) -> str:
 def _warnings(record: RunRecord) -> list[Warned]:
     """Return what the console warned of, counted over the whole run, the most frequent first."""
     steps = sorted(record.curves.get("objective/scores", record.curves.get("train/episodes", {})))
-    watch, found = Alarms(record.config), dict[str, Warned]()
+    watch, warned = Alarms(record.config), dict[str, Warned]()
     for step in steps:
         before = dict(watch.counts)
-        texts = iter(watch.take({k: one[step] for k, one in record.curves.items() if step in one}))
+        texts = iter(
+            watch.take({k: curve[step] for k, curve in record.curves.items() if step in curve})
+        )
         for name, count in watch.counts.items():
             if name not in before:
-                found[name] = Warned(name=name, text=next(texts), count=1, first=step, last=step)
+                warned[name] = Warned(name=name, text=next(texts), count=1, first=step, last=step)
             elif count > before[name]:
-                found[name] = replace(found[name], count=count, last=step)
-    said = sorted(found.values(), key=lambda one: -one.count)
+                warned[name] = replace(warned[name], count=count, last=step)
+    ordered = sorted(warned.values(), key=lambda warning: -warning.count)
     if record.unreadable:
         text = (
             "lines of metrics.jsonl that are no records were left out. A kill leaves one; more "
             "than one for each start is damage."
         )
-        said.append(Warned(name="unreadable lines", text=text, count=record.unreadable))
-    return said
+        ordered.append(Warned(name="unreadable lines", text=text, count=record.unreadable))
+    return ordered
 
 
 def _drift(curves: Curves) -> list[tuple[str, float, float]]:

@@ -53,8 +53,8 @@ def draw(run_dir: Path) -> Path | None:
 
     A panel is drawn where its metric was logged. The interval of the held-out score is a band.
     """
-    found = curves(lines(run_dir / "metrics.jsonl"))
-    shown = [(panel, drawn) for panel in OVERVIEW if (drawn := panel.found(found))]
+    logged = curves(lines(run_dir / "metrics.jsonl"))
+    shown = [(panel, drawn) for panel in OVERVIEW if (drawn := panel.found(logged))]
     if not shown:
         return None
     rows, columns = -(-len(shown) // 2), min(len(shown), 2)
@@ -67,7 +67,7 @@ def draw(run_dir: Path) -> Path | None:
         place.set_xlabel("iteration", color=PAPER.text, fontsize=9)
         plot(place, panel, drawn, PAPER)
         if panel is HELD_OUT:
-            band(place, found, PAPER.series[0])
+            band(place, logged, PAPER.series[0])
     figure.suptitle(run_dir.name, x=0.01, ha="left", fontsize=12, fontweight="bold")
     path = run_dir / "reward.png"
     draft = path.with_name(".reward.png.draft")
@@ -113,10 +113,10 @@ class Ticks(Formatter):
     def format_ticks(self, values: Sequence[float]) -> list[str]:
         """Return labels with as many decimals as the finest of them needs."""
         labels = [tick_label(value) for value in values]
-        if any("e" in one for one in labels):
+        if any("e" in label for label in labels):
             return labels
-        decimals = max((len(one.partition(".")[2]) for one in labels), default=0)
-        return [f"{float(one):.{decimals}f}" for one in labels]
+        decimals = max((len(label.partition(".")[2]) for label in labels), default=0)
+        return [f"{float(label):.{decimals}f}" for label in labels]
 
 
 def tick_label(value: float) -> str:
@@ -165,9 +165,13 @@ def line(
         )
 
 
-def band(axes: Axes, found: Curves, color: str) -> None:
+def band(axes: Axes, logged: Curves, color: str) -> None:
     """Shade the interval of the held-out score, where there is one environment."""
-    ends = {step: one for step in found["eval/score"] if (one := held_out_interval(found, step))}
+    ends = {
+        step: interval
+        for step in logged["eval/score"]
+        if (interval := held_out_interval(logged, step))
+    }
     if ends:
         steps = sorted(ends)
         low, high = zip(*(ends[step] for step in steps), strict=True)
@@ -177,12 +181,12 @@ def band(axes: Axes, found: Curves, color: str) -> None:
 def thinned(curve: Curve, most: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
     """Return (steps, values) in order, neighbors averaged so that at most `most` are left."""
     steps = np.array(sorted(curve), np.float64)
-    values = np.array([curve[int(one)] for one in steps], np.float64)
+    values = np.array([curve[int(step)] for step in steps], np.float64)
     each = -(-len(steps) // most)
     if each > 1:
         starts = np.arange(0, len(steps), each)
         sizes = np.diff(np.append(starts, len(steps)))
-        steps, values = (np.add.reduceat(one, starts) / sizes for one in (steps, values))
+        steps, values = (np.add.reduceat(series, starts) / sizes for series in (steps, values))
     return steps, values
 
 
@@ -244,16 +248,20 @@ def svg(
         banded: for each curve, the figures with the interval that is shaded; none by itself.
         places: of each curve's color in the palette; None takes them in order.
     """
-    drawn = {printable(name): one for name, one in drawn.items()}  # a part's name is a stranger's
-    label = f"{panel.title}: {', '.join(f'{name} {course(one)}' for name, one in drawn.items())}"
+    drawn = {
+        printable(name): curve for name, curve in drawn.items()
+    }  # a part's name is a stranger's
+    label = (
+        f"{panel.title}: {', '.join(f'{name} {course(curve)}' for name, curve in drawn.items())}"
+    )
     chosen = PAGE if places is None else replace(PAGE, series=[PAGE.series[i % 8] for i in places])
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
         figure = Figure(figsize=(CHART_WIDTH / 72, CHART_HEIGHT / 72))
         # Alike, so that charts line up; with room for half of the last label of x.
         axes = figure.add_axes((0.145, 0.1, 0.8, 0.87))
         plot(axes, panel, drawn, chosen)
-        for found, color in zip(banded, chosen.series, strict=False):
-            band(axes, found, color)
+        for logged, color in zip(banded, chosen.series, strict=False):
+            band(axes, logged, color)
         stream = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", metadata=nothing, transparent=True)
@@ -273,9 +281,9 @@ def _inlined(text: str, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), text)
+    text = re.sub(r'="[^"]*"', lambda match: re.sub(r"(\d\.\d\d)\d+", r"\1", match[0]), text)
     for stand_in, variable in STAND_INS.items():
         text = text.replace(stand_in, variable)
-    said = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    opening = f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{said}">'
+    escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    opening = f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{escaped}">'
     return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)

@@ -62,7 +62,12 @@ def compare_held_out(run_dir: Path) -> Comparison | None:
         try:
             state = read_state(folder, "rank_0")
             evaluations = state["session"]["held_out"]["evaluations"]
-            answered = [(step, one) for step, done in evaluations for one in done if one["rows"]]
+            answered = [
+                (step, evaluation)
+                for step, done in evaluations
+                for evaluation in done
+                if evaluation["rows"]
+            ]
         except (OSError, ValueError, KeyError, TypeError) as error:
             _log.warning("%s cannot be read, an older checkpoint is looked at: %s", folder, error)
             continue
@@ -78,13 +83,13 @@ def _compared(
 ) -> Comparison:
     pairs = [
         Pair(
-            prompt=readable(one.get("prompt")),
-            before=readable(one.get("completion")),
+            prompt=readable(first.get("prompt")),
+            before=readable(first.get("completion")),
             after=readable(other.get("completion")),
-            reward_before=_number(one.get("reward")),
+            reward_before=_number(first.get("reward")),
             reward_after=_number(other.get("reward")),
         )
-        for one, other in zip(old, new, strict=False)
+        for first, other in zip(old, new, strict=False)
     ]
     counted = [pair for pair in pairs if math.isfinite(pair.gain)]
     by_gain = sorted(counted, key=lambda pair: -pair.gain)
@@ -97,7 +102,7 @@ def _compared(
         better=len(better),
         same=len(same),
         worse=len(worse),
-        pairs={title: found[:EACH] for title, found in shown.items() if found},
+        pairs={title: rows[:EACH] for title, rows in shown.items() if rows},
     )
 
 
@@ -144,7 +149,7 @@ def _shown(row: SampleRow) -> SampleRow:
         "prompt": readable(row.get("prompt")),
         "completion": readable(row.get("completion")),
         "finish_reason": readable(row.get("finish_reason")),
-        "parts": {readable(name): one for name, one in parts_of(row).items()},
+        "parts": {readable(name): value for name, value in parts_of(row).items()},
     }
 
 

@@ -79,8 +79,10 @@ class RunFolder:
         if not self._world.is_main:
             return
         when = datetime.now(UTC).isoformat(timespec="seconds")
-        said = {"status": status, "attempt": self.attempt, **facts, "updated": when}
-        clean = {key: redact(one) if isinstance(one, str) else one for key, one in said.items()}
+        fields = {"status": status, "attempt": self.attempt, **facts, "updated": when}
+        clean = {
+            key: redact(value) if isinstance(value, str) else value for key, value in fields.items()
+        }
         try:
             write(self.path / "status.json", json.dumps(clean, indent=1) + "\n")
         except OSError as error:  # it informs; the work must not be lost for it
@@ -241,7 +243,7 @@ def _refuse_lost_checkpoints(path: Path, config: Config) -> None:
 def _describe(path: Path, config: Config, command: Sequence[str]) -> int:
     """Write what the run is; return the number of this attempt."""
     logs = path / "logs"
-    attempt = 1 + max((int(one.name[8:]) for one in logs.glob("attempt_*")), default=0)
+    attempt = 1 + max((int(folder.name[8:]) for folder in logs.glob("attempt_*")), default=0)
     folder = logs / f"attempt_{attempt}"
     folder.mkdir(parents=True)
     (path / "checkpoints").mkdir(mode=0o700, exist_ok=True)
@@ -281,7 +283,7 @@ def _environment(attempt: int) -> str:
 def _commit() -> str:
     """Return the commit this code is at, `unknown` outside a checkout."""
     try:
-        said = subprocess.run(
+        done = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -291,7 +293,7 @@ def _commit() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return said.stdout.strip() or "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def _log_to(file: Path) -> logging.FileHandler:

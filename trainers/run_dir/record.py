@@ -70,10 +70,10 @@ class RunRecord:
         return curve[max(curve)] if curve else None
 
 
-def held_out_interval(found: Curves, step: int) -> tuple[float, float] | None:
+def held_out_interval(logged: Curves, step: int) -> tuple[float, float] | None:
     """Return the 95 % interval of the held-out score at a step; None of several environments."""
     lows, highs = (
-        [one for name, one in found.items() if name.startswith("eval/") and name.endswith(end)]
+        [curve for name, curve in logged.items() if name.startswith("eval/") and name.endswith(end)]
         for end in ("/ci_low", "/ci_high")
     )
     if len(lows) != 1 or len(highs) != 1 or step not in lows[0] or step not in highs[0]:
@@ -84,10 +84,10 @@ def held_out_interval(found: Curves, step: int) -> tuple[float, float] | None:
 def read_status(path: Path) -> dict[str, Any]:
     """Return the contents of a run's status.json, empty where there is none that can be read."""
     try:
-        found = json.loads((path / "status.json").read_text("utf-8"))
+        status = json.loads((path / "status.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return status if isinstance(status, dict) else {}
 
 
 def dated(config: Config, *, resume: bool) -> Config:
@@ -119,7 +119,7 @@ def refuse_work(path: Path) -> None:
 
 def _has_work(path: Path) -> bool:
     """Tell whether a folder holds more than a start that failed before its first step."""
-    if not path.is_dir() or {one.name for one in path.iterdir()} - INITIAL_FILES:
+    if not path.is_dir() or {entry.name for entry in path.iterdir()} - INITIAL_FILES:
         return True
     if "iteration" in read_status(path):
         return True
@@ -150,7 +150,7 @@ def is_alive(pid: int) -> bool:
 
 def lines(file: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file; a line that a kill cut in two is left out."""
-    return (one for one in _parsed(file) if one is not None)
+    return (row for row in _parsed(file) if row is not None)
 
 
 def _parsed(file: Path) -> Iterator[dict[str, Any] | None]:
@@ -160,10 +160,10 @@ def _parsed(file: Path) -> Iterator[dict[str, Any] | None]:
     with file.open(encoding="utf-8", errors="replace") as stream:
         for line in filter(str.strip, stream):
             try:
-                found = json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError:
-                found = None
-            yield found if isinstance(found, dict) else None
+                row = None
+            yield row if isinstance(row, dict) else None
 
 
 def _step_of(record: Mapping[str, Any]) -> float | None:
@@ -175,15 +175,15 @@ def _step_of(record: Mapping[str, Any]) -> float | None:
 
 def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
     """Return metric -> step -> value; of a step that two attempts have seen, the last counts."""
-    found: dict[str, dict[int, float]] = {}
+    by_metric: dict[str, dict[int, float]] = {}
     for record in records:
         step = _step_of(record)
         if step is None:
             continue
         for name, value in record.items():
             if isinstance(value, int | float) and math.isfinite(value) and "/" in name:
-                found.setdefault(name, {})[int(step)] = value
-    return found
+                by_metric.setdefault(name, {})[int(step)] = value
+    return by_metric
 
 
 def check_run(path: Path) -> None:
@@ -215,7 +215,7 @@ def read_run(path: Path) -> RunRecord:
             f"{path}/metrics.jsonl cannot be read: {error.strerror}. Nothing was changed. "
             "Mend it, or move it away: what else is there is shown without it."
         ) from error
-    records = [one for one in parsed if one is not None]
+    records = [row for row in parsed if row is not None]
     if parsed and not records:
         raise ConfigError(
             f"{path}/metrics.jsonl is damaged: none of its {len(parsed)} lines is a record. "
@@ -234,9 +234,9 @@ def read_run(path: Path) -> RunRecord:
 
 
 def _state(path: Path, status: Mapping[str, Any]) -> str:
-    said = str(status.get("status", "unknown"))
-    if said != "running":
-        return said if said in STATES else "unknown"
+    status_word = str(status.get("status", "unknown"))
+    if status_word != "running":
+        return status_word if status_word in STATES else "unknown"
     try:
         owner = json.loads((path / "run.lock").read_text("utf-8"))
         host, pid = owner["host"], int(owner["pid"])
@@ -255,7 +255,7 @@ def run_summary(record: RunRecord) -> dict[str, Any]:
         "path": str(record.path),
         "state": record.state,
         "kind": record.kind,
-        "env": ", ".join(one.id for one in record.config.envs) if trains_policy else None,
+        "env": ", ".join(env.id for env in record.config.envs) if trains_policy else None,
         "iteration": record.status.get("iteration"),
         "num_iterations": record.status.get("num_iterations"),
         "reward": record.last("objective/scores"),

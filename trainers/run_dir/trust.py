@@ -52,12 +52,12 @@ class Code:
 
 def named_code(config: Config) -> list[Code]:
     """Return the code that settings name; nothing of it is run."""
-    found = []
+    code = []
     for setting, address in _addresses(config):
         file = file_of(address)
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file else ""
-        found.append(Code(setting=setting, address=address, file=file, digest=digest))
-    return found
+        code.append(Code(setting=setting, address=address, file=file, digest=digest))
+    return code
 
 
 def _addresses(config: Config) -> Iterator[tuple[str, str]]:
@@ -93,8 +93,8 @@ def _inside(setting: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN
         yield from _foreign(setting, value)
     elif isinstance(value, dict | list):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, one in pairs:
-            yield from _inside(f"{setting}.{key}", one)
+        for key, inner in pairs:
+            yield from _inside(f"{setting}.{key}", inner)
 
 
 def note(run: Path, config: Config) -> None:
@@ -110,7 +110,7 @@ def note(run: Path, config: Config) -> None:
     body = {
         "run": str(run.resolve()),
         "settings": _settings(config),
-        "code": {one.address: one.digest for one in code},
+        "code": {part.address: part.digest for part in code},
     }
     try:
         file = _file(run)
@@ -134,21 +134,21 @@ def untrusted(run: Path, config: Config, typed: Collection[str] = ()) -> list[Co
         typed: addresses and modules that the user has just named, which need no note.
     """
     code = [
-        one
-        for one in named_code(config)
-        if not _is_typed(one.address, typed) and (one.file or not _is_file(one.address))
+        part
+        for part in named_code(config)
+        if not _is_typed(part.address, typed) and (part.file or not _is_file(part.address))
     ]
     if not code:
         return []
     noted = _noted(run)
     if noted.get("settings") != _settings(config):
         return code
-    return [one for one in code if noted["code"].get(one.address) != one.digest]
+    return [part for part in code if noted["code"].get(part.address) != part.digest]
 
 
 def untrusted_error(run: Path, code: Collection[Code], command: str) -> ConfigError:
     """Return the error that names code which would run, and the command that lets it."""
-    lines = [f"  {one.setting}: {one.address}, {_where(one)}" for one in code]
+    lines = [f"  {part.setting}: {part.address}, {_where(part)}" for part in code]
     return ConfigError(
         f"{run} names code that would run, and this user has not started that run here with that "
         "code:\n" + "\n".join(lines) + "\nRead it. To run it, now and as long as it stays the "
@@ -156,8 +156,8 @@ def untrusted_error(run: Path, code: Collection[Code], command: str) -> ConfigEr
     )  # fmt: skip
 
 
-def _where(one: Code) -> str:
-    return f"{one.file}, sha256 {one.digest[:12]}" if one.file else "without a file"
+def _where(part: Code) -> str:
+    return f"{part.file}, sha256 {part.digest[:12]}" if part.file else "without a file"
 
 
 def _is_file(address: str) -> bool:
@@ -166,7 +166,9 @@ def _is_file(address: str) -> bool:
 
 def _is_typed(address: str, typed: Collection[str]) -> bool:
     module = address.partition(":")[0]
-    return address in typed or any(module == one or module.startswith(f"{one}.") for one in typed)
+    return address in typed or any(
+        module == name or module.startswith(f"{name}.") for name in typed
+    )
 
 
 def _settings(config: Config) -> str:
@@ -201,7 +203,9 @@ def _noted(run: Path) -> dict[str, Any]:
             return {}
         if file.resolve().is_relative_to(run.resolve()):  # whoever wrote the run wrote the note
             return {}
-        found = json.loads(file.read_text("utf-8"))
+        note_read = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and isinstance(found.get("code"), dict) else {}
+    return (
+        note_read if isinstance(note_read, dict) and isinstance(note_read.get("code"), dict) else {}
+    )

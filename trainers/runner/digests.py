@@ -26,7 +26,9 @@ def tasks_digest(envs: LLMVectorEnv) -> str:
     """Return the digest of an environment's tasks: prompts, answers and every other column."""
     size = envs.num_tasks()
     tasks = envs.tasks(range(min(UNBOUNDED_TASKS if size is None else size, MAX_TASKS)))
-    return _digest([size], ([one.id, one.answer, one.solution, dict(one.meta)] for one in tasks))
+    return _digest(
+        [size], ([task.id, task.answer, task.solution, dict(task.meta)] for task in tasks)
+    )
 
 
 def reward_digests(envs: LLMVectorEnv) -> dict[str, str]:
@@ -37,38 +39,41 @@ def reward_digests(envs: LLMVectorEnv) -> dict[str, str]:
     """
     models: dict[str, RewardModel] = {}
     for env in envs.envs:
-        for name, one in walked(core_env(env).reward):
-            if isinstance(one, RewardModel):
-                models.setdefault(f"reward model {name}", one)
-    loaded = {name: one.module() for name, one in models.items()}
-    return {name: weights_digest(one) for name, one in loaded.items() if one is not None}
+        for name, reward in walked(core_env(env).reward):
+            if isinstance(reward, RewardModel):
+                models.setdefault(f"reward model {name}", reward)
+    loaded = {name: model.module() for name, model in models.items()}
+    return {name: weights_digest(module) for name, module in loaded.items() if module is not None}
 
 
 def demonstrations_digest(shown: Iterable[Demonstration]) -> str:
     """Return the digest of what the supervised stage learns, in order."""
-    return _digest(([dict(m) for m in one.messages], one.response) for one in shown)
+    return _digest(
+        ([dict(m) for m in demonstration.messages], demonstration.response)
+        for demonstration in shown
+    )
 
 
 def labeled_digest(examples: Iterable[RewardModelExample]) -> str:
     """Return the digest of what a reward model learns, in its tokens and in order."""
-    return _digest([one.texts, one.label, one.margin] for one in examples)
+    return _digest([example.texts, example.label, example.margin] for example in examples)
 
 
 def weights_digest(module: nn.Module) -> str:
     """Return the digest of a module's weights by name, to the last bit; a collective."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict(keep_vars=True).items()):
         value = full_weight(weight)
-        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        found.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()[:12]
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
 
 
 def _digest(*parts: Iterable[Any]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts:
-        for one in part:
+        for item in part:
             # What is no plain value has an address in its text, which is new in every process.
-            text = json.dumps(one, sort_keys=True, default=lambda other: type(other).__name__)
-            found.update(text.encode() + b"\n")
-    return found.hexdigest()[:12]
+            text = json.dumps(item, sort_keys=True, default=lambda other: type(other).__name__)
+            digest.update(text.encode() + b"\n")
+    return digest.hexdigest()[:12]

@@ -45,9 +45,14 @@ class HeldOut:
         """Take the scores of an iteration; rank 0's mean decides for all."""
         if len(self.evaluations) > 1:
             before, done = self.evaluations[-1]
-            self.evaluations[-1] = (before, [replace(one, scores=(), rows=()) for one in done])
+            self.evaluations[-1] = (
+                before,
+                [replace(evaluation, scores=(), rows=()) for evaluation in done],
+            )
         self.evaluations.append((step, list(evaluations)))
-        self._score = broadcast(sum(one.mean for one in evaluations) / len(evaluations))
+        self._score = broadcast(
+            sum(evaluation.mean for evaluation in evaluations) / len(evaluations)
+        )
         if self._score > self._improved + self._config.min_delta:
             self._improved, self.stale = self._score, 0
         else:
@@ -75,7 +80,8 @@ class HeldOut:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.evaluations = [
-            (int(step), [_evaluation(one) for one in done]) for step, done in state["evaluations"]
+            (int(step), [_evaluation(fields) for fields in done])
+            for step, done in state["evaluations"]
         ]
         self.best, self.best_step = float(state["best"]), int(state["best_step"])
         self.stale = int(state["stale"])

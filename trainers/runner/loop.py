@@ -112,10 +112,10 @@ def _own(training: Training) -> dict[str, Any]:
 
 
 def _continued(session: Session, training: Training) -> int:
-    found = session.resumed("ppo")
-    if found is None:
+    resumed = session.resumed("ppo")
+    if resumed is None:
         return 0
-    begin, loaded = found
+    begin, loaded = resumed
     training.learner.load_state_dict(loaded.parts["learner"])
     training.collector.load_state_dict(loaded.own["collector"])
     session.restore(loaded)
@@ -138,8 +138,8 @@ def _evaluate(session: Session, training: Training, step: int) -> None:
     try:
         evaluations = training.evaluate()
     except RewardError as error:  # on every rank
-        said = str(error).splitlines()[0]
-        _log.warning("iteration %d has no held-out score: %s", step, said)
+        message = str(error).splitlines()[0]
+        _log.warning("iteration %d has no held-out score: %s", step, message)
         return
     if not evaluations:
         return
@@ -157,7 +157,7 @@ def _written(training: Training, names: Sequence[str]) -> str | None:
         except CheckpointError as error:
             problem = str(error)
             _log.warning("%s", problem)
-    return next((said for said in gather(problem) if said), None)
+    return next((message for message in gather(problem) if message), None)
 
 
 def _finish(problem: str | None) -> None:

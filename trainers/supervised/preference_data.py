@@ -47,8 +47,8 @@ class LabeledExample:
     @property
     def subject(self) -> str:
         """What must be on one side of a split: the dialogue, or the texts where there is none."""
-        said = [f"{one['role']}: {one['content']}" for one in self.messages]
-        return "\n".join(said or sorted(self.responses))
+        lines = [f"{message['role']}: {message['content']}" for message in self.messages]
+        return "\n".join(lines or sorted(self.responses))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +73,8 @@ class Classes:
 
     def of(self, labels: Iterable[str]) -> int | None:
         """Return the class that all labels belong to, or None."""
-        found = [number for number, mine in enumerate(self.labels) if mine.issuperset(labels)]
-        return found[0] if found else None
+        numbers = [number for number, mine in enumerate(self.labels) if mine.issuperset(labels)]
+        return numbers[0] if numbers else None
 
 
 def preferences(config: Config, path: str, *, limit: int | None = None) -> list[LabeledExample]:
@@ -85,7 +85,7 @@ def preferences(config: Config, path: str, *, limit: int | None = None) -> list[
             the line.
     """
     stage, data = config.reward_model, config.data
-    found = []
+    examples = []
     if data.last_assistant == "split":
         raise ConfigError(
             "data.last_assistant split takes the last turn of a prompt for its answer, and a pair "
@@ -101,7 +101,7 @@ def preferences(config: Config, path: str, *, limit: int | None = None) -> list[
                 f"{place}: chosen equals rejected ({chosen!r:.60}), which says nothing of what is "
                 "better. Remove the row."
             )
-        found.append(
+        examples.append(
             LabeledExample(
                 messages=dialogue(row, data, place, NO_PROMPT)[0],
                 responses=(chosen, rejected),
@@ -109,7 +109,7 @@ def preferences(config: Config, path: str, *, limit: int | None = None) -> list[
                 place=place,
             )
         )
-    return found
+    return examples
 
 
 def labeled_examples(
@@ -135,21 +135,23 @@ def labeled_examples(
     column = stage.label_column or ""
     names = label_names(stage.labels or labels_beside(Path(path)))
     table = dict(islice(read_rows(data, path).items(), limit))
-    given = [_labels(row, column, names, place) for place, row in table.items()]
+    labels_of_rows = [_labels(row, column, names, place) for place, row in table.items()]
     is_first = classes is None
-    classes = classes or _classes(stage, names, given)
-    found = []
-    for (place, row), labels in zip(table.items(), given, strict=True):
+    classes = classes or _classes(stage, names, labels_of_rows)
+    examples = []
+    for (place, row), labels in zip(table.items(), labels_of_rows, strict=True):
         number = classes.of(labels)
         messages, answer = dialogue(row, data, place, NO_PROMPT)
         text = _text(row, data.response_column, place) if answer is None else answer
         if number is not None:
-            found.append(
+            examples.append(
                 LabeledExample(messages=messages, responses=(text,), label=number, place=place)
             )
     if is_first:
-        _check_classes(found, classes, f'Labels in column "{column}" of {path}: {_most(given)}.')
-    return found, classes, len(table) - len(found)
+        _check_classes(
+            examples, classes, f'Labels in column "{column}" of {path}: {_most(labels_of_rows)}.'
+        )
+    return examples, classes, len(table) - len(examples)
 
 
 def tokenize_labeled(
@@ -174,28 +176,28 @@ def tokenize_labeled(
     """
     kept = []
     control = control_tokens(tokenizer)
-    for one in rows:
+    for row in rows:
         try:
             ids = [
-                tuple(judged_ids(tokenizer, one.messages, text, control=control, day=day))
-                for text in one.responses
+                tuple(judged_ids(tokenizer, row.messages, text, control=control, day=day))
+                for text in row.responses
             ]
         except TemplateError as error:
             raise ConfigError(
-                f"{one.place}: the chat template refuses the dialogue: {error}. Give one that "
+                f"{row.place}: the chat template refuses the dialogue: {error}. Give one that "
                 "knows its roles: --tokenizer.chat-template FILE."
             ) from error
         longer = max(ids, key=len)
         if not all(ids):
-            raise ConfigError(f"{one.place}: the tokenizer makes no token of a response.")
+            raise ConfigError(f"{row.place}: the tokenizer makes no token of a response.")
         if len(longer) <= longest:
             example = RewardModelExample(
-                texts=tuple(ids), label=one.label, margin=one.margin, subject=one.subject
+                texts=tuple(ids), label=row.label, margin=row.margin, subject=row.subject
             )
             kept.append(example)
         elif too_long == "raise":
             raise ConfigError(
-                f"{one.place} has {len(longer)} tokens, prompt and response together; the reward "
+                f"{row.place} has {len(longer)} tokens, prompt and response together; the reward "
                 f"model takes {longest}. Raise --model.context for a fresh model, or leave such "
                 "rows out with --data.too-long drop."
             )
@@ -208,13 +210,13 @@ def split_subjects(
     examples: Sequence[RewardModelExample], holdout: float, seed: int
 ) -> tuple[list[RewardModelExample], list[RewardModelExample]]:
     """Return (train, held out): a share of the subjects, drawn by seed, with all their rows."""
-    subjects = list(dict.fromkeys(one.subject for one in examples))
+    subjects = list(dict.fromkeys(example.subject for example in examples))
     order = np.random.default_rng((seed, len(subjects))).permutation(len(subjects))
     number = min(int(len(subjects) * holdout), len(subjects) - 1)
     kept_back = {subjects[i] for i in order[:number]}
     return (
-        [one for one in examples if one.subject not in kept_back],
-        [one for one in examples if one.subject in kept_back],
+        [example for example in examples if example.subject not in kept_back],
+        [example for example in examples if example.subject in kept_back],
     )
 
 
@@ -228,16 +230,16 @@ def file_of_test(config: Config) -> str | None:
 
 
 def _classes(
-    stage: RewardModelConfig, names: Sequence[str], given: Sequence[Sequence[str]]
+    stage: RewardModelConfig, names: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> Classes:
-    known = [name.strip() for name in names] or sorted({one for row in given for one in row})
+    known = [name.strip() for name in names] or sorted({label for row in rows for label in row})
     if stage.groups is None:
-        if len(known) > max(MANY_LABELS, len(given) // 2):
+        if len(known) > max(MANY_LABELS, len(rows) // 2):
             raise ConfigError(
-                f'column "{stage.label_column}" has {len(known)} labels in {len(given)} rows: '
-                f"{_most(given)}. Name the column of labels with --reward-model.label-column."
+                f'column "{stage.label_column}" has {len(known)} labels in {len(rows)} rows: '
+                f"{_most(rows)}. Name the column of labels with --reward-model.label-column."
             )
-        return Classes(names=tuple(known), labels=tuple(frozenset([one]) for one in known))
+        return Classes(names=tuple(known), labels=tuple(frozenset([label]) for label in known))
     for name, labels in stage.groups.items():
         unknown = [label for label in labels if label not in known]
         if unknown:
@@ -248,30 +250,30 @@ def _classes(
     return Classes(names=tuple(stage.groups), labels=tuple(map(frozenset, stage.groups.values())))
 
 
-def _check_classes(rows: Sequence[LabeledExample], classes: Classes, found: str) -> None:
-    counts = Counter(one.label for one in rows)
-    said = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes.names))
+def _check_classes(rows: Sequence[LabeledExample], classes: Classes, source: str) -> None:
+    counts = Counter(row.label for row in rows)
+    sizes = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes.names))
     if len(classes.names) < 2:
-        raise ConfigError(f"there must be two classes or more, got {said or 'none'}. {found}")
+        raise ConfigError(f"there must be two classes or more, got {sizes or 'none'}. {source}")
     empty = [name for number, name in enumerate(classes.names) if not counts[number]]
     if empty:
         raise ConfigError(
-            f'the class "{empty[0]}" has no row; rows of each: {said}. {found}\nGive rows of it, '
+            f'the class "{empty[0]}" has no row; rows of each: {sizes}. {source}\nGive rows of it, '
             "or other classes with --reward-model.groups '{NAME: [LABEL], NAME: [LABEL]}'."
         )
 
 
-def _most(given: Sequence[Sequence[str]]) -> str:
-    counts = Counter(one for row in given for one in row)
-    said = [f"{label[:20]} ({count} x)" for label, count in counts.most_common(SHOWN_LABELS)]
-    return ", ".join(said) + (", ..." if len(counts) > SHOWN_LABELS else "")
+def _most(labels: Sequence[Sequence[str]]) -> str:
+    counts = Counter(label for row in labels for label in row)
+    shown = [f"{label[:20]} ({count} x)" for label, count in counts.most_common(SHOWN_LABELS)]
+    return ", ".join(shown) + (", ..." if len(counts) > SHOWN_LABELS else "")
 
 
 def _labels(
     row: Mapping[str, Any], column: str, names: Sequence[str], place: str
 ) -> tuple[str, ...]:
     value = cell(row, column, place, "--reward-model.label-column")
-    labels = tuple(str(one).strip() for one in labels_of(value, names, place))
+    labels = tuple(str(label).strip() for label in labels_of(value, names, place))
     if value is None or not all(labels):
         raise TaskSourceError(f'{place} has no label in column "{column}", got {value!r}')
     return labels

@@ -105,7 +105,7 @@ def class_weights(
     examples: Sequence[RewardModelExample], num_classes: int, kind: str
 ) -> tuple[float, ...]:
     """Return a weight a class: 1, or where balanced N / (K N_k), whose mean over rows is 1 too."""
-    counts = Counter(one.label for one in examples)
+    counts = Counter(example.label for example in examples)
     if kind == "none":
         return (1.0,) * num_classes
     return tuple(len(examples) / (num_classes * counts[number]) for number in range(num_classes))
@@ -118,11 +118,11 @@ def baseline(learned: Sequence[RewardModelExample], judged: Sequence[RewardModel
     shorter one; equally long ones count half.
     """
     if len(learned[0].texts) == 1:
-        most = Counter(one.label for one in learned).most_common(1)[0][0]
-        return sum(one.label == most for one in judged) / len(judged)
+        most = Counter(example.label for example in learned).most_common(1)[0][0]
+        return sum(example.label == most for example in judged) / len(judged)
     shares = []
     for rows in (learned, judged):
-        longer = [len(one.texts[0]) - len(one.texts[1]) for one in rows]
+        longer = [len(row.texts[0]) - len(row.texts[1]) for row in rows]
         shares.append(sum((by > 0) + 0.5 * (by == 0) for by in longer) / len(rows))
     return shares[1] if shares[0] >= 0.5 else 1.0 - shares[1]
 
@@ -131,19 +131,19 @@ def pad_right(
     examples: Sequence[RewardModelExample], *, pad_token_id: int, weights: Sequence[float] = ()
 ) -> RewardModelBatch:
     """Pad rows on the right to one shape; `weights` are those of the classes, none of pairs."""
-    texts = [text for column in zip(*(one.texts for one in examples), strict=True)
+    texts = [text for column in zip(*(example.texts for example in examples), strict=True)
              for text in column]  # fmt: skip
     tokens = torch.full((len(texts), max(map(len, texts))), pad_token_id)
     mask = torch.zeros_like(tokens, dtype=torch.bool)
     for row, text in enumerate(texts):
         tokens[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = True
-    of_rows = [weights[one.label] if weights else 1.0 for one in examples]
+    of_rows = [weights[example.label] if weights else 1.0 for example in examples]
     return RewardModelBatch(
         tokens=tokens,
         attention_mask=mask,
-        labels=torch.tensor([one.label for one in examples]),
-        margins=torch.tensor([one.margin for one in examples], dtype=torch.float32),
+        labels=torch.tensor([example.label for example in examples]),
+        margins=torch.tensor([example.margin for example in examples], dtype=torch.float32),
         weights=torch.tensor(of_rows, dtype=torch.float32),
     )
 
@@ -161,9 +161,9 @@ def losses(logits: Tensor, batch: RewardModelBatch) -> Tensor:
 def predictions(logits: Tensor, batch: RewardModelBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, confidence, correct), each [B], of logits [R * B, K], margins left out."""
     if len(logits) == len(batch.labels):
-        confidence, said = logits.softmax(1).max(1)
+        confidence, predicted = logits.softmax(1).max(1)
         loss = functional.cross_entropy(logits, batch.labels, reduction="none")
-        return loss, confidence, (said == batch.labels).float()
+        return loss, confidence, (predicted == batch.labels).float()
     chosen, rejected = logits.squeeze(1).chunk(2)
     right = torch.sigmoid(chosen - rejected)
     correct = (chosen > rejected).float() + 0.5 * (chosen == rejected)
@@ -199,7 +199,7 @@ class RewardModelLoss(Loss[RewardModelExample, RewardModelBatch]):
         """Group rows by the token budget, on the device."""
         if not rows:
             return []
-        widths = [[0, len(one.texts) * max(map(len, one.texts))] for one in rows]
+        widths = [[0, len(row.texts) * max(map(len, row.texts))] for row in rows]
         groups = packed(torch.tensor(widths), self.config.backend.micro_batch_tokens)
         return [
             self._collated([rows[i] for i in group.tolist()]).to(self.device) for group in groups

@@ -44,13 +44,13 @@ def split_rows(
 
 def pad_around_response(examples: Sequence[SFTExample]) -> SFTBatch:
     """Pad prompts on the left and responses on the right; what stands in padding is 0."""
-    width = max(1, *(len(one.prompt) for one in examples))
-    length = max(1, *(len(one.response) for one in examples))
+    width = max(1, *(len(example.prompt) for example in examples))
+    length = max(1, *(len(example.response) for example in examples))
     tokens = torch.zeros((len(examples), width + length), dtype=torch.long)
     mask = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, one in enumerate(examples):
-        place = slice(width - len(one.prompt), width + len(one.response))
-        tokens[row, place] = torch.tensor(one.prompt + one.response)
+    for row, example in enumerate(examples):
+        place = slice(width - len(example.prompt), width + len(example.response))
+        tokens[row, place] = torch.tensor(example.prompt + example.response)
         mask[row, place] = True
     inputs = TextInputs(tokens=tokens, attention_mask=mask, num_prompt=width)
     return SFTBatch(inputs=inputs, response_mask=mask[:, width:].clone())
@@ -66,11 +66,11 @@ class SFTLoss(Loss[SFTExample, SFTBatch]):
 
     def count(self, rows: Sequence[SFTExample]) -> int:
         """Return the number of response tokens."""
-        return sum(len(one.response) for one in rows)
+        return sum(len(row.response) for row in rows)
 
     def batches(self, rows: Sequence[SFTExample]) -> list[SFTBatch]:
         """Group examples by the token budget, on the device."""
-        sizes = torch.tensor([[len(one.prompt), len(one.response)] for one in rows])
+        sizes = torch.tensor([[len(row.prompt), len(row.response)] for row in rows])
         groups = packed(sizes.reshape(-1, 2), self.config.backend.micro_batch_tokens)
         return [
             self._moved(pad_around_response([rows[i] for i in group.tolist()])) for group in groups

@@ -66,15 +66,15 @@ def demonstrations(config: Config, envs: Sequence[gymnasium.Env]) -> list[Demons
     data = config.data
     if data.path is not None:
         return from_rows(read_rows(data, data.path), data)
-    found: list[Demonstration] = []
+    shown: list[Demonstration] = []
     for env in envs:
         core = env.unwrapped
         assert isinstance(core, LLMEnv)
         size = num_tasks(core.tasks)
-        wanted = None if data.num_examples is None else -(-data.num_examples // len(envs))
-        most = [n for n in (size, wanted) if n is not None]
-        found += from_env(env, range(min(most, default=UNBOUNDED_DEMONSTRATIONS)))
-    return found
+        share = None if data.num_examples is None else -(-data.num_examples // len(envs))
+        most = [n for n in (size, share) if n is not None]
+        shown += from_env(env, range(min(most, default=UNBOUNDED_DEMONSTRATIONS)))
+    return shown
 
 
 def from_rows(rows: Mapping[str, Mapping[str, Any]], config: DataConfig) -> list[Demonstration]:
@@ -113,22 +113,22 @@ def from_env(env: gymnasium.Env, indices: Sequence[int]) -> list[Demonstration]:
     Raises:
         TaskSourceError: no task has a solution.
     """
-    found: list[Demonstration] = []
+    shown: list[Demonstration] = []
     layer, core = inner_env(env), env.unwrapped
     assert isinstance(core, LLMEnv)
     for index in indices:
         messages, _ = env.reset(options={"index": index})
         over = False
         while not over and (solution := core.solve()) is not None:
-            found.append(Demonstration(messages=messages, response=solution, place=f"task {index}"))
+            shown.append(Demonstration(messages=messages, response=solution, place=f"task {index}"))
             messages, terminated, truncated, _ = layer.advance(solution)
             over = terminated or truncated
-    if not found:
+    if not shown:
         raise TaskSourceError(
             "the tasks have no solutions to learn from. Give demonstrations with --data FILE, or "
             "leave the stage out with --sft.num-epochs 0."
         )
-    return found
+    return shown
 
 
 def tokenize_demonstrations(
@@ -146,21 +146,21 @@ def tokenize_demonstrations(
         ConfigError: one is too long and `too_long` is raise; names its place and lengths.
     """
     kept = []
-    for one in demonstrations:
-        prompt = chat.prompt_ids(one.messages)
-        response = chat.response_ids(one.response, one.messages)
+    for demonstration in demonstrations:
+        prompt = chat.prompt_ids(demonstration.messages)
+        response = chat.response_ids(demonstration.response, demonstration.messages)
         if not prompt:
             raise ConfigError(
-                f"{one.place} has no prompt, and the chat template puts nothing before a first "
-                "response. Give one that does: --tokenizer.chat-template FILE."
+                f"{demonstration.place} has no prompt, and the chat template puts nothing before "
+                "a first response. Give one that does: --tokenizer.chat-template FILE."
             )
         if len(prompt) + len(response) <= longest:
             kept.append(SFTExample(prompt=tuple(prompt), response=tuple(response)))
         elif too_long == "raise":
             raise ConfigError(
-                f"{one.place} has {len(prompt)} prompt and {len(response)} response tokens, the "
-                f"model takes {longest} in all. Raise --model.context for a fresh model, or leave "
-                "such rows out with --data.too-long drop."
+                f"{demonstration.place} has {len(prompt)} prompt and {len(response)} response "
+                f"tokens, the model takes {longest} in all. Raise --model.context for a fresh "
+                "model, or leave such rows out with --data.too-long drop."
             )
     if not kept:
         raise ConfigError(f"no demonstration fits the model's {longest} tokens.")
@@ -211,9 +211,9 @@ def dialogue(
         return (), None
     column = config.prompt_column
     where = f'{place}, column "{column}"'
-    found, answer = prompt_of(cell(row, column, place, options), where, config.last_assistant)
-    messages = (Message("user", found),) if isinstance(found, str) else found
-    return tuple(one.as_dict() for one in messages), answer
+    prompt, answer = prompt_of(cell(row, column, place, options), where, config.last_assistant)
+    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return tuple(message.as_dict() for message in messages), answer
 
 
 def response_of(row: Mapping[str, Any], column: str, place: str, options: str) -> str:

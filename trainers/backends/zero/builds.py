@@ -41,8 +41,8 @@ def check_locks() -> None:
         BackendError: names each file to remove.
     """
     is_told = False
-    while found := _not_held_here():
-        if stale := [lock for lock, age in found.items() if age > STALE_SECONDS]:
+    while ages := _not_held_here():
+        if stale := [lock for lock, age in ages.items() if age > STALE_SECONDS]:
             raise BackendError(
                 "a build of an extension was killed, and its lock would let this start wait "
                 f"without end. If nothing is being built:\n{_removal(stale)}"
@@ -51,8 +51,8 @@ def check_locks() -> None:
             _log.warning(
                 "waiting up to %.0f s for builds that are not of this machine. Where they were "
                 "killed:\n%s",
-                STALE_SECONDS - max(found.values()),
-                _removal(found),
+                STALE_SECONDS - max(ages.values()),
+                _removal(ages),
             )
             is_told = True
         time.sleep(_LOOK_SECONDS)
@@ -66,12 +66,12 @@ def _removal(locks: Iterable[Path]) -> str:
 def _not_held_here() -> dict[Path, float]:
     """Return the locks that no process of this machine has open, and their ages in seconds."""
     locks = sorted(build_root().glob("*/lock")) + sorted(build_root().glob("*/*/lock"))
-    found = {}
+    ages = {}
     for lock in locks:
         with suppress(FileNotFoundError):  # a build that ends just now
-            found[lock] = time.time() - lock.stat().st_mtime
-    held = _open_files() if found else set()
-    alone = {lock: age for lock, age in found.items() if lock.resolve() not in held}
+            ages[lock] = time.time() - lock.stat().st_mtime
+    held = _open_files() if ages else set()
+    alone = {lock: age for lock, age in ages.items() if lock.resolve() not in held}
     return {lock: age for lock, age in alone.items() if lock.exists()}  # a look takes a while
 
 

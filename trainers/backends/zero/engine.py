@@ -125,14 +125,14 @@ def frozen(module: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def _initialized(module: nn.Module, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    given, folder = _on_nvme(module, settings)
-    if any(isinstance(one, Shard) for one in module.parameters()):
-        _take_shards(module, given)
+    config, folder = _on_nvme(module, settings)
+    if any(isinstance(parameter, Shard) for parameter in module.parameters()):
+        _take_shards(module, config)
     trained = [parameter for _, parameter in learning(module)]
     engine = import_deepspeed().initialize(
         model=module,
         model_parameters=trained or None,
-        config=deepcopy(given),  # it writes into what it is given
+        config=deepcopy(config),  # it writes into what it is given
     )[0]
     if folder is not None:
         weakref.finalize(engine, shutil.rmtree, folder, ignore_errors=True)
@@ -147,8 +147,8 @@ def _on_nvme(module: nn.Module, settings: Mapping[str, Any]) -> tuple[dict[str, 
     In a folder of two engines the second would delete the weights of the first, and a buffer has to
     hold the largest weight's part.
     """
-    given = deepcopy(dict(settings))
-    parts = [given["zero_optimization"].get(f"offload_{part}") for part in ("optimizer", "param")]
+    config = deepcopy(dict(settings))
+    parts = [config["zero_optimization"].get(f"offload_{part}") for part in ("optimizer", "param")]
     swapped = [part for part in parts if part is not None and part["device"] == "nvme"]
     folder = None
     for part in swapped:
@@ -157,7 +157,7 @@ def _on_nvme(module: nn.Module, settings: Mapping[str, Any]) -> tuple[dict[str, 
         if part is parts[1]:
             largest = max(parameter.numel() for parameter in module.parameters())
             part.setdefault("buffer_size", -(-largest // dist.get_world_size()))
-    return given, folder
+    return config, folder
 
 
 def _cut_at_bounds(swapper: Any) -> None:  # noqa: ANN401
@@ -196,8 +196,8 @@ def _take_shards(module: nn.Module, settings: Mapping[str, Any]) -> None:
                     next(iter(taken.values())).convert_to_zero_parameters(param_list=[made])
                 else:
                     holder = nn.ParameterList([made])
-                    given = deepcopy(dict(settings))  # it writes into what it is given
-                    import_deepspeed().zero.Init(holder, config_dict_or_path=given, dtype=dtype)
+                    config = deepcopy(dict(settings))  # it writes into what it is given
+                    import_deepspeed().zero.Init(holder, config_dict_or_path=config, dtype=dtype)
                 taken[weight] = made
                 vars(weight).pop("run", None)  # its numbers are in `made` now
                 trim_heap()

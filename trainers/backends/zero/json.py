@@ -112,9 +112,9 @@ def _read(file: Path) -> tuple[str, Tree]:
         text = file.read_text(encoding="utf-8")
         tree = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"backend.zero.config {file} cannot be read: {said}. Name a JSON file of DeepSpeed "
+            f"backend.zero.config {file} cannot be read: {reason}. Name a JSON file of DeepSpeed "
             "settings, or drop it."
         ) from error
     if not isinstance(tree, dict):
@@ -136,8 +136,8 @@ def _line(text: str, key: str) -> int:
     """Return the line a dotted key stands in: the last of its names, each after the one before."""
     place = 0
     for name in key.split("."):
-        found = re.compile(rf'"{re.escape(name)}"\s*:').search(text, place)
-        place = found.end() if found else place
+        match = re.compile(rf'"{re.escape(name)}"\s*:').search(text, place)
+        place = match.end() if match else place
     return text.count("\n", 0, place) + 1
 
 
@@ -190,7 +190,7 @@ def _unknown(section: str, rest: str, ours: Mapping[str, Decided]) -> str | None
         "bf16": {"enabled", "bf16_master_weights_and_grads", "bf16_optimizer_states"},
         "fp16": {"enabled"},
         "data_types": {"grad_accum_dtype"},
-        "optimizer": {"type", *(f"params.{one}" for one in OPTIMIZER)},
+        "optimizer": {"type", *(f"params.{key}" for key in OPTIMIZER)},
     }[section]
     return None if rest in known else _misspelt(rest, sorted(known))
 
@@ -206,13 +206,17 @@ def _wrong_kind(key: str, value: Any) -> str | None:  # noqa: ANN401
     if section != "zero_optimization":
         return None
     kind = ZERO.get(rest) or OFFLOAD[rest.partition(".")[2]]
-    said = {bool: "true or false", int: "a whole number, 0 or above", float: "a number, 0 or above"}
+    type_words = {
+        bool: "true or false",
+        int: "a whole number, 0 or above",
+        float: "a number, 0 or above",
+    }
     if kind is bool:
-        return None if isinstance(value, bool) else f"{key} must be {said[bool]}."
+        return None if isinstance(value, bool) else f"{key} must be {type_words[bool]}."
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
     if kind is int and is_number and value != int(value):
         is_number = False
-    return None if is_number else f"{key} must be {said[kind]}, got {json.dumps(value)}."
+    return None if is_number else f"{key} must be {type_words[kind]}, got {json.dumps(value)}."
 
 
 def _combination(key: str, value: Any, zero: ZeroConfig) -> str | None:  # noqa: ANN401

@@ -63,18 +63,18 @@ class ZeroState:
         rank, group = dist.get_rank(), None
         with contextlib.ExitStack() as resident:
             for name, parameter in learning(self._module):
-                found: Any = parameter
+                sharded: Any = parameter
                 if self._stage == 3:
                     if self._place(parameter)[0] != group:
                         group = self._place(parameter)[0]
                         resident.close()
                         resident.enter_context(self._resident(group, writes=writes))
-                    start = rank * found.ds_tensor.ds_numel  # padded: the last rank may have less
-                    count = min(found.ds_tensor.ds_numel, max(found.ds_numel - start, 0))
+                    start = rank * sharded.ds_tensor.ds_numel  # padded: the last rank may have less
+                    count = min(sharded.ds_tensor.ds_numel, max(sharded.ds_numel - start, 0))
                 elif self._stage == 0:
                     start, count = 0, parameter.numel()
                 else:
-                    place = found._hp_mapping and found._hp_mapping.lp_fragment_address
+                    place = sharded._hp_mapping and sharded._hp_mapping.lp_fragment_address
                     start, count = (place.start, place.numel) if place else (0, 0)
                 if count:
                     yield name, parameter, start, count
@@ -127,7 +127,9 @@ class ZeroState:
         """Return the flat tensors that the optimizer steps."""
         if self._stage == 3:
             return list(self._optimizer.fp32_partitioned_groups_flat)
-        return [one for group in self._optimizer.param_groups for one in group["params"]]
+        return [
+            parameter for group in self._optimizer.param_groups for parameter in group["params"]
+        ]
 
     def _start_moments(self, steps: int) -> None:
         """Give the optimizer moments to write into, or take away those it has."""

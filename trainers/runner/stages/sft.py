@@ -84,8 +84,8 @@ def base_model(
         learned = _learned(session, policy, examples) if examples else policy
         if learned is None:
             return None
-        said = card(session, config.model.path)
-        from_main(lambda: export_policy(folder, learned.model, chat, said))
+        fields = card(session, config.model.path)
+        from_main(lambda: export_policy(folder, learned.model, chat, fields))
     elif session.resumes_at("sft"):
         raise ConfigError(
             f"{folder} was made when the supervised stage ended, so its checkpoint has no effect. "
@@ -104,9 +104,9 @@ def _origin(config: Config) -> str:
 
 def _corpus(shown: Sequence[Demonstration], envs: LLMVectorEnv | None) -> Iterator[str]:
     """Yield the texts a fresh tokenizer is trained on."""
-    for one in shown:
-        yield from (str(message["content"]) for message in one.messages)
-        yield one.response
+    for demonstration in shown:
+        yield from (str(message["content"]) for message in demonstration.messages)
+        yield demonstration.response
     if shown:
         return
     if envs is None:
@@ -114,7 +114,9 @@ def _corpus(shown: Sequence[Demonstration], envs: LLMVectorEnv | None) -> Iterat
     size = envs.num_tasks()
     for task in envs.tasks(range(SAMPLED_TASKS if size is None else min(size, SAMPLED_TASKS))):
         messages = [task.prompt] if isinstance(task.prompt, str) else task.prompt
-        yield from (one if isinstance(one, str) else one.content for one in messages)
+        yield from (
+            message if isinstance(message, str) else message.content for message in messages
+        )
         yield task.solution or ""
 
 
@@ -169,8 +171,8 @@ def _learn(session: Session, engine: Engine, examples: Sequence[SFTExample]) -> 
     session.note(
         "sft", f"{len(train)} learned, {len(held_out)} kept back, {counted(total, 'step')}"
     )
-    for said in few(len(examples)) if world.is_main and config.data.path is not None else ():
-        _log.warning("%s", said)
+    for remark in few(len(examples)) if world.is_main and config.data.path is not None else ():
+        _log.warning("%s", remark)
     loss = sft.SFTLoss(config=config, world=world, device=engine.device)
     # Where base/ is gone, what the logs tell is of PPO.
     logs_of = "ppo" if config.ppo.num_iterations else None

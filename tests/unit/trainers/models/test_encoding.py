@@ -25,7 +25,7 @@ def assistant(text):
 @functools.cache
 def chat_of(backend, template):
     fast = tokenizer(backend, template)
-    return chat_that_ends(fast, named=[fast.eos_token_id], given=None, name="a model", day=None)
+    return chat_that_ends(fast, named=[fast.eos_token_id], ids=None, name="a model", day=None)
 
 
 def whole(chat, messages, *, generate=False):

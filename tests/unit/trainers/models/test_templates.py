@@ -13,7 +13,7 @@ from trainers.models.templates import NAMED, template_of
 
 
 def chat_of(fast):
-    return chat_that_ends(fast, named=[fast.eos_token_id], given=None, name="a model", day=None)
+    return chat_that_ends(fast, named=[fast.eos_token_id], ids=None, name="a model", day=None)
 
 
 def base(setting, backend="byte-level", *, puts_bos=False):
@@ -78,7 +78,7 @@ def test_chatml_ends_a_turn_by_its_own_token():
 def test_a_turn_ends_where_a_dialogue_goes_on(template, end):
     fast = tokenizer("byte-level", template)
     ends = fast.convert_tokens_to_ids(["</s>", "<|User|>"])
-    chat = chat_that_ends(fast, named=ends, given=None, name="a model", day=None)
+    chat = chat_that_ends(fast, named=ends, ids=None, name="a model", day=None)
     said = [{"role": "user", "content": "q"}]
     answered = [*said, {"role": "assistant", "content": "a"}]
     row = [*chat.prompt_ids(said), *chat.response_ids("a", said)]
