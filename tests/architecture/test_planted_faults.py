@@ -145,7 +145,7 @@ FAULTS = [
         {"llmgym/tasks.py": 'import importlib\n\nimportlib.import_module("os")\n'},
         "llmgym/tasks.py:3",
     ),
-    (shape.files_are_short, {"tests/unit/test_long.py": "A = 1\n" * 401}, "401 lines"),
+    (shape.files_are_short, {"tests/unit/test_long.py": "A = 1\n" * 361}, "361 lines"),
     (
         shape.functions_are_short,
         {"trainers/ppo.py": "class A:\n    def f(self):\n" + "        self.a = 1\n" * 60},
