@@ -115,7 +115,7 @@ class Learner:
 
         Inside, models only compute: no gradient, no step, no state.
         """
-        engines = [one for one in (self._policy, self._critic) if one is not None]
+        engines = [engine for engine in (self._policy, self._critic) if engine is not None]
         moved = engines if self._config.backend.offload_between_phases else []
         try:
             for engine in moved:

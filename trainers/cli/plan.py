@@ -120,7 +120,7 @@ def _lengths(config: Config) -> Lengths:
         TaskSourceError: a run would refuse its rows.
     """
     _read_rows(config)
-    has_reward = any(one.source for one in config.rewards)
+    has_reward = any(reward.source for reward in config.rewards)
     reward = {"name": "constant"} if has_reward else None  # nothing is scored
     with ExitStack() as stack:
         made = []
@@ -153,7 +153,7 @@ def _reads_here(config: Config) -> bool:
     """Tell whether the run asks an environment of ours, and what it reads is on this machine."""
     files = [env_kwargs(config).get("path"), config.eval.kwargs.get("path")]
     is_ours = config.envs[0].id.startswith(LLMGYM_PREFIX) and config.ppo.num_iterations > 0
-    return is_ours and all(one is None or Path(one).exists() for one in files)
+    return is_ours and all(file is None or Path(file).exists() for file in files)
 
 
 def _check_prompts(config: Config, made: Sequence[LLMVectorEnv]) -> None:
@@ -208,15 +208,17 @@ def _room(forecast: Forecast, ranks: int) -> int | None:
 
 def _free(folder: Path) -> int:
     """Return the bytes that are free where a folder is or will be."""
-    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    there = next(
+        parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists()
+    )
     return shutil.disk_usage(there).free
 
 
 def _control(config: Config) -> Forecast:
     """Forecast a numeric run; its networks are small enough to be built."""
-    found = spec(config.envs[0].id)
+    env_spec = spec(config.envs[0].id)
     with constructing(config.envs[0].id, "envs.0.kwargs"):
-        (env,) = make_envs(partial(gymnasium.make, found, **config.envs[0].kwargs), 1)
+        (env,) = make_envs(partial(gymnasium.make, env_spec, **config.envs[0].kwargs), 1)
     policy, value = build_control(
         env.observation_space,
         env.action_space,

@@ -66,10 +66,10 @@ COLUMNS = Columns(answer="answer", solution="answer")
 
 def score(response, answer, **columns):
     """Return named parts, whose sum is the reward: the right word, and nothing around it."""
-    said = response.strip()
+    text = response.strip()
     return {
-        "right": 0.8 * (said.lower().strip(".") == answer),
-        "plain": 0.2 * (said == answer),
+        "right": 0.8 * (text.lower().strip(".") == answer),
+        "plain": 0.2 * (text == answer),
     }
 
 

@@ -305,16 +305,16 @@ class ControlCollector(Collector):
         steps: Sequence[Sequence[Step]],
     ) -> None:
         self._totals["episodes"] += int(global_sum(torch.tensor(len(ended))))
-        scores = torch.tensor([one.reward for one in ended], dtype=torch.float64)
+        scores = torch.tensor([episode.reward for episode in ended], dtype=torch.float64)
         _, variance = global_moments(scores, torch.ones_like(scores, dtype=torch.bool))
         count, env = float(len(ended)), self._config.envs[0].id
         total = float(scores.sum())
-        terminated = float(sum(one.terminated for one in ended))
+        terminated = float(sum(episode.terminated for episode in ended))
         means = {
             "objective/scores": (total, count),
             "objective/entropy": (self._entropy_of_ended(logprobs, steps), count),
             f"env/{env}/reward": (total, count),
-            f"env/{env}/length": (float(sum(one.length for one in ended)), count),
+            f"env/{env}/length": (float(sum(episode.length for episode in ended)), count),
             f"env/{env}/terminated_frac": (terminated, count),
             f"env/{env}/truncated_frac": (count - terminated, count),
         }
@@ -338,8 +338,8 @@ class ControlCollector(Collector):
             steps: what each environment answered.
         """
         total = 0.0
-        for slot, row, said in zip(self._slots, steps, (-logprobs).tolist(), strict=True):
-            for step, nats in zip(row, said, strict=True):
+        for slot, row, entropies in zip(self._slots, steps, (-logprobs).tolist(), strict=True):
+            for step, nats in zip(row, entropies, strict=True):
                 slot.nats += nats
                 if step.terminated or step.truncated:
                     total, slot.nats = total + slot.nats, 0.0
@@ -347,4 +347,4 @@ class ControlCollector(Collector):
 
     def _gathered(self) -> list[dict[str, Any]]:
         """Return the state of every environment of all ranks, by number; a collective."""
-        return [one for part in gather([s.state_dict() for s in self._slots]) for one in part]
+        return [state for part in gather([s.state_dict() for s in self._slots]) for state in part]

@@ -22,32 +22,32 @@ from trainers.config.text import RewardConfig
 from trainers.errors import ConfigError
 
 
-def reward_of(config: Config, given: object | None) -> Any | None:  # noqa: ANN401 - a spec or object
+def reward_of(config: Config, reward: object | None) -> Any | None:  # noqa: ANN401 - a spec or object
     """Return the reward that replaces the environment's own, or None.
 
     Args:
         config: `rewards` is read.
-        given: a reward or a plain function from Python, which wins.
+        reward: a reward or a plain function from Python, which wins.
 
     Raises:
         RewardNotFound: a name, module or function does not exist.
         ConfigError: it does not take its arguments, or does not start.
     """
-    if given is not None:
-        return given
+    if reward is not None:
+        return reward
     config = with_secrets(config)
-    named = [one for one in config.rewards if one.source]
+    named = [entry for entry in config.rewards if entry.source]
     if not named:
         return None
     entries = [
         {
-            **one.source,
-            "weight": one.weight,
-            "kwargs": _dated(config, one),
-            "isolated": one.isolated if one.function else None,
-            "timeout_seconds": one.timeout_seconds if one.function else None,
+            **entry.source,
+            "weight": entry.weight,
+            "kwargs": _dated(config, entry),
+            "isolated": entry.isolated if entry.function else None,
+            "timeout_seconds": entry.timeout_seconds if entry.function else None,
         }
-        for one in named
+        for entry in named
     ]
     try:
         resolve(entries)  # cached; an error is raised now, not in the first rollout
@@ -98,15 +98,15 @@ def text_envs(
         with constructing("the callable given as env", settings):
             make = partial(env, **accepted(env, kwargs))
             return _checked(LLMVectorEnv([make] * num_envs, env_timeout=limit))
-    found = spec(env or config.envs[0].id)
-    hint = "" if is_text(found) else "\nOne on numbers takes --model.preset mlp"
-    with constructing(found.id, settings, hint):
-        if is_text(found):
-            given: dict[str, Any] = {"env_timeout": limit, **settings_of(found, kwargs)}
-            envs = create_vector(num_envs=num_envs, **given)
+    env_spec = spec(env or config.envs[0].id)
+    hint = "" if is_text(env_spec) else "\nOne on numbers takes --model.preset mlp"
+    with constructing(env_spec.id, settings, hint):
+        if is_text(env_spec):
+            options: dict[str, Any] = {"env_timeout": limit, **settings_of(env_spec, kwargs)}
+            envs = create_vector(num_envs=num_envs, **options)
             assert isinstance(envs, LLMVectorEnv)
             return _checked(envs)
-        make = partial(gymnasium.make, found, **kwargs)
+        make = partial(gymnasium.make, env_spec, **kwargs)
         return LLMVectorEnv([make] * num_envs, env_timeout=limit)
 
 
@@ -116,18 +116,22 @@ def _checked(envs: LLMVectorEnv) -> LLMVectorEnv:
     return envs
 
 
-def accepted(make: EnvFactory, given: Mapping[str, Any]) -> dict[str, Any]:
+def accepted(make: EnvFactory, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the given arguments that a callable takes by name."""
     parameters = inspect.signature(make).parameters.values()
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        return dict(given)
-    named = {one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY}
-    return {name: value for name, value in given.items() if name in named}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(options)
+    named = {
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is not parameter.POSITIONAL_ONLY
+    }
+    return {name: value for name, value in options.items() if name in named}
 
 
-def is_text(found: EnvSpec) -> bool:
+def is_text(env_spec: EnvSpec) -> bool:
     """Tell whether an id was registered by llmgym, for environments of text."""
-    return found.vector_entry_point == "llmgym.registry:create_vector"
+    return env_spec.vector_entry_point == "llmgym.registry:create_vector"
 
 
 @contextmanager

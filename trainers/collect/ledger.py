@@ -75,9 +75,11 @@ class TokenLedger:
 
     def commit(self, responses: Sequence[Response]) -> list[Completion | None]:
         """Record one response for each live slot, in order; return the actions of all slots."""
-        given = iter(responses)
-        actions = [self._commit(slot, next(given)) if slot.live else None for slot in self.slots]
-        assert next(given, None) is None, "more responses than live slots"
+        remaining = iter(responses)
+        actions = [
+            self._commit(slot, next(remaining)) if slot.live else None for slot in self.slots
+        ]
+        assert next(remaining, None) is None, "more responses than live slots"
         return actions
 
     def observe(
@@ -162,9 +164,9 @@ class TokenLedger:
             return
         if not slot.live and messages[-1]["role"] == "assistant":
             return
-        said, suffix = _said_since(slot.messages, messages), None
-        if said is not None:
-            suffix = self._chat.suffix_ids(messages[: len(slot.messages) + 1], said)
+        appended, suffix = _said_since(slot.messages, messages), None
+        if appended is not None:
+            suffix = self._chat.suffix_ids(messages[: len(slot.messages) + 1], appended)
         row = slot.rows[-1] if suffix is not None else Row(prompt=self._chat.prompt_ids(messages))
         if len(row) + len(suffix or ()) >= self._max_tokens:
             slot.stop_reason = StopReason.CONTEXT.value if slot.live else slot.stop_reason

@@ -164,7 +164,7 @@ def _dialogue(slot: Slot) -> str:
     opening = slot.opening
     if len(opening) == 1:
         return str(opening[0]["content"])
-    return "\n\n".join(f"[{one['role']}] {one['content']}" for one in opening)
+    return "\n\n".join(f"[{message['role']}] {message['content']}" for message in opening)
 
 
 def _objective(outcome: Outcome, ppo: PPOConfig) -> Metrics:

@@ -69,7 +69,7 @@ def play(
         max_new_tokens=config.generation.max_new_tokens,
         max_tokens=options.max_tokens,
     )
-    opening = [one for one in observations if one is not None]
+    opening = [messages for messages in observations if messages is not None]
     ledger = TokenLedger(chat, opening, index=options.index, limits=limits)
     if config.data.too_long == "raise":
         _check_prompts(ledger, limits)
@@ -110,7 +110,7 @@ def _check_prompts(ledger: TokenLedger, limits: Limits) -> None:
 
 
 def _check_versions(responses: Sequence[Response], version: int) -> None:
-    others = sorted({one.policy_version for one in responses} - {version})
+    others = sorted({response.policy_version for response in responses} - {version})
     if others:
         raise GenerationError(
             f"a response was written by policy version {others[0]}, the weights in use are "

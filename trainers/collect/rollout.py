@@ -299,13 +299,13 @@ def check_error_rate(episodes: Episodes, max_error_rate: float) -> None:
     errors, total = counts.tolist()
     first = None
     if failed:
-        said = failed[0].completions[-1][:80]
-        first = f"{failed[0].error} on task {failed[0].task_id} (response {said!r})"
-    found = [text for text in gather(first) if text is not None]
+        completion = failed[0].completions[-1][:80]
+        first = f"{failed[0].error} on task {failed[0].task_id} (response {completion!r})"
+    reasons = [text for text in gather(first) if text is not None]
     if errors > max_error_rate * total:
         raise RewardError(
             f"the reward failed on {errors / total:.0%} of samples, max_error_rate is "
-            f"{max_error_rate:.0%}. First: {found[0]}. A failed reward is never counted as 0.\n"
+            f"{max_error_rate:.0%}. First: {reasons[0]}. A failed reward is never counted as 0.\n"
             "Mend the reward or the environment; failures that are its nature: --ppo.max-error-rate"
         )
 

@@ -241,5 +241,5 @@ def last_of_episodes(turn_ends: Tensor, owner: Tensor) -> Tensor:
     return last_true(turn_ends) & (rows == final[owner])[:, None]
 
 
-def _is(modes: Sequence[str], *wanted: str) -> Tensor:
-    return torch.tensor([mode in wanted for mode in modes], dtype=torch.bool)
+def _is(modes: Sequence[str], *accepted: str) -> Tensor:
+    return torch.tensor([mode in accepted for mode in modes], dtype=torch.bool)

@@ -147,31 +147,31 @@ PROMPTS = "llmgym/Prompts-v0"
 
 def without_effect(config: Config, *, has_gpu: bool) -> list[str]:
     """Return a sentence for each setting that differs from its default in vain."""
-    given, usual = (SCHEMA.dump_python(one, mode="json") for one in (config, Config()))
-    said: list[str] = []
+    settings, usual = (SCHEMA.dump_python(source, mode="json") for source in (config, Config()))
+    messages: list[str] = []
     for name, is_idle, why, remedy in INEFFECTIVE:
-        value = value_at(given, parse(name))
+        value = value_at(settings, parse(name))
         is_vain = is_idle(config) or (name in NEED_GPU and not has_gpu)
         if is_vain and value != value_at(usual, parse(name)):
-            said.append(f"{name} {value} has no effect while {why}. Drop it, or {remedy}.")
-    return said
+            messages.append(f"{name} {value} has no effect while {why}. Drop it, or {remedy}.")
+    return messages
 
 
 def for_practice(config: Config) -> list[str]:
     """Return a sentence where PPO trains a model that knows nothing, or on nobody's prompts."""
     if config.is_control or not config.ppo.num_iterations:
         return []
-    given = {**env_kwargs(config), **config.eval.kwargs}
+    kwargs = {**env_kwargs(config), **config.eval.kwargs}
     missing: dict[str, str] = {}
     if config.model.path is None and not config.sft.num_epochs:
         missing["PPO starts from a fresh model, which has learned nothing"] = "--model.path MODEL"
-    if config.envs[0].id == PROMPTS and given.get("path") is None:
+    if config.envs[0].id == PROMPTS and kwargs.get("path") is None:
         rows = f"the prompts are the few written in {PROMPTS}"
         missing[rows] = "--data my.jsonl --reward my_reward.py:score"
     if not missing:
         return []
-    said, options = ", and ".join(missing), " ".join(missing.values())
-    return [f"{said}: nothing else was named. Name your own: {options}"]
+    problem, options = ", and ".join(missing), " ".join(missing.values())
+    return [f"{problem}: nothing else was named. Name your own: {options}"]
 
 
 def check_work(config: Config, *, has_own: bool) -> None:

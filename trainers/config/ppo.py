@@ -188,21 +188,21 @@ class PPOConfig:
         """The coefficient of the placement that is on; 0 without one."""
         if self.kl_placement == "none":
             return 0.0
-        given, default = {
+        weight, default = {
             "reward": (self.kl_coef, 0.05),
             "loss": (self.kl_loss_coef, 0.001),
         }[self.kl_placement]
-        return default if given is None else given
+        return default if weight is None else weight
 
 
 def _check_kl(ppo: PPOConfig) -> None:
-    for field, given, placement in (
+    for field, weight, placement in (
         ("kl_coef", ppo.kl_coef, "reward"),
         ("kl_loss_coef", ppo.kl_loss_coef, "loss"),
     ):
-        if given is not None and ppo.kl_placement != placement:
+        if weight is not None and ppo.kl_placement != placement:
             raise ConfigError(
-                f"ppo.{field} {given} has no effect while ppo.kl_placement is "
+                f"ppo.{field} {weight} has no effect while ppo.kl_placement is "
                 f"{ppo.kl_placement}. Drop it, or set ppo.kl_placement {placement}."
             )
     if ppo.kl_controller == "adaptive" and ppo.kl_placement != "reward":

@@ -70,7 +70,7 @@ def _room(states: Tensor) -> Tensor:
 def roomy_cache(config: PretrainedConfig) -> DynamicCache:
     """Return an empty cache; its sliding-window and state-space layers are transformers' own."""
     cache = DynamicCache(config=config)
-    layers = [RoomyLayer() if type(one) is DynamicLayer else one for one in cache.layers]
+    layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     cache.layers = layers
     return cache
 

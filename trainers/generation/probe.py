@@ -125,10 +125,10 @@ def _fault(model: PreTrainedModel, attempt: Callable[[], Sequence[_Row]]) -> str
         return f"transformers raises {type(error).__name__}: {first}"
     off = [
         (
-            torch.tensor(one.logprobs)
-            - _alone(model, [*one.prompt, *one.response])[len(one.prompt) :]
+            torch.tensor(row.logprobs)
+            - _alone(model, [*row.prompt, *row.response])[len(row.prompt) :]
         )
-        for one in rows
+        for row in rows
     ]
     worst = float(torch.cat(off).abs().max())
     if worst <= PROBE_TOLERANCE:
@@ -183,6 +183,6 @@ def _generated(policy: CausalPolicy, *, cached: bool) -> list[_Row]:
     ]
     responses = generator.generate(requests, Sampling())
     return [
-        _Row(one.token_ids, got.token_ids, got.logprobs)
-        for one, got in zip(requests, responses, strict=True)
+        _Row(request.token_ids, got.token_ids, got.logprobs)
+        for request, got in zip(requests, responses, strict=True)
     ]

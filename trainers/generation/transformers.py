@@ -38,7 +38,7 @@ each layer's gathered as it runs, so that ranks take every step together."""
 @contextmanager
 def caching(model: nn.Module) -> Iterator[None]:
     """Switch gradient checkpointing off, under which a model that trains keeps no cache."""
-    layers = [one for one in model.modules() if vars(one).get("gradient_checkpointing")]
+    layers = [module for module in model.modules() if vars(module).get("gradient_checkpointing")]
     for layer in layers:
         vars(layer)["gradient_checkpointing"] = False
     try:
@@ -66,16 +66,16 @@ def next_logits(
         past: keeps what the model has read; None: nothing does.
     """
     known = _parameters(type(model))
-    given: dict[str, object] = {}
+    arguments: dict[str, object] = {}
     if "position_ids" in known:  # ALiBi families count by the mask themselves
-        given["position_ids"] = positions
+        arguments["position_ids"] = positions
     if hides_left_padding(model):
-        given["attention_mask"] = mask
+        arguments["attention_mask"] = mask
     if "logits_to_keep" in known:
-        given["logits_to_keep"] = 1
+        arguments["logits_to_keep"] = 1
     if past is not None:
-        given["cache_params" if "cache_params" in known else "past_key_values"] = past
-    return model(input_ids=tokens, use_cache=past is not None, **given).logits[:, -1]
+        arguments["cache_params" if "cache_params" in known else "past_key_values"] = past
+    return model(input_ids=tokens, use_cache=past is not None, **arguments).logits[:, -1]
 
 
 @cache
@@ -106,11 +106,11 @@ class _Batch:
     ) -> None:
         self._model = model
         device = next(model.parameters()).device
-        width = max(len(one.token_ids) for one in requests)
-        gaps = [width - len(one.token_ids) for one in requests]
+        width = max(len(request.token_ids) for request in requests)
+        gaps = [width - len(request.token_ids) for request in requests]
         padded = [
-            [pad_token_id] * gap + list(one.token_ids)
-            for gap, one in zip(gaps, requests, strict=True)
+            [pad_token_id] * gap + list(request.token_ids)
+            for gap, request in zip(gaps, requests, strict=True)
         ]
         tokens = torch.tensor(padded, device=device)
         columns = torch.arange(width + room, device=device)
@@ -211,8 +211,8 @@ class TransformersGenerator(Generator):
             batches = self._batches(order, requests)
             for number in range(self._most(len(batches))):
                 chosen = batches[number] if number < len(batches) else []
-                wanted = [requests[i] for i in chosen]
-                written = self._write(wanted or [self._idle()], sampling)
+                batch = [requests[i] for i in chosen]
+                written = self._write(batch or [self._idle()], sampling)
                 responses.update(zip(chosen, written, strict=False))
         return [responses[i] for i in range(len(requests))]
 
@@ -229,9 +229,9 @@ class TransformersGenerator(Generator):
         self._policy_version = version
 
     def _check_shared(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        given = {tensor.data_ptr() for _, tensor in weights}
+        addresses = {tensor.data_ptr() for _, tensor in weights}
         named = self._policy.model.named_parameters()
-        absent = [name for name, tensor in named if tensor.data_ptr() not in given]
+        absent = [name for name, tensor in named if tensor.data_ptr() not in addresses]
         assert not absent, f"{absent[0]} is not shared with the policy that is trained"
 
     def sleep(self) -> None:
@@ -261,13 +261,13 @@ class TransformersGenerator(Generator):
         return [run[at : at + size] for run in runs for at in range(0, len(run), size)]
 
     def _write(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        room = self._most(max(one.max_new_tokens for one in requests))
+        room = self._most(max(request.max_new_tokens for request in requests))
         batch = _Batch(self._policy.model, requests, self._pad_token_id, room, cached=self._cached)
         bad = int((~batch.logits.isfinite()).any(1).sum())
         _check_finite(self._most(bad), len(requests))
         rows = batch.rows
         steps = torch.arange(room, device=rows.device)
-        limits = torch.tensor([one.max_new_tokens for one in requests], device=rows.device)
+        limits = torch.tensor([request.max_new_tokens for request in requests], device=rows.device)
         eos = torch.tensor(sorted(self._eos_token_ids), device=rows.device)
         draws = _draws(requests, steps, sampling)
         tokens = torch.zeros(len(requests), room, dtype=torch.long, device=rows.device)
@@ -313,8 +313,8 @@ class TransformersGenerator(Generator):
 
 def _draws(requests: Sequence[Request], steps: Tensor, sampling: Sampling) -> Tensor:
     """Return the uniforms [B, T] of every token that may be drawn."""
-    index = torch.tensor([one.index for one in requests], device=steps.device)
-    first = torch.tensor([one.position for one in requests], device=steps.device)
+    index = torch.tensor([request.index for request in requests], device=steps.device)
+    first = torch.tensor([request.position for request in requests], device=steps.device)
     return uniforms(sampling.seed, sampling.iteration, index[:, None], first[:, None] + steps)
 
 

@@ -81,11 +81,11 @@ class Logger(ABC):
 def evaluation_values(evaluations: Sequence[Evaluation]) -> dict[str, float]:
     """Return the figures of held-out scores by metric key; without an interval that is unknown."""
     values: dict[str, float] = {}
-    for one in evaluations:
-        values[f"eval/{one.env}/mean"] = one.mean
-        if not math.isnan(one.ci_low):
-            values[f"eval/{one.env}/ci_low"] = one.ci_low
-            values[f"eval/{one.env}/ci_high"] = one.ci_high
+    for evaluation in evaluations:
+        values[f"eval/{evaluation.env}/mean"] = evaluation.mean
+        if not math.isnan(evaluation.ci_low):
+            values[f"eval/{evaluation.env}/ci_low"] = evaluation.ci_low
+            values[f"eval/{evaluation.env}/ci_high"] = evaluation.ci_high
     if evaluations:
-        values["eval/score"] = sum(one.mean for one in evaluations) / len(evaluations)
+        values["eval/score"] = sum(evaluation.mean for evaluation in evaluations) / len(evaluations)
     return values

@@ -167,12 +167,12 @@ class ConsoleLogger(Logger):
             self._print(cut(" ".join([self._reached.replace(" ", "="), *pairs]), LINE_WIDTH))
 
     def _live_line(self, named: Mapping[str, float], left: str) -> str:
-        said = [self._reached]
+        parts = [self._reached]
         for name, value in named.items():
             word, unit = UNITS.get(name, (name, ""))
             course = f" {sparkline(self._rewards)}" if name == "reward" else ""
-            said.append(f"{word} {short_number(value)}{unit}{course}".strip())
-        return cut("  ".join([*said, *([f"eta {left}"] if left else [])]), LINE_WIDTH)
+            parts.append(f"{word} {short_number(value)}{unit}{course}".strip())
+        return cut("  ".join([*parts, *([f"eta {left}"] if left else [])]), LINE_WIDTH)
 
     def _left(self, step: int) -> str:
         now = time.monotonic()
@@ -185,8 +185,10 @@ class ConsoleLogger(Logger):
 
     def _alarm(self, values: Mapping[str, float], step: int) -> None:
         for text in self._alarms.take(values):
-            said = fill(f"warning: {text} (iteration {step})", LINE_WIDTH, break_on_hyphens=False)
-            self._print(said, style="yellow")
+            message = fill(
+                f"warning: {text} (iteration {step})", LINE_WIDTH, break_on_hyphens=False
+            )
+            self._print(message, style="yellow")
 
     def _explain(self, values: Mapping[str, float], step: int) -> None:
         is_first = step == 1 and not self._is_quiet
@@ -208,9 +210,12 @@ class ConsoleLogger(Logger):
         if self._best is None or figures["eval/best"] > self._best[0]:
             self._best = (figures["eval/best"], step)
         self._stale = figures["eval/stale"]
-        for one in () if self._is_quiet else evaluations:
+        for result in () if self._is_quiet else evaluations:
             self._print(
-                cut(f"Held-out {mean_and_interval(one)}  {one.env}, iteration {step}", LINE_WIDTH)
+                cut(
+                    f"Held-out {mean_and_interval(result)}  {result.env}, iteration {step}",
+                    LINE_WIDTH,
+                )
             )
 
     def close(self, status: FinalStatus) -> None:
@@ -231,27 +236,27 @@ class ConsoleLogger(Logger):
         self._point(status)
 
     def _compare(self, before: Sequence[Evaluation], after: Sequence[Evaluation]) -> None:
-        for one, other in zip(before, after, strict=True):
+        for first, other in zip(before, after, strict=True):
             course = (
-                mean_and_interval(one)
-                if one is other
-                else f"{mean_and_interval(one)} -> {mean_and_interval(other)}"
+                mean_and_interval(first)
+                if first is other
+                else f"{mean_and_interval(first)} -> {mean_and_interval(other)}"
             )
             tasks = f"{counted(len(other.scores), 'task')}, 95 %" if other.scores else "95 %"
             self._print(cut(f"Held-out {course}  {tasks}", LINE_WIDTH), style="bold")
-            if one is other:
+            if first is other:
                 continue
             pairs = [
                 (old.get("reward", 0.0) - new.get("reward", 0.0), old, new)
-                for old, new in zip(one.rows, other.rows, strict=False)
+                for old, new in zip(first.rows, other.rows, strict=False)
             ]
             finite = [pair for pair in pairs if math.isfinite(pair[0])]
             for _, old, new in sorted(finite, key=lambda pair: pair[0])[:2]:
                 self._print(f"  prompt   {cut(str(new.get('prompt', '')), LINE_WIDTH - 11)}")
                 for word, row in (("before", old), ("after", new)):
                     reward = f"  reward {short_number(row.get('reward', 0.0))}"
-                    said = answer(str(row.get("completion", "")))
-                    text = cut(said, LINE_WIDTH - 11 - len(reward))
+                    completion = answer(str(row.get("completion", "")))
+                    text = cut(completion, LINE_WIDTH - 11 - len(reward))
                     self._print(f"  {word:<8} {text}{reward}")
 
     def _point(self, status: FinalStatus) -> None:
@@ -265,7 +270,9 @@ class ConsoleLogger(Logger):
             if (trial := self._trial()) is None:
                 self._print(f"Next     {again}")
             else:  # a function is about to be corrected: its file will not be the one that ran
-                trust = " --trust" if any(one.function for one in self._config.rewards) else ""
+                trust = (
+                    " --trust" if any(reward.function for reward in self._config.rewards) else ""
+                )
                 self._print(f"Next     {trial}")
                 self._print(f"Then     {again}{trust}")
             return
@@ -310,7 +317,7 @@ class ConsoleLogger(Logger):
 
     def _trial(self) -> str | None:
         """Return the command that tries the reward, where it is why the run failed."""
-        named = [value for one in self._config.rewards for value in one.source.values()]
+        named = [value for reward in self._config.rewards for value in reward.source.values()]
         if (
             not named
             or named_in(self._config)

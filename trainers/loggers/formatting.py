@@ -38,10 +38,11 @@ def escaped(text: str) -> str:
 def printable(text: str) -> str:
     """Return text with a mark for each character that no page can show."""
     return "".join(
-        one
-        if one in "\n\t" or (one.isprintable() and not 0xD800 <= ord(one) < 0xE000)
+        character
+        if character in "\n\t"
+        or (character.isprintable() and not 0xD800 <= ord(character) < 0xE000)
         else "\ufffd"
-        for one in text
+        for character in text
     )
 
 

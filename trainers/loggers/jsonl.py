@@ -18,9 +18,9 @@ def json_value(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): json_value(one) for key, one in value.items()}
+        return {str(key): json_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [json_value(one) for one in value]
+        return [json_value(item) for item in value]
     return value
 
 
@@ -40,7 +40,9 @@ class JsonlLogger(Logger):
         """Continue the files of the run folder, or begin them."""
         self._dir = run.folder
         started = (run.folder / "logs").glob("attempt_*")
-        self._attempt = max((int(one.name.removeprefix("attempt_")) for one in started), default=1)
+        self._attempt = max(
+            (int(folder.name.removeprefix("attempt_")) for folder in started), default=1
+        )
         for name in ("metrics.jsonl", "samples.jsonl"):
             self._close_torn_line(run.folder / name)
 

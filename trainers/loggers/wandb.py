@@ -45,12 +45,12 @@ def mode() -> str:
     Raises:
         ConfigError: WANDB_MODE asks for online, and there are no credentials.
     """
-    wanted = os.environ.get("WANDB_MODE")
-    if wanted == "online" and not has_credentials():
+    chosen = os.environ.get("WANDB_MODE")
+    if chosen == "online" and not has_credentials():
         raise ConfigError(
             "WANDB_MODE=online, but no credentials.\nwandb login, or WANDB_MODE=offline"
         )
-    return wanted or ("online" if has_credentials() else "offline")
+    return chosen or ("online" if has_credentials() else "offline")
 
 
 def offline_parts(run_dir: Path) -> list[Path]:
@@ -149,7 +149,7 @@ class WandbLogger(Logger):
 
     def log(self, values: Mapping[str, float], step: int, section: Stage = "ppo") -> None:
         """Log the finite figures with the stage's own step key."""
-        finite = {key: float(one) for key, one in values.items() if math.isfinite(one)}
+        finite = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         if len(finite) < len(values):
             self._warn(
                 "finite", f"left out what is not finite: {sorted(values.keys() - finite.keys())}."

@@ -63,11 +63,11 @@ def hidden_states(body: PreTrainedModel, inputs: TextInputs) -> Tensor:
 
 
 def _body_states(body: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:
-    given = {"position_ids": position_ids(mask)}
+    arguments = {"position_ids": position_ids(mask)}
     if "position_ids" not in inspect.signature(body.forward).parameters:
-        given = {}  # ALiBi families count by the mask themselves
+        arguments = {}  # ALiBi families count by the mask themselves
     tokens = tokens.masked_fill(~mask, 0)
-    out = body(input_ids=tokens, attention_mask=mask.long(), use_cache=False, **given)
+    out = body(input_ids=tokens, attention_mask=mask.long(), use_cache=False, **arguments)
     return out.last_hidden_state
 
 
@@ -101,7 +101,7 @@ class ActionScorer:
         for divisor in ("logits_scaling", "logits_mup_width_multiplier"):
             scale /= float(getattr(text, divisor, None) or 1.0)
         caps = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-        softcap = next((cap for one in caps if (cap := getattr(text, one, None))), None)
+        softcap = next((cap for name in caps if (cap := getattr(text, name, None))), None)
         return cls(
             temperature=temperature, chunk=chunk, scale=scale, softcap=softcap, absent=absent
         )
@@ -198,8 +198,8 @@ def _check_long_row(model: PreTrainedModel, longest: int | None) -> None:
     tokens = near.expand(2, -1) % model.config.get_text_config().vocab_size
 
     def states(rows: int) -> Tensor:
-        given = {"attention_mask": torch.ones_like(tokens[:rows]), "use_cache": False}
-        return body(input_ids=tokens[:rows], position_ids=positions[:rows], **given)[0][0]
+        arguments = {"attention_mask": torch.ones_like(tokens[:rows]), "use_cache": False}
+        return body(input_ids=tokens[:rows], position_ids=positions[:rows], **arguments)[0][0]
 
     alone = states(1).float()
     difference = float((states(2).float() - alone).abs().max() / alone.abs().max())

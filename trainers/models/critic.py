@@ -75,7 +75,7 @@ def surprisal(inputs: TextInputs) -> Tensor:
         return torch.zeros(len(inputs.tokens), count, NUM_SURPRISALS, device=inputs.tokens.device)
     latest = nn.functional.pad(-inputs.logprobs.float(), (1, 0))
     total, largest = latest.cumsum(1), latest.cummax(1).values
-    shares = [-torch.expm1(-one) for one in (total, largest, latest)]
+    shares = [-torch.expm1(-exponent) for exponent in (total, largest, latest)]
     return torch.stack([*shares, torch.log1p(total)], dim=-1)
 
 

@@ -169,7 +169,7 @@ def check_critic(critic: Critic, policy_model: PreTrainedModel, init: str, lengt
     Raises:
         ConfigError: it embeds fewer tokens, or its context is shorter.
     """
-    mine, policy = (one.config.get_text_config() for one in (critic.trunk, policy_model))
+    mine, policy = (model.config.get_text_config() for model in (critic.trunk, policy_model))
     context = longest_sequence(critic.trunk.config)
     if mine.vocab_size >= policy.vocab_size and context >= length:
         return
@@ -241,7 +241,7 @@ def _from_classifier(
     return model.base_model, head
 
 
-def _read(auto: Any, source: str, config: PretrainedConfig, **given: Any) -> tuple[Any, Any]:  # noqa: ANN401
+def _read(auto: Any, source: str, config: PretrainedConfig, **options: Any) -> tuple[Any, Any]:  # noqa: ANN401
     try:
         return auto.from_pretrained(
             source,
@@ -250,7 +250,7 @@ def _read(auto: Any, source: str, config: PretrainedConfig, **given: Any) -> tup
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **given,
+            **options,
         )
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(loading_message(source, error)) from error

@@ -23,7 +23,7 @@ def chat_that_ends(
     Args:
         tokenizer: with a chat template, which is used here for the first time and so bounded.
         named: ids that model and tokenizer name.
-        given: `generation.eos_token_ids`, instead of those.
+        ids: `generation.eos_token_ids`, instead of those.
         name: of the model, for messages.
         day: as of `ChatFormat`.
 

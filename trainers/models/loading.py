@@ -139,8 +139,8 @@ def _named_ends(
     if model_config is not None and source is not None:
         named += [model_config.get_text_config().eos_token_id]
         named += [_generation_config(source).eos_token_id]
-    flat = [one for item in named for one in (item if isinstance(item, list) else [item])]
-    return list(dict.fromkeys(int(one) for one in flat if one is not None))
+    flat = [token_id for item in named for token_id in (item if isinstance(item, list) else [item])]
+    return list(dict.fromkeys(int(token_id) for token_id in flat if token_id is not None))
 
 
 def _generation_config(source: str) -> GenerationConfig:
@@ -172,7 +172,7 @@ def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
         if isinstance(value, PretrainedConfig):
             without_dropout(value)
         elif isinstance(value, float) and any(
-            one in name for one in ("dropout", "pdrop", "jitter")
+            word in name for word in ("dropout", "pdrop", "jitter")
         ):
             setattr(config, name, 0.0)
     return config

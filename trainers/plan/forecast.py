@@ -188,11 +188,11 @@ def forecast_text(
         batch=BatchShape.of(config, holding.ranks),
         disk=disk_of(config, parameters, shapes.num_learned),
         learned=shapes.num_learned,
-        largest=max(one.numel() for one in shapes.policy.parameters()),
+        largest=max(weight.numel() for weight in shapes.policy.parameters()),
     )
     if config.sft.num_epochs and config.model.lora.rank and config.model.path is None:
         forecast.notes.append("the supervised stage of a fresh model learns whole, and takes more")
-    if any(one.model for one in config.rewards):
+    if any(reward.model for reward in config.rewards):
         forecast.notes.append("memory and time of the reward model, which come on top")
     if holding.ranks > 1:
         talk = "sum gradients up" if holding.stage == 3 else "talk to one another"

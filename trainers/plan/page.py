@@ -43,12 +43,12 @@ def seconds_of(
     forecast: Forecast, config: Config, lengths: Lengths, pace: Pace
 ) -> dict[str, tuple[Range, float]]:
     """Return the range of seconds of each phase, and how often it is in the run."""
-    found: dict[str, tuple[Range, float]] = {}
+    totals: dict[str, tuple[Range, float]] = {}
     for work in forecast.work:
         low, high = (pace.seconds(work.real(config, lengths, end)) for end in (0, 1))
-        before, _ = found.get(work.name, ((0.0, 0.0), 0.0))
-        found[work.name] = (before[0] + LOW * low, before[1] + HIGH * high), work.often
-    return found
+        before, _ = totals.get(work.name, ((0.0, 0.0), 0.0))
+        totals[work.name] = (before[0] + LOW * low, before[1] + HIGH * high), work.often
+    return totals
 
 
 def text_lines(config: Config, lengths: Lengths | None) -> list[str]:
@@ -67,12 +67,18 @@ def text_lines(config: Config, lengths: Lengths | None) -> list[str]:
 def memory_lines(forecast: Forecast) -> list[str]:
     """Return the table of phases."""
     titles = ("weights", "Adam", "grads", "working", "total")
-    width = max([9, *(len(one.name) + 1 for one in forecast.memory)])
+    width = max([9, *(len(phase.name) + 1 for phase in forecast.memory)])
     lines = [f"{'phase':<{width}}" + "".join(f"{title:>9}" for title in titles)]
-    for one in forecast.memory:
-        sizes = (one.weights, one.optimizer, one.gradients, one.working + one.heap, one.total)
+    for phase in forecast.memory:
+        sizes = (
+            phase.weights,
+            phase.optimizer,
+            phase.gradients,
+            phase.working + phase.heap,
+            phase.total,
+        )
         cells = "".join(f"{size_text(size) if size else '-':>9}" for size in sizes)
-        lines += [f"{one.name:<{width}}{cells}", f"  {one.detail}"]
+        lines += [f"{phase.name:<{width}}{cells}", f"  {phase.detail}"]
     return lines
 
 
@@ -110,13 +116,13 @@ def fit_lines(peak: Phase | None, room: int | None, *, is_gpu: bool) -> list[str
     if peak is None:
         return []
     where = "a GPU" if is_gpu else "a process"
-    said = f"about {size_text(peak.total)} {where} at most, in {peak.name}"
+    message = f"about {size_text(peak.total)} {where} at most, in {peak.name}"
     if room is None:
-        return [said]
+        return [message]
     if peak.total <= room:
-        return [f"{said}: fits into the {size_text(room)} there are"]
+        return [f"{message}: fits into the {size_text(room)} there are"]
     return [
-        f"{said}: DOES NOT FIT into the {size_text(room)} there are. Try in this order:",
+        f"{message}: DOES NOT FIT into the {size_text(room)} there are. Try in this order:",
         "1 --backend.micro-batch-tokens 2048 --generation.batch-size 64",
         "2 --backend.gradient-checkpointing true",
         "3 --ppo.critic shared",
@@ -214,7 +220,7 @@ def figures(
         },
         "host": forecast.host,
         "host_of_rank_0": forecast.main,
-        "memory": [{**asdict(one), "total": one.total} for one in forecast.memory],
+        "memory": [{**asdict(phase), "total": phase.total} for phase in forecast.memory],
         "disk": forecast.disk,
         "texts": None if lengths is None else asdict(lengths),
         "time": seconds,

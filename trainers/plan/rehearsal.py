@@ -181,7 +181,9 @@ def extend_cache(cache: DynamicCache, num_tokens: int) -> None:
 def cache_bytes(cache: DynamicCache) -> int:
     """Return what keys and values of a cache take, with the room behind them."""
     pairs = ((layer.keys, layer.values) for layer in attention(cache))
-    return sum(one.untyped_storage().nbytes() for pair in pairs for one in pair if one is not None)
+    return sum(
+        state.untyped_storage().nbytes() for pair in pairs for state in pair if state is not None
+    )
 
 
 def attention(cache: DynamicCache) -> list[DynamicLayer]:

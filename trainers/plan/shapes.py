@@ -72,8 +72,8 @@ class Shapes:
     def num_learned(self) -> dict[str, int]:
         """How many of them learn, by role; beside adapters most do not."""
         heads = self.num_policy - count_parameters(self.policy)
-        found = {"policy": _learned(self.policy) + heads}
-        return found if self.critic is None else found | {"critic": _learned(self.critic)}
+        counts = {"policy": _learned(self.policy) + heads}
+        return counts if self.critic is None else counts | {"critic": _learned(self.critic)}
 
     @property
     def num_critic(self) -> int:
@@ -94,17 +94,17 @@ def model_config(model: ModelConfig) -> tuple[PretrainedConfig, str]:
     """
     if model.path is None:
         vocab_size = model.vocab_size or VOCAB_SIZES[model.preset]
-        given = any(getattr(model.dimensions, name) for name in NEEDED)
-        return llama_config(model, vocab_size), "sizes given" if given else model.preset
+        has_sizes = any(getattr(model.dimensions, name) for name in NEEDED)
+        return llama_config(model, vocab_size), "sizes given" if has_sizes else model.preset
     if model.config is not None:
         return _from_file(model.config), f"{model.path}, by {model.config}"
-    given = [name for name in NEEDED if getattr(model.dimensions, name)]
-    if not given:
+    sizes = [name for name in NEEDED if getattr(model.dimensions, name)]
+    if not sizes:
         try:
             return load_config(model.path), model.path
         except ConfigError as error:
             raise ConfigError(f"{error}\n{HOW}") from error
-    missing = [f"model.dimensions.{name}" for name in NEEDED if name not in given]
+    missing = [f"model.dimensions.{name}" for name in NEEDED if name not in sizes]
     missing += [] if model.vocab_size else ["model.vocab_size"]
     if missing:
         raise ConfigError(
@@ -177,14 +177,14 @@ def _cached(model: ModelConfig, described: PretrainedConfig, source: str) -> boo
 def _fill(model: nn.Module, mode: FakeTensorMode, weights: torch.dtype) -> None:
     """Make fake what peft left on the device meta: it cannot move what is fake."""
     for layer in model.modules():
-        for name, one in layer.named_parameters(recurse=False):
-            if one.is_meta:
+        for name, weight in layer.named_parameters(recurse=False):
+            if weight.is_meta:
                 with mode:
-                    setattr(layer, name, nn.Parameter(torch.empty(one.shape, dtype=weights)))
+                    setattr(layer, name, nn.Parameter(torch.empty(weight.shape, dtype=weights)))
 
 
 def _learned(model: nn.Module) -> int:
-    return sum(one.numel() for one in model.parameters() if one.requires_grad)
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def _critic(config: Config, policy: PreTrainedModel) -> Critic | None:

@@ -196,7 +196,7 @@ def _overlaid(panel: Panel, records: Sequence[RunRecord]) -> Iterator[Chart]:
     """Yield a chart for each metric of a panel, a curve for each run that logged it."""
     if panel.kind != "lines":
         return
-    curves_of = [panel.found(record.curves) for record in records]
+    curves_of = [panel.drawn_curves(record.curves) for record in records]
     metrics = dict.fromkeys(name for curves in curves_of for name in curves)
     for name in metrics:
         places = [place for place, curves in enumerate(curves_of) if name in curves]

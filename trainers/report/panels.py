@@ -37,7 +37,7 @@ class Panel:
     spans: tuple[float, float] | None = None
     is_noisy: bool = True
 
-    def found(self, curves: Curves) -> dict[str, Mapping[int, float]]:
+    def drawn_curves(self, curves: Curves) -> dict[str, Mapping[int, float]]:
         """Return name in the legend -> curve, of the metrics that were logged."""
         named = {}
         for metric, name in self.metrics.items():

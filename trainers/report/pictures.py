@@ -54,7 +54,7 @@ def draw(run_dir: Path) -> Path | None:
     A panel is drawn where its metric was logged. The interval of the held-out score is a band.
     """
     logged = curves(lines(run_dir / "metrics.jsonl"))
-    shown = [(panel, drawn) for panel in OVERVIEW if (drawn := panel.found(logged))]
+    shown = [(panel, drawn) for panel in OVERVIEW if (drawn := panel.drawn_curves(logged))]
     if not shown:
         return None
     rows, columns = -(-len(shown) // 2), min(len(shown), 2)
@@ -225,7 +225,7 @@ def _stack(axes: Axes, drawn: Mapping[str, Curve], palette: Palette) -> None:
 
 def phases(panel: Panel, record: RunRecord) -> dict[str, Curve]:
     """Return the curves of a panel, of a stack the six largest: what is less cannot be seen."""
-    drawn = panel.found(record.curves)
+    drawn = panel.drawn_curves(record.curves)
     if panel.kind != "stack":
         return drawn
     drawn.pop(TOTAL.partition("/")[2], None)

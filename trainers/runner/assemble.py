@@ -71,11 +71,11 @@ def check_shares(config: Config, world: World) -> None:
     Raises:
         ConfigError: says which.
     """
-    wanted = config.backend.ranks
-    if wanted not in (None, world.size):
+    ranks = config.backend.ranks
+    if ranks not in (None, world.size):
         raise ConfigError(
             f"backend.nodes {config.backend.nodes} x backend.gpus {config.backend.gpus} are "
-            f"{wanted} ranks, and {world.size} were started. deepspeed starts those of one machine "
+            f"{ranks} ranks, and {world.size} were started. deepspeed starts those of one machine "
             "where it finds no hostfile, with a warning alone.\n"
             "llmgym launch check --hostfile FILE looks at hosts; --backend.gpus null takes any"
         )
@@ -101,12 +101,12 @@ def check_prompts(config: Config, chat: ChatFormat, *vectors: LLMVectorEnv | Non
         if longest > limit:
             count = sum(length > limit for length in lengths)
             at = lengths.index(longest)
-            said = str(openings[at][-1]["content"])
+            message = str(openings[at][-1]["content"])
             place = task_at(core_env(envs.envs[0]).tasks, at).place
             raise ConfigError(
                 f"{count} of {len(lengths)} prompts of {config.envs[0].id} are longer than "
                 f"generation.max_prompt_tokens {limit}. The longest has {longest}"
-                f"{place and f', in {place}'}: {said[:60]!r}.\n"
+                f"{place and f', in {place}'}: {message[:60]!r}.\n"
                 "Raise it with --generation.max-prompt-tokens, or leave such prompts out with "
                 "--data.too-long drop"
             )
@@ -177,18 +177,18 @@ class Devices:
         placed: dict[str, Any] = {"name": name, "device": self.device, "dtype": self.dtype}
         if self.zero is None:
             return TorchEngine(module, settings, **placed)
-        given = self.zero.trained(settings)
-        adamw = json.dumps(given["optimizer"])
+        settings_json = self.zero.trained(settings)
+        adamw = json.dumps(settings_json["optimizer"])
         same_everywhere(**{f"optimizer of the {name}": adamw})  # one host may lack a compiler
-        made = DeepSpeedEngine(module, settings, **placed, json=given)
+        made = DeepSpeedEngine(module, settings, **placed, json=settings_json)
         limit_waits(self.zero.config.backend.timeout_seconds)
         return made
 
     def frozen(self, module: nn.Module) -> nn.Module:
         """Place a module that does not train; it is shared out where the policy is."""
         if self.zero is None or self.zero.stage < 3:
-            for one in module.to(self.device).parameters():  # angles of positions stay float32
-                one.data = one.data.to(self.weights)
+            for weight in module.to(self.device).parameters():  # angles of positions stay float32
+                weight.data = weight.data.to(self.weights)
             return module
         return frozen(module, self.zero.frozen())
 
@@ -245,7 +245,7 @@ def writer_of(policy: Policy, devices: Devices) -> GenerationModel:
         return GenerationModel(policy=policy, weights="shared")
     if not zero.holds(count_parameters(policy) * devices.weights.itemsize):
         return GenerationModel(policy=policy, weights="sharded")
-    empty = {id(one): nn.Parameter(torch.empty(0), False) for one in policy.parameters()}
+    empty = {id(weight): nn.Parameter(torch.empty(0), False) for weight in policy.parameters()}
     copied = copy.deepcopy(policy, empty)  # every rollout brings the weights
     return GenerationModel(policy=copied.to(devices.device), weights="copied")
 
@@ -270,7 +270,7 @@ def text_models(config: Config, policy: Policy, devices: Devices) -> TextModels:
     critic = critic_of(config, policy)
     if lora.rank:
         adapt(policy.model, lora, seed=config.run.seed)
-    count = sum(one.numel() for one in policy.parameters() if one.requires_grad)
+    count = sum(weight.numel() for weight in policy.parameters() if weight.requires_grad)
     writer = writer_of(policy, devices)  # copied before an engine shares the weights out
     reference: Reference | None = reference_of(config, policy, devices)
     second = None
@@ -306,8 +306,8 @@ def card(session: Session, base_model: str | None) -> dict[str, Any]:
     config = session.config
     scores = {}
     for step, done in session.held_out.evaluations:
-        for one in done:
-            scores[f"{one.env}, iteration {step}"] = round(one.mean, 4)
+        for evaluation in done:
+            scores[f"{evaluation.env}, iteration {step}"] = round(evaluation.mean, 4)
     return {
         "title": config.run.name,
         "base_model": base_model,

@@ -159,9 +159,9 @@ def _learned(session: Session, env: EnvFactory | None, reward: object | None) ->
 
 def _code(config: Config, parts: Sequence[PythonPart]) -> dict[str, str]:
     """Return digests of the source code behind the settings, by its name; empty: it has none."""
-    named = {f"{one.setting} {one.address}": one.digest[:12] for one in named_code(config)}
-    given = {f"{one.role} {one.setting}": one.digest for one in parts}
-    return named | given
+    named = {f"{part.setting} {part.address}": part.digest[:12] for part in named_code(config)}
+    from_python = {f"{part.role} {part.setting}": part.digest for part in parts}
+    return named | from_python
 
 
 def _report(run_dir: Path) -> None:

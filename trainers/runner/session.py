@@ -229,7 +229,9 @@ class Session:
 
     def evaluated(self, evaluations: Sequence[Evaluation], step: int) -> None:
         """Take and log held-out scores, their texts without secrets."""
-        evaluations = [replace(one, rows=tuple(redacted(one.rows))) for one in evaluations]
+        evaluations = [
+            replace(evaluation, rows=tuple(redacted(evaluation.rows))) for evaluation in evaluations
+        ]
         self.held_out.take(evaluations, step)
         for logger in self._loggers:
             logger.evaluation(evaluations, step, self.held_out.figures())
@@ -308,7 +310,7 @@ class Session:
     def _state_dict(self) -> dict[str, Any]:
         return {
             "held_out": self.held_out.state_dict(),
-            "loggers": {type(one).__name__: one.state_dict() for one in self._loggers},
+            "loggers": {type(logger).__name__: logger.state_dict() for logger in self._loggers},
         }
 
     def resumes_at(self, stage: Stage) -> bool:
@@ -325,18 +327,18 @@ class Session:
         if self._resume is False:
             return None
         if isinstance(self._resume, Path):
-            is_other = any(self.resumes_at(one) for one in get_args(Stage) if one != stage)
-            found = None if is_other else find_at(self._resume)
+            is_other = any(self.resumes_at(other) for other in get_args(Stage) if other != stage)
+            checkpoint = None if is_other else find_at(self._resume)
         else:
-            found = find(self.folder.checkpoints, stage)
-        if found is None:
+            checkpoint = find(self.folder.checkpoints, stage)
+        if checkpoint is None:
             return None
-        loaded = load(found.path, self.world.rank)
+        loaded = load(checkpoint.path, self.world.rank)
         check_identity(loaded.identity, self.config, self.folder.path)
         check_digests(loaded.identity, self._saver.identity["digests"], self.folder.path)
         check_code(loaded.identity, self._saver.identity["code"], self.folder.path)
-        _log.info("continues from %s", found.path)
-        return found.number, loaded
+        _log.info("continues from %s", checkpoint.path)
+        return checkpoint.number, loaded
 
     def restore(self, loaded: Loaded) -> None:
         """Take up random states, held-out scores and logs where a checkpoint left them."""
@@ -350,8 +352,8 @@ class Session:
 
     def restore_logs_of(self, stage: Stage) -> None:
         """Take up held-out scores and logs of a later stage, before an earlier one is repeated."""
-        if found := self.resumed(stage):
-            self._restore_logs(found[1])
+        if resumed := self.resumed(stage):
+            self._restore_logs(resumed[1])
 
     def _restore_logs(self, loaded: Loaded) -> None:
         state = loaded.own["session"]

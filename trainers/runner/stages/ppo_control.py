@@ -34,7 +34,7 @@ def train_control(
     """
     config = session.config
     check_data(config, has_env=callable(env))
-    if reward is not None or any(one.source for one in config.rewards):
+    if reward is not None or any(entry.source for entry in config.rewards):
         raise ConfigError(
             "a numeric environment pays its own rewards: drop --reward, or wrap the environment."
         )
@@ -80,13 +80,13 @@ def _check_numeric(config: Config) -> None:
 
 def _factory(config: Config, env: str | None) -> EnvFactory:
     """Return what makes the environment of an id, or of the config."""
-    found = spec(env or config.envs[0].id)
-    if is_text(found):
+    env_spec = spec(env or config.envs[0].id)
+    if is_text(env_spec):
         raise ConfigError(
-            f"{found.id} speaks text, and model.preset mlp reads numbers. Set --model.preset tiny, "
-            "or --model.path of a language model."
+            f"{env_spec.id} speaks text, and model.preset mlp reads numbers. Set --model.preset "
+            "tiny, or --model.path of a language model."
         )
-    return partial(gymnasium.make, found, **config.envs[0].kwargs)
+    return partial(gymnasium.make, env_spec, **config.envs[0].kwargs)
 
 
 @final

@@ -58,9 +58,9 @@ def train_text(
     num_envs = config.ppo.num_episodes // session.world.size
     envs = text_envs(config, num_envs, env=env, reward=rewarded)
     held_out = _held_out(session, envs, env=env, reward=rewarded)
-    for one in (envs, held_out):
-        if one is not None:
-            session.bound(one.limit)
+    for built in (envs, held_out):
+        if built is not None:
+            session.bound(built.limit)
     try:
         started = base_model(session, envs, held_out)
         if started is None:
@@ -217,17 +217,17 @@ class TextTraining:
         """
         if name == "critic" and not self._session.config.ppo.has_critic:
             return
-        said = card(self._session, self._session.config.model.path)
+        fields = card(self._session, self._session.config.model.path)
         module, folder = self._whole(name), self._session.folder.path / name
         adapter = None if name == "critic" else self._adapter()
         if not self._session.world.is_main:
             return
         if name == "critic":
             assert isinstance(module, Critic | SharedActorCritic)
-            export_critic(folder, module, said)
+            export_critic(folder, module, fields)
         else:
             assert isinstance(module, CausalPolicy | SharedActorCritic)
-            export_policy(folder, module.model, self._chat, said, adapter=adapter)
+            export_policy(folder, module.model, self._chat, fields, adapter=adapter)
 
     def _adapter(self) -> Adapter | None:
         """Return what was learned beside the base, on rank 0; a collective."""

@@ -51,14 +51,14 @@ class Rows:
 
     Attributes:
         classes: None of preferences.
-        said: where they come from, for the card.
+        summary: where they come from, for the card.
         note: the same in a line, for the header.
     """
 
     train: list[LabeledExample]
     test: list[LabeledExample]
     classes: Classes | None
-    said: str
+    summary: str
     note: str
 
     @property
@@ -78,8 +78,8 @@ def train_reward_model(session: Session) -> dict[str, float]:
     rows = _rows(config)
     texts = (
         text
-        for one in rows.train
-        for text in (*(str(said["content"]) for said in one.messages), *one.responses)
+        for example in rows.train
+        for text in (*(str(message["content"]) for message in example.messages), *example.responses)
     )
     tokenizer = classifier_tokenizer(config, texts, has_prompts=config.data.has_prompts)
     learned, parts = _examples(session, rows, tokenizer)
@@ -97,8 +97,8 @@ def train_reward_model(session: Session) -> dict[str, float]:
         session.identify(base=weights_digest(model))  # in no checkpoint
         adapt(model.model, config.model.lora, seed=config.run.seed)
     if devices.zero is not None and session.world.is_main:
-        given = {"reward_model": devices.zero.trained(_optimizer(config))}
-        save_json(session.folder.path / "deepspeed.json", given)
+        settings_json = {"reward_model": devices.zero.trained(_optimizer(config))}
+        save_json(session.folder.path / "deepspeed.json", settings_json)
     engine = devices.engine(model, _optimizer(config), "reward model")
     loss = RewardModelLoss(
         config=config,
@@ -115,12 +115,12 @@ def train_reward_model(session: Session) -> dict[str, float]:
         return {}
     verdicts = {name: loss.judge(engine, part, learned) for name, part in parts.items() if part}
     for name, verdict in verdicts.items():
-        found = f"accuracy {verdict.accuracy:.3f}, without reading {verdict.baseline:.3f}"
-        session.note(name, f"{found}, calibration error {verdict.calibration_error:.3f}")
+        result = f"accuracy {verdict.accuracy:.3f}, without reading {verdict.baseline:.3f}"
+        session.note(name, f"{result}, calibration error {verdict.calibration_error:.3f}")
     if "test" in verdicts:
-        found = verdicts["test"].metrics("test")
-        session.log(found, total, "reward_model", total)
-        metrics |= found
+        result = verdicts["test"].metrics("test")
+        session.log(result, total, "reward_model", total)
+        metrics |= result
     card, folder = _card(session, rows, verdicts), session.folder.path / "model"
     trained = gathered_module(engine)
     assert isinstance(trained, SequenceClassifier)
@@ -138,16 +138,16 @@ def _rows(config: Config) -> Rows:
         rows = preferences(config, path, limit=limit)
         tested = preferences(config, test) if test else []
         pairs = counted(len(rows), "pair")
-        said = f"{pairs} of {path}."
-        return Rows(train=rows, test=tested, classes=None, said=said, note=pairs)
+        summary = f"{pairs} of {path}."
+        return Rows(train=rows, test=tested, classes=None, summary=summary, note=pairs)
     rows, classes, num_left = labeled_examples(config, path, limit=limit)
     tested, _, num_tested_left = labeled_examples(config, test, classes) if test else ([], None, 0)
-    counts = Counter(one.label for one in rows)
+    counts = Counter(row.label for row in rows)
     each = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(classes.names))
-    said = f"{counted(len(rows), 'row')} of {path}: {each}. {RULE} So were {num_left} of these"
-    said += f", and {num_tested_left} of the test file." if test else "."
+    summary = f"{counted(len(rows), 'row')} of {path}: {each}. {RULE} So were {num_left} of these"
+    summary += f", and {num_tested_left} of the test file." if test else "."
     note = f"{each}; {num_left} left out: in several classes or none"
-    return Rows(train=rows, test=tested, classes=classes, said=said, note=note)
+    return Rows(train=rows, test=tested, classes=classes, summary=summary, note=note)
 
 
 def _examples(
@@ -169,8 +169,8 @@ def _examples(
     if rows.test:
         made, more = read(rows.test)
         dropped += more
-        seen = {one.subject for one in examples}
-        tested = [one for one in made if one.subject not in seen]
+        seen = {example.subject for example in examples}
+        tested = [example for example in made if example.subject not in seen]
     session.note("data", rows.note)
     session.note("rows", f"{len(learned)} learned, {len(held_out)} kept back, {dropped} too long")
     if rows.test:
@@ -189,7 +189,7 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
 def _class_weights(
     config: Config, rows: Rows, learned: Sequence[RewardModelExample]
 ) -> tuple[float, ...]:
-    missing = set(range(len(rows.names))) - {one.label for one in learned}
+    missing = set(range(len(rows.names))) - {example.label for example in learned}
     if missing:
         raise ConfigError(
             f'the class "{rows.names[min(missing)]}" has no row left to learn from. Give more rows '
@@ -220,20 +220,22 @@ def _card(
         if config.data.has_prompts
         else "a text alone; of a dialogue, its texts with a space between"
     )
-    said = [f"Judges {reads}. Logits: {judged}.", f"Data: {rows.said}"]
+    paragraphs = [f"Judges {reads}. Logits: {judged}.", f"Data: {rows.summary}"]
     metrics = {}
     rule = "always the most frequent class" if classes else "always the longer, or the shorter,"
-    for name, one in verdicts.items():
-        metrics |= one.metrics(name)
-        said.append(
-            f"On {one.num_rows} {HELD_OUT_SOURCES[name]}: accuracy {one.accuracy:.3f}, where "
-            f"{rule} reaches {one.baseline:.3f}; expected calibration error "
-            f"{one.calibration_error:.3f}."
+    for name, measured in verdicts.items():
+        metrics |= measured.metrics(name)
+        paragraphs.append(
+            f"On {measured.num_rows} {HELD_OUT_SOURCES[name]}: accuracy {measured.accuracy:.3f}, "
+            f"where {rule} reaches {measured.baseline:.3f}; expected calibration error "
+            f"{measured.calibration_error:.3f}."
         )
         table = ["| mean confidence | rows | accuracy |", "| --- | --- | --- |"]
-        table += [f"| {sure:.3f} | {number} | {right:.3f} |" for number, sure, right in one.bins]
-        said.append("\n".join(table))
-    said.append(
+        table += [
+            f"| {sure:.3f} | {number} | {right:.3f} |" for number, sure, right in measured.bins
+        ]
+        paragraphs.append("\n".join(table))
+    paragraphs.append(
         "Figures by their names in metrics.jsonl are below. "
         f"Settings: config.yaml of the run, digest {config.digest}."
     )
@@ -242,5 +244,5 @@ def _card(
         "stage": "reward-model",
         "base_model": config.model.path,
         "metrics": metrics,
-        "text": "\n\n".join(said),
+        "text": "\n\n".join(paragraphs),
     }

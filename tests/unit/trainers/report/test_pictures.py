@@ -44,12 +44,12 @@ def test_a_family_gives_a_curve_for_each_of_its_metrics():
         "rewards/exact/std": {1: 9.0},
         "objective/scores": {1: -0.5},
     }
-    assert panel.found(curves) == {"brief": {1: -1.0}, "exact": {1: 0.5}, "sum": {1: -0.5}}
+    assert panel.drawn_curves(curves) == {"brief": {1: -1.0}, "exact": {1: 0.5}, "sum": {1: -0.5}}
 
 
 def test_a_scatter_without_one_of_its_axes_is_left_out():
     panel = Panel(title="x", metrics={"objective/kl": "x", "objective/scores": "y"}, kind="scatter")
-    assert panel.found({"objective/scores": {1: 1.0}}) == {}
+    assert panel.drawn_curves({"objective/scores": {1: 1.0}}) == {}
 
 
 def test_no_metric_is_in_two_panels_of_a_section():
