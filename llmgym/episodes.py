@@ -72,7 +72,7 @@ def same(left: Trace, right: Trace, reward: Reward | None) -> bool:
 
 @contextmanager
 def unwarned() -> Iterator[None]:
-    """Keep back the warnings of a run about failed rewards, where they are told otherwise."""
+    """Suppress the warnings about failed rewards, where they are reported otherwise."""
     logger = logging.getLogger("llmgym.rewards")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -156,7 +156,7 @@ class Tokens(_TextSpace):
 
 @final
 class Ragged(_TextSpace):
-    """The batch of n samples of one space: a tuple; None stands for an idle slot.
+    """The batch of n samples of one space: a tuple; None marks an idle slot.
 
     Args:
         space: what every slot holds.

@@ -59,7 +59,7 @@ def page(env_id: str, target: str, tags: Sequence[str]) -> str:
 
 
 def _episode(env: LLMEnv, answer: Callable[[], str | None]) -> tuple[list[str], float]:
-    """Return what is said in an episode, one line a message, and what it earns."""
+    """Return the messages of an episode, a line each, and its reward."""
     env.reset(seed=SEED)
     transcript, total, over = [], 0.0, False
     while not over:

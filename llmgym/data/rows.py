@@ -143,7 +143,7 @@ def label_names(path: str | None) -> tuple[str, ...]:
 
 
 def labels_beside(path: Path) -> str | None:
-    """Return the file of label names beside a data file, or None."""
+    """Return the file of label names next to a data file, or None."""
     labels = path.parent / "labels.txt"
     return str(labels) if labels.is_file() else None
 

@@ -214,7 +214,7 @@ class _Looked:
         return prompts, split, _first(bad)
 
     def overlap(self, prompts: Mapping[int, Prompt]) -> Iterator[str]:
-        """Say which prompts are also in the other split beside the file."""
+        """Say which prompts are also in the file of the other split."""
         beside = sibling_of(self.path)
         if beside is None:
             return
@@ -244,7 +244,7 @@ def _empty(texts: Mapping[int, str], path: Path, column: str | None) -> Iterator
 
 
 def sibling_of(path: Path) -> Path | None:
-    """Return the other split beside a file: `test.jsonl` beside `train.jsonl`, or the reverse."""
+    """Return the file of the other split: `test.jsonl` for `train.jsonl`, or the reverse."""
     for word, other in (("train", "test"), ("test", "train")):
         beside = path.with_name(path.name.replace(word, other))
         if beside != path and beside.is_file() and beside.suffix.lower() in READERS:

@@ -1,4 +1,4 @@
-"""Reads the rows of a data file: JSONL, Parquet, CSV or TSV, told apart by the suffix."""
+"""Reads the rows of a data file: JSONL, Parquet, CSV or TSV, by the suffix."""
 
 import csv
 import json

@@ -66,7 +66,7 @@ class MakeGame:
 @final
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How a game stands: what its reward looks at."""
+    """The state of a game that its reward reads."""
 
     guessed: bool
     guesses: int

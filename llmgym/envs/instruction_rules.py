@@ -26,7 +26,7 @@ def words_of(text: str) -> list[str]:
 
 
 def contains(text: str, rule: "Rule") -> bool:
-    """Tell whether the word stands in the text."""
+    """Tell whether the text contains the word."""
     return rule.text in words_of(text)
 
 
@@ -36,12 +36,12 @@ def lacks(text: str, rule: "Rule") -> bool:
 
 
 def repeats(text: str, rule: "Rule") -> bool:
-    """Tell whether the word stands in the text `number` times or more."""
+    """Tell whether the text contains the word `number` times or more."""
     return words_of(text).count(rule.text) >= rule.number
 
 
 def has_number(text: str, rule: "Rule") -> bool:
-    """Tell whether the number stands in the text, in digits."""
+    """Tell whether the text contains the number, in digits."""
     return str(rule.number) in words_of(text)
 
 
@@ -72,7 +72,7 @@ def is_question(text: str, rule: "Rule") -> bool:
 
 
 def has_no_comma(text: str, rule: "Rule") -> bool:
-    """Tell whether no comma of any script stands in the text."""
+    """Tell whether the text contains no comma of any script."""
     del rule
     return not COMMAS & set(text)
 

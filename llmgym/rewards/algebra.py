@@ -244,7 +244,7 @@ def _read(answer: str) -> tuple[Any, ...]:
 
 
 def _comparable(expression: Any, other: Any) -> bool:  # noqa: ANN401 - expressions of sympy
-    """Return False for a pair or interval beside a set: (1, 2) is not {2, 1}."""
+    """Return False for a pair or interval against a set: (1, 2) is not {2, 1}."""
     kinds = {type(expression).__name__, type(other).__name__}
     return not ("FiniteSet" in kinds and kinds & {"Interval", "Tuple"})
 

@@ -264,7 +264,7 @@ class RewardModel(Reward):
         return self._classifier
 
     def _padded_right_or_left(self, classifier: Classifier) -> Classifier:
-        """Pad where a text's score does not depend on the longer one beside it.
+        """Pad where a text's score does not depend on longer texts of its batch.
 
         Raises:
             RewardError: it depends on either side.

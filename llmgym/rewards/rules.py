@@ -76,7 +76,7 @@ def number(text: str) -> Fraction | None:
 
 
 def last_number(text: str) -> Fraction | None:
-    """Return the last number that stands in a text, or None."""
+    """Return the last number in a text, or None."""
     numbers = ANY_NUMBER.findall(text[-MAX_CHARACTERS:])
     return number(numbers[-1]) if numbers else None
 
@@ -235,7 +235,7 @@ class Regex(UnitReward):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Contains(Comparison):
-    """1.0 where the reference stands in the response as a word or phrase of its own."""
+    """1.0 where the response contains the reference as a word or phrase of its own."""
 
     name: str = "contains"
     column: str | None = None

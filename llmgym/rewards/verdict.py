@@ -1,4 +1,4 @@
-"""What a reward said of a sample, made a `Score`; and how messages name the reward and the sample.
+"""Makes a `Score` of what a reward returned; and how messages name reward and sample.
 
 A broken function (None, text, a bool, a tensor, a wrong count) raises `RewardError` with the line
 it is written at and the response it was given; NaN and infinite become a `Score` of status "error".
@@ -133,7 +133,7 @@ def place_of(what: Callable[..., Any]) -> str:
 
 
 def near(file: str) -> str:
-    """Return a path from the current folder on, where it lies in it."""
+    """Return a path relative to the current folder, where it is inside."""
     try:
         return str(Path(file).relative_to(Path.cwd()))
     except (OSError, ValueError):  # the folder is gone, or the file lies elsewhere

@@ -82,7 +82,7 @@ class Host:
 
 
 def build(folder: Path) -> list[Host]:
-    """Make both hosts and the cable; what they know lies in /etc/netns while they are there."""
+    """Make both hosts and the cable; their files are in /etc/netns while they exist."""
     folder.mkdir(parents=True, exist_ok=True)
     key = folder / "key"
     key.unlink(missing_ok=True)

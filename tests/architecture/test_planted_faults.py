@@ -194,6 +194,21 @@ FAULTS = [
         "trainers/ppo.py: the word farewell is a former one",
     ),
     (
+        words.names_tell_what_they_hold,
+        {"llmgym/env.py": "A = [1 for _found in ()]\n"},
+        "llmgym/env.py:1: _found does not tell what it holds",
+    ),
+    (
+        words.names_tell_what_they_hold,
+        {"scripts/bench.py": "def f(a, *, given=1):\n    return given\n"},
+        "scripts/bench.py:1: given does not tell what it holds",
+    ),
+    (
+        words.first_lines_are_plain,
+        {"llmgym/env.py": 'class Env:\n    """Say farewell.\n\n    Told.\n    """\n'},
+        "llmgym/env.py:1: first line of a docstring: farewell",
+    ),
+    (
         words.public_names_are_unique,
         {"trainers/learner.py": "class Learner:\n    x = 1\n\n\ny, update = 1, 2\n"},
         "trainers/ppo.py:5: update is a public name of trainers/learner.py too",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 
-from tests.architecture.source import PACKAGES, Function, dotted, found, name, nodes, tree
+from tests.architecture.source import CODE, PACKAGES, Function, dotted, found, name, nodes, tree
 
 SECTIONS = (
     "objective|policy|value|loss|rewards|env|completions|advantages|perf|timing_s|eval|train"
@@ -29,6 +29,27 @@ FORMER_WORDS = frozenset(
     ("farewell", "speaker", "judgement", "judgements", "judging", "usual", "peers", "verdict")
 )
 """Words of names that the field has others for, and that do not come back."""
+FORMER_NAMES = frozenset(("said", "found", "given", "wanted", "one"))
+"""Names that do not tell what they hold: message, path, value, expected, row do."""
+FORMER_PROSE = frozenset(
+    [
+        "farewell",
+        "farewells",
+        "speaker",
+        "judgement",
+        "judgements",
+        "judging",
+        "usual",
+        "peers",
+        "told",
+        "heard",
+        "said",
+        "beside",
+        "stands",
+        "lies",
+    ]
+)
+"""Words of first lines of docstrings that a plain sentence has others for."""
 VERB_NAMES = frozenset(("main", "Options", "Command"))
 """Names that every module of a verb in trainers/cli has: together they are one interface."""
 HEADER = ("Purpose", "Hardware", "Result", "Run")
@@ -229,8 +250,41 @@ def public_names_are_unique(root: Path) -> list[str]:
     return twice
 
 
+def bound(node: ast.AST) -> str:
+    """Give the name that a node binds: of a variable, field, parameter, function or class."""
+    if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return node.id if isinstance(node, ast.Name) else node.attr
+    if isinstance(node, ast.arg):
+        return node.arg
+    return node.name if isinstance(node, ast.ClassDef | Function) else ""
+
+
+def names_tell_what_they_hold(root: Path) -> list[str]:
+    """No variable, parameter, function or class has one of the names that tell nothing."""
+    return [
+        f"{name(root, path)}:{node.lineno}: {bound(node)} does not tell what it holds: name that"
+        for path in found(root, *CODE)
+        for node in nodes(path)
+        if bound(node).strip("_").lower() in FORMER_NAMES
+    ]
+
+
+def first_lines_are_plain(root: Path) -> list[str]:
+    """No first line of a docstring has a word for which a plain sentence has another."""
+    return [
+        f"{name(root, path)}:{getattr(node, 'lineno', 1)}: first line of a docstring: {word}"
+        for path in found(root, *CODE)
+        for node in nodes(path)
+        if isinstance(node, ast.Module | ast.ClassDef | Function)
+        for first in (ast.get_docstring(node) or "").splitlines()[:1]
+        for word in sorted(set(re.findall(r"[a-z]+", first.lower())) & FORMER_PROSE)
+    ]
+
+
 RULES = (
     former_words_stay_away,
+    names_tell_what_they_hold,
+    first_lines_are_plain,
     public_names_are_unique,
     public_names_have_docstrings,
     tensors_have_shapes,

@@ -44,7 +44,7 @@ def checkpoint_name(prefix: str, number: int) -> str:
 
 @final
 class Saver:
-    """Saves and rotates; forgives two failed saves in a row, since the last one stands.
+    """Saves and rotates; allows two failed saves in a row, since the last checkpoint is kept.
 
     Args:
         folder: holds all checkpoints of a run.

@@ -1,4 +1,4 @@
-"""State on disk and back, without loss and without pickle: JSON beside safetensors.
+"""State on disk and back, without loss and without pickle: JSON and safetensors.
 
 A state is nested dicts, lists and tuples of tensors, arrays and plain values. Tensors and arrays
 go to `PART.safetensors`, all else to `PART.json`; both are read without running anything in them.

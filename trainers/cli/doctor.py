@@ -69,7 +69,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def fits(version: str, requirement: str) -> bool:
-    """Tell whether a version lies in a range such as ">=1.1,<2"."""
+    """Tell whether a version is in a range such as ">=1.1,<2"."""
     mine = numbers(version)
     for sign, bound in BOUND.findall(requirement):
         limit = numbers(bound)

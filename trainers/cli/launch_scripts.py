@@ -171,7 +171,7 @@ def _over_ssh(word: str) -> str:
 
 
 def _training(job: Job, *, over_ssh: bool = False) -> list[str]:
-    """Return the words of `train`, an option beside its first value."""
+    """Return the words of `train`, an option on one line with its first value."""
     words: list[str] = []
     for word in map(shlex.quote, map(_over_ssh, job.words) if over_ssh else job.words):
         if words and words[-1].startswith("-") and " " not in words[-1] and word[0] != "-":

@@ -116,7 +116,7 @@ def _usage_errors() -> tuple[type[Exception], ...]:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what is told in a message, without a traceback."""
+    """Return the message of an error, without a traceback."""
     from gymnasium.error import Error  # every error of llmgym is one
 
     return BackendError, CheckpointError, GenerationError, NonFiniteError, Error, OSError

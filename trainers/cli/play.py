@@ -1,4 +1,4 @@
-"""`llmgym play`: a model answers tasks or your own words, with its reward; base beside it."""
+"""`llmgym play`: a model and its base answer tasks or your own words, with their rewards."""
 
 import sys
 from collections.abc import Iterator, Sequence

@@ -123,7 +123,7 @@ class EnvSlot:
         return ended
 
     def waiting(self) -> Step:
-        """Return the step that stands for none, behind the end of an episode."""
+        """Return the step that fills rows after the end of an episode."""
         return Step(self.obs, 0.0, terminated=True, truncated=False)
 
     def state_dict(self) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Row:
         self.turn_ends.append(len(self.tokens) - 1)
 
     def observe(self, ids: Sequence[int]) -> None:
-        """Append what the environment said."""
+        """Append the tokens of an environment's message."""
         self._append(ids, [0.0] * len(ids), sampled=False)
 
     def _append(self, ids: Sequence[int], logprobs: Sequence[float], *, sampled: bool) -> None:

@@ -90,7 +90,7 @@ class TokenLedger:
         truncated: np.ndarray,
         infos: Mapping[str, np.ndarray],
     ) -> None:
-        """Record what the environments said to the actions of `commit`; arguments as of `step`."""
+        """Record what the environments returned for the actions of `commit`; takes `step`'s."""
         for number, slot in enumerate(self.slots):
             if not slot.live:
                 continue
@@ -158,7 +158,7 @@ class TokenLedger:
         row.env_rewards[end] = float(info.get("env_reward", 0.0))
 
     def _append(self, slot: Slot, messages: Conversation | None) -> None:
-        """Append what the environment said: the next prompt, or the state an episode was cut in."""
+        """Append the environment's messages: the next prompt, or the state at a cut."""
         cut_between_turns = slot.truncated and slot.valid and slot.finish_reason == "stop"
         if messages is None or not (slot.live or cut_between_turns):
             return

@@ -48,7 +48,7 @@ class Phases:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A rollout with all that is said about it.
+    """A rollout with its metrics.
 
     Attributes:
         mask: [B, T] actions that stay in the loss.

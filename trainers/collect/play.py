@@ -1,4 +1,4 @@
-"""Play one episode in every slot: generate, step, note what was said; no learning, no shaping.
+"""Play one episode in every slot: generate, step, record responses; no learning, no shaping.
 
 Shared by the text collector and by evaluation. Ranks go in lockstep: each generates and steps
 equally often, and a failure on one is raised on all.

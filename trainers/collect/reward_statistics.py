@@ -13,7 +13,7 @@ from trainers.distributed.collectives import global_sum
 
 @final
 class RewardScales:
-    """Every running normalization among the rewards of environments; none is usual.
+    """Every running normalization among the rewards of environments; most runs have none.
 
     Args:
         envs: whose rewards are looked through.

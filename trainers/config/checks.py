@@ -193,7 +193,7 @@ def check_work(config: Config, *, has_own: bool) -> None:
 
 
 def emulated(config: Config, *, has_gpu: bool, cpu_has_bf16: bool) -> list[str]:
-    """Return a sentence where a CPU that has no bfloat16 is told to multiply it."""
+    """Return a warning where bfloat16 is set for a CPU without it."""
     if has_gpu or cpu_has_bf16 or config.model.dtype != "bfloat16":
         return []
     return [

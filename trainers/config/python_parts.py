@@ -56,7 +56,7 @@ class PythonPart:
 
     @property
     def setting(self) -> str:
-        """What stands for it in the settings."""
+        """The text for it in the settings."""
         return PREFIX + self.name
 
     @property
@@ -117,7 +117,7 @@ def _content(cell: Any) -> Any:  # noqa: ANN401 - a cell of a closure, which may
 
 
 def _shown(value: object) -> str:
-    """Return what stands for a value that is not plain: its address is new in every process."""
+    """Return a placeholder for a value that is not plain: its address is new in every process."""
     return describe_part("reward", value).digest if callable(value) else type(value).__name__
 
 

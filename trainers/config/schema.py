@@ -1,4 +1,4 @@
-"""The settings by dotted path, and what is said when one of them is wrong. No torch, no tyro."""
+"""The settings by dotted path, and the messages where one of them is wrong. No torch, no tyro."""
 
 import dataclasses
 import difflib
@@ -151,7 +151,7 @@ def entries(tree: object) -> list[tuple[str | int, Any]]:
 
 
 def value_at(tree: Any, path: Path) -> Any:  # noqa: ANN401
-    """Return what stands at a path of nested settings, or None if nothing does."""
+    """Return the value at a path of nested settings, or None if there is none."""
     for part in path:
         rows = as_list(tree)
         if rows is not None and isinstance(part, int):

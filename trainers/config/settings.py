@@ -81,7 +81,7 @@ class DimensionsConfig:
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
 class LoRAConfig:
-    """Adapters (arXiv:2106.09685): thin matrices that learn beside weights that do not."""
+    """Adapters (arXiv:2106.09685): thin matrices that learn, added to weights that do not."""
 
     rank: Whole = 0
     """Width of the thin matrices; 0: no adapters, every weight learns."""
@@ -94,7 +94,7 @@ class LoRAConfig:
     """Whether a separate critic learns adapters of its own or all its weights."""
 
     def __post_init__(self) -> None:
-        """Refuse a choice of layers beside another."""
+        """Refuse two choices of layers at once."""
         for word in ("all-linear", "auto"):
             if word in self.targets and len(self.targets) > 1:
                 raise ConfigError(

@@ -34,7 +34,7 @@ class _Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """This process among its peers."""
+    """This process among all ranks."""
 
     rank: int = 0
     size: int = 1

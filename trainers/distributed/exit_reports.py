@@ -1,4 +1,4 @@
-"""Exit reports: why a rank ended, in a file beside its log, and one message from those of all."""
+"""Exit reports: why a rank ended, in a file next to its log, and one message from all of them."""
 
 import json
 import re
@@ -101,7 +101,7 @@ def summarize_exits(
 
 
 def _log(what: str, logs: Path, rank: int) -> str:
-    """Point to the log of a rank, and say where nothing stands in it."""
+    """Point to the log of a rank, and say if it is empty."""
     file = logs / f"rank_{rank}.log"
     has_words = file.exists() and file.stat().st_size > 0
     return f" {what}: {file}{'' if has_words else ' (empty)'}"

@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 @final
 class Watchdog(threading.Thread):
-    """Looks after one rank and its neighbour until it is told to `end`; made by the main thread.
+    """Watches one rank and its neighbour until `end` is called; made by the main thread.
 
     Args:
         logs: the folder of this start, which all ranks see.
@@ -99,7 +99,7 @@ class Watchdog(threading.Thread):
         return self._logs / f"rank_{rank}.alive"
 
     def _beat(self) -> None:
-        """Say where this rank stands, and speak for one that is dead or hangs."""
+        """Report where this rank is, and report for a rank that is dead or hangs."""
         now = time.monotonic()
         frame = sys._current_frames().get(self._main)
         moved = (num_waits(), 0 if frame is None else hash((id(frame), frame.f_lasti)))
@@ -122,7 +122,7 @@ class Watchdog(threading.Thread):
             self._speak_for({r: f"it hangs at {where}, for {still:.0f} s" for r, where in late})
 
     def _late(self) -> dict[int, str]:
-        """Return where ranks stand that all others wait for; none if that is not to be told.
+        """Return where the ranks are that all others wait for; none if it is not to be reported.
 
         They began to wait less often than others; or it was a library that waits, and most ranks
         are at one place. Of the others the lowest speaks.

@@ -217,7 +217,7 @@ class TransformersGenerator(Generator):
         return [responses[i] for i in range(len(requests))]
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Take the weights as `weights` said: in place, by copying them, or not at all."""
+        """Take the weights as `weights` asks: in place, by copying them, or not at all."""
         if self._weights == "copied":
             mine = dict(self._policy.named_parameters())
             for name, tensor in weights:

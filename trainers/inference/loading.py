@@ -31,7 +31,7 @@ from trainers.runner.assemble import Devices
 
 @final
 class FixedSampling(Generator):
-    """A generator that draws as it was told to, whatever its caller asks for."""
+    """A generator with fixed sampling settings, whatever its caller asks for."""
 
     def __init__(self, inner: Generator, sampling: Sampling) -> None:
         self.exact = inner.exact

@@ -169,7 +169,7 @@ class Alarms:
         self._last: list[dict[str, float]] = []
 
     def take(self, values: Mapping[str, float]) -> list[str]:
-        """Take the figures of an iteration; return what is to be said for the first time."""
+        """Take the metrics of an iteration; return the warnings that are new."""
         seen = {key: values[key] for key in WATCHED if key in values}
         if len(self._first) < WINDOW:
             self._first.append(seen)
@@ -188,7 +188,7 @@ class Alarms:
         return messages
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was seen and said, as plain values."""
+        """Return the state as plain values."""
         return {
             "counts": dict(self.counts),
             "streaks": dict(self._streaks),

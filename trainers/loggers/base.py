@@ -1,4 +1,4 @@
-"""What a logger is: it is told what happened, on rank 0 only, and never ends a run."""
+"""The interface of a logger: called on rank 0 only; it never ends a run."""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""LoRA, by peft, which only this file imports: two thin matrices beside each frozen weight.
+"""LoRA, by peft, which only this file imports: two thin matrices for each frozen weight.
 
     y = W x + b + (alpha / rank) B A x        A [r, D_in] random, B [D_out, r] zero at the start
 
@@ -120,7 +120,7 @@ def _targets(body: PreTrainedModel, lora: LoRAConfig) -> list[str]:
 def adapt(
     model: PreTrainedModel | Critic, lora: LoRAConfig, *, seed: int, empty: bool = False
 ) -> None:
-    """Freeze a model's body, and its head over the vocabulary, and put adapters beside its layers.
+    """Freeze a model's body, and its head over the vocabulary, and add adapters to its layers.
 
     The head of a critic and of a classifier learns.
 
@@ -150,7 +150,7 @@ def has_adapters(module: nn.Module) -> bool:
 
 
 def _adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yield (name, layer) of each layer with adapters beside it."""
+    """Yield (name, layer) of each layer with adapters."""
     for name, layer in module.named_modules():
         if "lora_A" in vars(layer).get("_modules", {}):
             yield name, layer
@@ -191,7 +191,7 @@ def merged_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """What was learned beside a base, as peft keeps it in a folder.
+    """The adapters of a base, as peft keeps them in a folder.
 
     Attributes:
         settings: peft's own.

@@ -185,7 +185,7 @@ class CausalPolicy(nn.Module):
 
 
 def _check_long_row(model: PreTrainedModel, longest: int | None) -> None:
-    """Compare a row alone with the same row beside the last tokens of a long one."""
+    """Compare a row alone with the same row batched with the last tokens of a long one."""
     body = body_of(model)
     if "position_ids" not in inspect.signature(body.forward).parameters:
         return

@@ -83,7 +83,7 @@ class TextEncoder:
         return self._encoded(self._named(text) if has_letters else text, has_letters).ids
 
     def ids_after(self, context: str, text: str) -> list[int]:
-        """Return the ids of rendered text where it stands behind `context`.
+        """Return the ids of rendered text that follows `context`.
 
         Where a token would reach over the border, as one of two line breaks does, the text begins
         with a token of its own: what was there before it is not encoded anew.

@@ -95,7 +95,7 @@ def probed(width: int, inner: int, *, dtype: torch.dtype, device: torch.device) 
 
 @contextmanager
 def one_thread() -> Iterator[int]:
-    """Compute on one thread, whose seconds can be told from those of others; yield how many run."""
+    """Compute on one thread, whose seconds can be measured alone; yield how many run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -95,7 +95,7 @@ def rank_lines(config: Config, forecast: Forecast) -> list[str]:
 
 
 def host_lines(config: Config, forecast: Forecast) -> list[str]:
-    """Return the memory of the host beside that of its GPUs."""
+    """Return the memory of the host, not of its GPUs."""
     if not forecast.host:
         return []
     each = ", ".join(f"{name} {size_text(size)}" for name, size in forecast.host.items() if size)

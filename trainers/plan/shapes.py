@@ -70,7 +70,7 @@ class Shapes:
 
     @property
     def num_learned(self) -> dict[str, int]:
-        """How many of them learn, by role; beside adapters most do not."""
+        """How many of them learn, by role; with adapters most do not."""
         heads = self.num_policy - count_parameters(self.policy)
         counts = {"policy": _learned(self.policy) + heads}
         return counts if self.critic is None else counts | {"critic": _learned(self.critic)}

@@ -1,4 +1,4 @@
-"""report.html: one page of a run, or of several beside each other, that opens from disk.
+"""report.html: one page of a run, or of several side by side, that opens from disk.
 
 Nothing in it is loaded from anywhere, and nothing in it runs: no script, no font, no picture that
 is not in the file. What a model wrote is text, whatever it looks like.

@@ -45,7 +45,7 @@ class Training(Protocol):
 
 
 def improve(session: Session, training: Training) -> dict[str, float]:
-    """Run PPO from where it stands to its end, or until it is asked to stop.
+    """Run PPO from where it is to its end, or until it is asked to stop.
 
     Returns:
         The last iteration's figures by name.

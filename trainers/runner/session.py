@@ -229,15 +229,13 @@ class Session:
 
     def evaluated(self, evaluations: Sequence[Evaluation], step: int) -> None:
         """Take and log held-out scores, their texts without secrets."""
-        evaluations = [
-            replace(evaluation, rows=tuple(redacted(evaluation.rows))) for evaluation in evaluations
-        ]
+        evaluations = [replace(entry, rows=tuple(redacted(entry.rows))) for entry in evaluations]
         self.held_out.take(evaluations, step)
         for logger in self._loggers:
             logger.evaluation(evaluations, step, self.held_out.figures())
 
     def identify(self, **digests: str) -> None:
-        """Note what lies behind the settings: what is resumed, and every rank, must have the same.
+        """Record digests of data and code: a resumed run and every rank must have the same.
 
         Args:
             digests: by what they are of.

@@ -53,7 +53,7 @@ class LabeledExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModelExample:
-    """A judgement in token ids, a tuple for each response."""
+    """A labeled example in token ids, a tuple for each response."""
 
     texts: tuple[tuple[int, ...], ...]
     label: int = 0
@@ -221,7 +221,7 @@ def split_subjects(
 
 
 def file_of_test(config: Config) -> str | None:
-    """Return the file that is judged at the end: the one named, or the one beside `train`."""
+    """Return the file that is judged at the end: the one named, or the one next to `train`."""
     if config.reward_model.test is not None or config.data.path is None:
         return config.reward_model.test
     path = Path(config.data.path)

@@ -43,7 +43,7 @@ def split_rows(
 
 
 def pad_around_response(examples: Sequence[SFTExample]) -> SFTBatch:
-    """Pad prompts on the left and responses on the right; what stands in padding is 0."""
+    """Pad prompts on the left and responses on the right; padding is 0."""
     width = max(1, *(len(example.prompt) for example in examples))
     length = max(1, *(len(example.response) for example in examples))
     tokens = torch.zeros((len(examples), width + length), dtype=torch.long)

@@ -142,7 +142,7 @@ def _initialized(module: nn.Module, settings: Mapping[str, Any]) -> Any:  # noqa
 
 
 def _on_nvme(module: nn.Module, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """Return the JSON with a new folder of this engine's own for what lies on NVMe, and the folder.
+    """Return the JSON with a new folder of this engine's own for what is on NVMe, and the folder.
 
     In a folder of two engines the second would delete the weights of the first, and a buffer has to
     hold the largest weight's part.

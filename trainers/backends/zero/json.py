@@ -133,7 +133,7 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 
 def _line(text: str, key: str) -> int:
-    """Return the line a dotted key stands in: the last of its names, each after the one before."""
+    """Return the line of a dotted key: of the last of its names, each after the one before."""
     place = 0
     for name in key.split("."):
         match = re.compile(rf'"{re.escape(name)}"\s*:').search(text, place)

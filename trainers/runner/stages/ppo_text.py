@@ -230,7 +230,7 @@ class TextTraining:
             export_policy(folder, module.model, self._chat, fields, adapter=adapter)
 
     def _adapter(self) -> Adapter | None:
-        """Return what was learned beside the base, on rank 0; a collective."""
+        """Return the adapters that were learned, on rank 0; a collective."""
         if not has_adapters(self._policy):
             return None
         return adapter_of(self._policy, self.learner.trained_policy(), self._base)
