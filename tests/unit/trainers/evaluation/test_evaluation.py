@@ -65,9 +65,6 @@ class Echo(Generator):
     def sleep(self):
         """Nothing to free."""
 
-    def wake(self):
-        """Nothing to restore."""
-
 
 def length(answer, response):
     """1.0 where the response is the answer."""
@@ -127,7 +124,7 @@ def test_ranks_together_score_what_one_does(monkeypatch):
     monkeypatch.setattr("trainers.collect.play._anywhere", lambda flag, _: flag)
     for rank in range(2):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(text_evaluation, "summary", lambda *_, **__: None)
+            patch.setattr(text_evaluation, "summarize", lambda *_, **__: None)
             patch.setattr(
                 text_evaluation, "gather", lambda mine: parts.append(mine) or [_all(mine)]
             )

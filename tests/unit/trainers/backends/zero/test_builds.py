@@ -96,6 +96,6 @@ def test_a_start_that_builds_is_refused_and_one_on_a_cpu_is_not(locked, monkeypa
     config = read([], {"backend.name": "deepspeed"})
     zero.check_zero(config, World())
     monkeypatch.setattr(zero.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(zero, "library", lambda: None)
+    monkeypatch.setattr(zero, "import_deepspeed", lambda: None)
     with pytest.raises(BackendError, match="a build of an extension was killed"):
         zero.check_zero(config, World())
