@@ -1,7 +1,7 @@
 """What one step is made of: the text the environment reads, the score in total, the info."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Self, final
 
@@ -185,3 +185,51 @@ class BatchStep:
             "score_ms": self._score_ms,
             **self._parts,
         }
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepInfo:
+    """What a vector's infos say of one slot's step.
+
+    Attributes:
+        valid: False where the reward means nothing.
+        error: why it does not, or why the environment ended the episode.
+        retries: how often the reward was asked again.
+        spans: (start, end, reward) of what belongs to spans of the response, in characters.
+        env_reward: the part of the reward that the environment itself paid.
+        stop_reason: why the episode was cut.
+        task_id: of the slot's task.
+        score_ms: milliseconds of the call that scored the response.
+        parts: named parts of the reward that the response has.
+    """
+
+    valid: bool
+    error: str | None
+    retries: int
+    spans: Sequence[tuple[int, int, float]]
+    env_reward: float
+    stop_reason: str | None
+    task_id: str | None
+    score_ms: float
+    parts: Mapping[str, float]
+
+    @classmethod
+    def of(cls, infos: Mapping[str, np.ndarray], slot: int) -> "StepInfo":
+        """Read one slot of the infos of `LLMVectorEnv.step`."""
+        parts = {
+            name.removeprefix("reward/"): float(values[slot])
+            for name, values in infos.items()
+            if name.startswith("reward/") and not np.isnan(values[slot])
+        }
+        return cls(
+            valid=bool(infos["reward_valid"][slot]),
+            error=infos["reward_error"][slot],
+            retries=int(infos["reward_retries"][slot]),
+            spans=infos["reward_spans"][slot] or (),
+            env_reward=float(infos["env_reward"][slot]),
+            stop_reason=infos["stop_reason"][slot],
+            task_id=infos["task_id"][slot],
+            score_ms=float(infos["score_ms"][slot]),
+            parts=parts,
+        )

@@ -8,11 +8,12 @@ earlier turns anew or a wrapper rewrote them, the next turn begins a row of its 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from llmgym.messages import Completion, StopReason
+from llmgym.step import StepInfo
 from trainers.collect.episodes import Conversation, Episodes, Row, Slot, stacked
 from trainers.generation.base import Request, Response
 from trainers.models.chat import ChatFormat
@@ -94,7 +95,7 @@ class TokenLedger:
         for number, slot in enumerate(self.slots):
             if not slot.live:
                 continue
-            info = {name: values[number] for name, values in infos.items()}
+            info = StepInfo.of(infos, number)
             self._pay(slot, float(rewards[number]), info)
             _note(slot, info)
             slot.terminated = bool(terminated[number])
@@ -146,16 +147,16 @@ class TokenLedger:
             policy_version=response.policy_version,
         )
 
-    def _pay(self, slot: Slot, reward: float, info: Mapping[str, Any]) -> None:
+    def _pay(self, slot: Slot, reward: float, info: StepInfo) -> None:
         """Put a turn's reward on its last token, and what belongs to spans on the last of each."""
         slot.rewards.append(reward)
         row = slot.rows[-1]
         start, end, ids = row.turn_starts[-1], row.turn_ends[-1], row.last_turn
-        for _, character, part in info.get("reward_spans") or ():
+        for _, character, part in info.spans:
             row.rewards[start + self._chat.token_of(ids, character)] += part
             reward -= part
         row.rewards[end] += reward
-        row.env_rewards[end] = float(info.get("env_reward", 0.0))
+        row.env_rewards[end] = info.env_reward
 
     def _append(self, slot: Slot, messages: Conversation | None) -> None:
         """Append the environment's messages: the next prompt, or the state at a cut."""
@@ -187,15 +188,13 @@ def _said_since(old: Conversation, new: Conversation) -> Conversation | None:
     return tuple(new[len(old) + 1 :])
 
 
-def _note(slot: Slot, info: Mapping[str, Any]) -> None:
+def _note(slot: Slot, info: StepInfo) -> None:
     """Take over what the environment says of a slot's step."""
-    for name, value in info.items():
-        if name.startswith("reward/") and not np.isnan(value):
-            part = name.removeprefix("reward/")
-            slot.parts[part] = slot.parts.get(part, 0.0) + float(value)
-    slot.valid = slot.valid and bool(info["reward_valid"])
-    slot.task_id = info.get("task_id")
-    slot.error = slot.error or info.get("reward_error")
-    slot.stop_reason = info.get("stop_reason")
-    slot.score_ms += float(info.get("score_ms", 0.0))
-    slot.retries += int(info.get("reward_retries", 0))
+    for part, value in info.parts.items():
+        slot.parts[part] = slot.parts.get(part, 0.0) + value
+    slot.valid = slot.valid and info.valid
+    slot.task_id = info.task_id
+    slot.error = slot.error or info.error
+    slot.stop_reason = info.stop_reason
+    slot.score_ms += info.score_ms
+    slot.retries += info.retries

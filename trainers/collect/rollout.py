@@ -78,7 +78,7 @@ class TextCollector(Collector):
         self._world = world
         self._shaper = RewardShaper(config.ppo)
         self._scales = RewardScales(parts.envs)
-        self._env_ids = [config.envs[0].id] * parts.envs.num_envs
+        self._env_ids = [config.env.id] * parts.envs.num_envs
         self._totals = {"episodes": 0, "tokens": 0}
         self._metrics = Metrics()
         self._samples: list[dict[str, Any]] = []
@@ -197,13 +197,7 @@ class TextCollector(Collector):
         at_end = torch.tensor([_scores_at_end(env) for env in envs])
         stopped = [slot.stop_reason == StopReason.CONTEXT for slot in episodes.slots]
         return Unshaped(
-            rewards=episodes.rewards,
-            env_rewards=episodes.env_rewards,
-            turn_ends=episodes.turn_ends,
-            owner=episodes.owner,
-            valid=episodes.valid,
-            terminated=episodes.terminated,
-            truncated=episodes.truncated,
+            episodes=episodes,
             out_of_tokens=torch.tensor([slot.finish_reason == "length" for slot, _ in pairs]),
             single_turn=torch.tensor([isinstance(env, SingleTurnEnv) for env in envs]),
             scored_at_end=at_end,

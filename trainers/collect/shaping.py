@@ -13,7 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from trainers.collect.episodes import summed_by
+from trainers.collect.episodes import Episodes, summed_by
 from trainers.config.ppo import PPOConfig
 from trainers.distributed.collectives import global_sum
 from trainers.functional.kl import KLController
@@ -24,29 +24,17 @@ MIN_STD = 1e-8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unshaped:
-    """Episodes, as far as their rewards are concerned.
+    """Episodes, and what shaping asks of them beside.
 
     Attributes:
-        rewards: [B, T] what each action earned.
-        env_rewards: [B, T] the part of it that the environment itself paid.
-        turn_ends: [B, T] True on the last action of every turn.
-        owner: [B] number of the episode that a row belongs to.
-        valid: [E] episodes whose reward means something.
-        terminated: [E] the task ended.
-        truncated: [E] the episode was cut.
+        episodes: what happened.
         out_of_tokens: [E] the last response was cut at its limit.
         single_turn: [E] the environment takes one response.
         scored_at_end: [E] a score is due at the end of the episode, and only there.
         unscored: [E] it was cut where no score was asked for.
     """
 
-    rewards: Tensor
-    env_rewards: Tensor
-    turn_ends: Tensor
-    owner: Tensor
-    valid: Tensor
-    terminated: Tensor
-    truncated: Tensor
+    episodes: Episodes
     out_of_tokens: Tensor
     single_turn: Tensor
     scored_at_end: Tensor
@@ -160,25 +148,26 @@ class RewardShaper:
         self.scale = ScoreScale(config)
         self.controller = KLController(config)
 
-    def shape(self, episodes: Unshaped) -> Shaped:
+    def shape(self, unshaped: Unshaped) -> Shaped:
         """Return the rewards of all steps but the KL penalty, and the flags `gae` reads.
 
         Statistics are of whole episodes, over valid rows of all ranks. A shift by the mean falls
         on the last turn, so that the turns of an episode add up to its normalized score.
         """
-        owner, mode = episodes.owner, self._modes(episodes)
+        episodes, mode = unshaped.episodes, self._modes(unshaped)
+        owner = episodes.owner
         cut = episodes.truncated & ~episodes.terminated
         last = last_of_episodes(episodes.turn_ends, owner)
-        paid = self._cut_rewards(episodes, mode, cut)
+        paid = self._cut_rewards(unshaped, mode, cut)
         clipped = self.scale.clip(paid)
         scores = summed_by(owner, clipped, len(episodes.valid))
         shift, factor = self.scale.affine(scores[episodes.valid])
         rewards = (clipped - shift * last) * factor
         penalty = self._config.missing_eos_penalty or 0.0
-        missing = episodes.out_of_tokens & episodes.single_turn
+        missing = unshaped.out_of_tokens & unshaped.single_turn
         rewards = rewards - penalty * (last & missing[owner, None])
         ended = episodes.terminated | _is(mode, "score", "penalty")
-        left_out = cut & (_is(mode, "mask") | (_is(mode, "score") & episodes.unscored))
+        left_out = cut & (_is(mode, "mask") | (_is(mode, "score") & unshaped.unscored))
         counted = (episodes.turn_ends | (paid != 0)) & episodes.valid[owner, None]
         return Shaped(
             rewards=rewards.float(),
@@ -201,20 +190,21 @@ class RewardShaper:
         self.scale.load_state_dict(state["scale"])
         self.controller.load_state_dict(state["controller"])
 
-    def _modes(self, episodes: Unshaped) -> list[str]:
+    def _modes(self, unshaped: Unshaped) -> list[str]:
         """Return `ppo.on_truncation` for each row, with auto decided."""
         mode, has_critic = self._config.on_truncation, self._config.has_critic
         if mode != "auto":
-            return [mode] * len(episodes.single_turn)
-        scored = episodes.single_turn | (not has_critic)
+            return [mode] * len(unshaped.single_turn)
+        scored = unshaped.single_turn | (not has_critic)
         return ["score" if score else "bootstrap" for score in scored.tolist()]
 
-    def _cut_rewards(self, episodes: Unshaped, mode: Sequence[str], cut: Tensor) -> Tensor:
+    def _cut_rewards(self, unshaped: Unshaped, mode: Sequence[str], cut: Tensor) -> Tensor:
         """Return rewards [B, T], those of the last turn of cut episodes changed.
 
         A state that bootstraps is worth its value: a final score on top would count it twice. What
         the environment itself paid for the turn stays.
         """
+        episodes = unshaped.episodes
         owner, ends = episodes.owner, episodes.turn_ends
         last = last_of_episodes(ends, owner)
         # Spans of the last turn lie between the end of the turn before it and its own.
@@ -223,7 +213,7 @@ class RewardShaper:
         penalized = (cut & _is(mode, "penalty"))[owner, None]
         fixed = self._config.truncation_penalty * last.to(episodes.rewards.dtype)
         rewards = torch.where(inside & penalized, fixed, episodes.rewards)
-        twice = (cut & _is(mode, "bootstrap") & episodes.scored_at_end)[owner, None]
+        twice = (cut & _is(mode, "bootstrap") & unshaped.scored_at_end)[owner, None]
         return torch.where(inside & twice, episodes.env_rewards, rewards)
 
 

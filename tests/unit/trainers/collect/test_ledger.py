@@ -30,6 +30,9 @@ def infos(count, **changes):
     base = {
         "reward_valid": np.ones(count, bool),
         "reward_error": np.array([None] * count, dtype=object),
+        "reward_retries": np.zeros(count, int),
+        "reward_spans": np.array([None] * count, dtype=object),
+        "env_reward": np.zeros(count),
         "stop_reason": np.array([None] * count, dtype=object),
         "task_id": np.array([f"t{i}" for i in range(count)], dtype=object),
         "score_ms": np.zeros(count),

@@ -1,8 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from trainers.batch import TextInputs
+from trainers.collect.episodes import Episodes
 from trainers.collect.shaping import RewardShaper, RunningMoments, Unshaped, last_true
 from trainers.config.ppo import PPOConfig
 
@@ -19,14 +22,25 @@ def episodes(rewards, ends, *, own=None, owner=None, **flags):
         name: torch.tensor(flags.get(name) or [value] * count).bool()
         for name, value in default.items()
     }
-    return Unshaped(
-        rewards=torch.tensor(rewards, dtype=torch.float64),
+    paid = torch.tensor(rewards, dtype=torch.float64)
+    owner = torch.arange(count) if owner is None else torch.tensor(owner)
+    tokens = torch.ones(len(paid), paid.shape[1] + 1, dtype=torch.long)
+    played = Episodes(
+        inputs=TextInputs(tokens=tokens, attention_mask=tokens.bool(), num_prompt=1),
+        sampled=torch.ones_like(paid, dtype=torch.bool),
+        generator_logprobs=torch.zeros_like(paid),
+        rewards=paid,
         env_rewards=torch.tensor(own or [[0.0] * len(row) for row in rewards]).double(),
-        owner=torch.arange(count) if owner is None else torch.tensor(owner),
+        owner=owner,
         turn_ends=torch.tensor(ends, dtype=torch.bool),
         valid=given["valid"],
         terminated=~given["cut"],
         truncated=given["cut"],
+        index=owner,
+        slots=(),
+    )
+    return Unshaped(
+        episodes=played,
         out_of_tokens=given["cut"],
         single_turn=given["single"],
         scored_at_end=given["scored"],
@@ -203,7 +217,8 @@ def test_an_episode_of_several_rows_ends_once_and_is_normalized_as_a_whole():
 
 def test_termination_wins_over_truncation():
     both = episodes([[1.0]], [[1]], cut=[1], single=[0])
-    both = Unshaped(**{**{k: getattr(both, k) for k in both.__slots__}, "terminated": both.valid})
+    played = both.episodes
+    both = replace(both, episodes=replace(played, terminated=played.valid))
 
     assert RewardShaper(PPOConfig()).shape(both).terminated.tolist() == [[True]]
 
