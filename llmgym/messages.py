@@ -140,7 +140,6 @@ class Reply:
     messages: tuple[Message, ...] | str = ()
     done: bool = False
     reward: float = 0.0
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

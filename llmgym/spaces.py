@@ -116,45 +116,6 @@ class Chat(_TextSpace):
 
 
 @final
-class Tokens(_TextSpace):
-    """A one-dimensional int64 array of token ids, of any length up to a cap.
-
-    Args:
-        vocab_size: ids lie in [0, vocab_size).
-        max_length: longest array, in tokens.
-        seed: of the samples.
-    """
-
-    def __init__(self, vocab_size: int, max_length: int, seed: int | None = None) -> None:
-        super().__init__(dtype=np.int64, seed=seed)
-        self.vocab_size = vocab_size
-        self.max_length = max_length
-
-    def sample(self, mask: None = None, probability: None = None) -> np.ndarray:
-        """Return random ids of a random length; masks must be None."""
-        _refuse_masks(mask, probability)
-        length = int(self.np_random.integers(0, self.max_length + 1))
-        return self.np_random.integers(0, self.vocab_size, size=length, dtype=np.int64)
-
-    def contains(self, x: object) -> bool:
-        """Return True for a one-dimensional int64 array of ids of the vocabulary."""
-        if not isinstance(x, np.ndarray) or x.dtype != np.int64 or x.ndim != 1:
-            return False
-        return len(x) <= self.max_length and bool(np.all((x >= 0) & (x < self.vocab_size)))
-
-    def to_jsonable(self, sample_n: Iterable[np.ndarray]) -> list[list[int]]:
-        """Return lists of ids."""
-        return [ids.tolist() for ids in sample_n]
-
-    def from_jsonable(self, sample_n: Iterable[Sequence[int]]) -> list[np.ndarray]:
-        """Return what `to_jsonable` was given."""
-        return [np.asarray(ids, dtype=np.int64) for ids in sample_n]
-
-    def __repr__(self) -> str:
-        return f"Tokens({self.vocab_size}, {self.max_length})"
-
-
-@final
 class Ragged(_TextSpace):
     """The batch of n samples of one space: a tuple; None marks an idle slot.
 
@@ -248,11 +209,6 @@ def _zero_text(space: Text) -> str:
 @create_zero_array.register(Chat)
 def _zero_chat(space: Chat) -> tuple[()]:
     return ()
-
-
-@create_zero_array.register(Tokens)
-def _zero_tokens(space: Tokens) -> np.ndarray:
-    return np.zeros(0, dtype=np.int64)
 
 
 @create_zero_array.register(Ragged)

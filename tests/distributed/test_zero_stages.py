@@ -57,7 +57,7 @@ def test_demonstrations_and_rows_are_learned_by_adapters_as_in_one_process(tmp_p
 
 def test_numeric_environments_are_refused_with_the_way_on():
     config = read(
-        [], {"model.preset": "mlp", "ppo.kl_placement": "none", "backend.name": "deepspeed"}
+        [], {"run.kind": "control", "ppo.kl_placement": "none", "backend.name": "deepspeed"}
     )
     with pytest.raises(ConfigError, match=r"mlp is trained by plain torch.*--backend.name torch"):
         check_zero(config, None)

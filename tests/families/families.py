@@ -28,7 +28,7 @@ from llmgym.rewards.context import longest_sequence
 from tests import tiny
 from trainers.errors import ConfigError
 from trainers.export.folders import export_critic, export_policy
-from trainers.generation.base import Request, Sampling
+from trainers.generation.base import GeneratorParts, Request, Sampling
 from trainers.generation.probe import check_rows
 from trainers.generation.transformers import TransformersGenerator
 from trainers.models.causal_lm import CausalPolicy
@@ -155,7 +155,9 @@ def rollout_error(model: transformers.PreTrainedModel, *, cached: bool) -> float
     """Return how far a rollout's log-probabilities are from those of each row alone, at most."""
     policy = CausalPolicy(model, temperature=1.0, chunk=512)
     writer = TransformersGenerator(
-        policy, eos_token_ids=(9,), pad_token_id=0, batch_size=8, cached=cached
+        GeneratorParts(
+            policy=policy, eos_token_ids=(9,), pad_token_id=0, batch_size=8, cached=cached
+        )
     )
     longest = longest_sequence(model.config)
     rng = torch.Generator().manual_seed(0)

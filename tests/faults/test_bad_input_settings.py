@@ -75,8 +75,8 @@ def test_an_environment_of_numbers_needs_another_model_and_the_other_way_round(r
     none = {"--envs.0.kwargs.path": None, "--reward": None}
     said = refused({"--envs.0.id": "CartPole-v1", **none})
     assert "CartPole-v1 cannot be built" in said
-    assert "--model.preset mlp" in said
-    mlp = {"--model.path": None, "--model.preset": "mlp", "--ppo.kl-placement": "none"}
+    assert "--run.kind control" in said
+    mlp = {"--model.path": None, "--run.kind": "control", "--ppo.kl-placement": "none"}
     said = refused({**none, **mlp})
     assert "llmgym/Prompts-v0 speaks text" in said
 

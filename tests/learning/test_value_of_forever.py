@@ -37,7 +37,7 @@ def value(folder, *, cut):
         [],
         {
             "run.dir": str(folder),
-            "model.preset": "mlp",
+            "run.kind": "control",
             "model.hidden_sizes": [16],
             "ppo.num_iterations": 60,
             "ppo.num_prompts": 4,

@@ -38,7 +38,7 @@ TURNS = TEXT | {
 }
 LORA = TEXT | {"model.lora.rank": 2, "ppo.learning_rate": 1e-3}
 CONTROL = {
-    "model.preset": "mlp",
+    "run.kind": "control",
     "model.hidden_sizes": [8],
     "envs.0.id": "CartPole-v1",
     "ppo.kl_placement": "none",

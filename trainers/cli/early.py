@@ -23,7 +23,7 @@ def check_plan(config: Config) -> None:
     """
     check_data(config)
     if config.ppo.num_iterations or config.data.path is None:
-        spec(config.envs[0].id)
+        spec(config.env.id)
 
 
 def check_start(config: Config, *, is_new: bool) -> None:
@@ -58,7 +58,7 @@ def check_start(config: Config, *, is_new: bool) -> None:
 def _check_tasks(config: Config) -> None:
     """Build what gives tasks and judges them, once; a run of one process finds it in the cache."""
     reward = reward_of(config, None)
-    if not config.envs[0].id.startswith(LLMGYM_PREFIX):
+    if not config.env.id.startswith(LLMGYM_PREFIX):
         return
     if config.ppo.num_iterations or config.data.path is None:
         text_envs(config, 1, env=None, reward=reward).close()

@@ -96,7 +96,7 @@ def show_plan(config: Config, launch: Launch) -> int:
 def _text(config: Config, ranks: int) -> tuple[Forecast, Pace, Lengths, dict[str, Any]]:
     """Forecast a text run; return its pace, its texts and what DeepSpeed is given as well."""
     if config.ppo.num_iterations or config.data.path is None:
-        spec(config.envs[0].id)
+        spec(config.env.id)
     is_gpu = config.backend.gpus is not None or torch.cuda.is_available()
     shapes = shapes_of(config)
     dtype = _dtype(config, shapes, is_gpu=is_gpu)
@@ -152,7 +152,7 @@ def _read_rows(config: Config) -> None:
 def _reads_here(config: Config) -> bool:
     """Tell whether the run asks an environment of ours, and what it reads is on this machine."""
     files = [env_kwargs(config).get("path"), config.eval.kwargs.get("path")]
-    is_ours = config.envs[0].id.startswith(LLMGYM_PREFIX) and config.ppo.num_iterations > 0
+    is_ours = config.env.id.startswith(LLMGYM_PREFIX) and config.ppo.num_iterations > 0
     return is_ours and all(file is None or Path(file).exists() for file in files)
 
 
@@ -160,7 +160,7 @@ def _check_prompts(config: Config, made: Sequence[LLMVectorEnv]) -> None:
     if config.model.path is None:
         return  # its tokenizer is not trained yet
     try:
-        chat = load_chat(config, load_tokenizer(config), env=config.envs[0].id)
+        chat = load_chat(config, load_tokenizer(config), env=config.env.id)
     except ConfigError:
         return  # lengths are guessed: the tokenizer is not on this machine
     check_prompts(config, chat, *made)
@@ -216,9 +216,9 @@ def _free(folder: Path) -> int:
 
 def _control(config: Config) -> Forecast:
     """Forecast a numeric run; its networks are small enough to be built."""
-    env_spec = spec(config.envs[0].id)
-    with constructing(config.envs[0].id, "envs.0.kwargs"):
-        (env,) = make_envs(partial(gymnasium.make, env_spec, **config.envs[0].kwargs), 1)
+    env_spec = spec(config.env.id)
+    with constructing(config.env.id, "envs.0.kwargs"):
+        (env,) = make_envs(partial(gymnasium.make, env_spec, **config.env.kwargs), 1)
     policy, value = build_control(
         env.observation_space,
         env.action_space,

@@ -160,7 +160,7 @@ class ControlCollector(Collector):
     def __init__(self, envs: Sequence[gymnasium.Env], config: Config, world: World) -> None:
         self._config = config
         self._world = world
-        self.limit = CallLimit(config.envs[0].timeout_seconds)
+        self.limit = CallLimit(config.env.timeout_seconds)
         size, starts = config.ppo.group_size, world.share(config.ppo.num_prompts)
         self._numbers = range(starts.start * size, starts.stop * size)
         pairs = zip(envs, self._numbers, strict=True)
@@ -283,7 +283,7 @@ class ControlCollector(Collector):
                 ],
             )
         except LateCall as late:
-            raise EnvTimeoutError(f"{self._config.envs[0].id}: {late}") from None
+            raise EnvTimeoutError(f"{self._config.env.id}: {late}") from None
 
     def _shaped(self, rewards: Tensor, mask: Tensor) -> Tensor:
         """Return rewards [B, T] clipped, scaled and normalized; every step's is a score.
@@ -307,7 +307,7 @@ class ControlCollector(Collector):
         self._totals["episodes"] += int(global_sum(torch.tensor(len(ended))))
         scores = torch.tensor([episode.reward for episode in ended], dtype=torch.float64)
         _, variance = global_moments(scores, torch.ones_like(scores, dtype=torch.bool))
-        count, env = float(len(ended)), self._config.envs[0].id
+        count, env = float(len(ended)), self._config.env.id
         total = float(scores.sum())
         terminated = float(sum(episode.terminated for episode in ended))
         means = {

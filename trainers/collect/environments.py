@@ -82,12 +82,12 @@ def text_envs(
             the reward, or the reward cannot compare with an answer; names the row.
     """
     config = with_secrets(config)
-    kwargs = dict(config.envs[0].kwargs) if callable(env) else env_kwargs(config)
+    kwargs = dict(config.env.kwargs) if callable(env) else env_kwargs(config)
     if held_out:
         kwargs |= config.eval.kwargs
     if reward is not None:
         kwargs["reward"] = reward
-    limit = config.envs[0].timeout_seconds
+    limit = config.env.timeout_seconds
     settings = "envs.0.kwargs and eval.kwargs" if held_out else "envs.0.kwargs"
     if callable(env):
         if reward is not None and not accepted(env, {"reward": reward}):
@@ -98,8 +98,8 @@ def text_envs(
         with constructing("the callable given as env", settings):
             make = partial(env, **accepted(env, kwargs))
             return _checked(LLMVectorEnv([make] * num_envs, env_timeout=limit))
-    env_spec = spec(env or config.envs[0].id)
-    hint = "" if is_text(env_spec) else "\nOne on numbers takes --model.preset mlp"
+    env_spec = spec(env or config.env.id)
+    hint = "" if is_text(env_spec) else "\nOne on numbers takes --run.kind control"
     with constructing(env_spec.id, settings, hint):
         if is_text(env_spec):
             options: dict[str, Any] = {"env_timeout": limit, **settings_of(env_spec, kwargs)}

@@ -41,7 +41,7 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     (
         "ppo.critic_reads_logprobs",
         lambda config: config.is_control or not config.ppo.has_critic,
-        "model.preset is mlp, or ppo.critic is none",
+        "run.kind is control, or ppo.critic is none",
         "set model.path, of a text run with a critic",
     ),
     (
@@ -73,7 +73,7 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         lambda config: (
             config.is_control and config.ppo.has_critic and config.ppo.samples_per_prompt != 1
         ),
-        "model.preset is mlp and ppo.critic is not none",
+        "run.kind is control and ppo.critic is not none",
         "set ppo.num_prompts, the number of environments",
     ),
     (
@@ -165,7 +165,7 @@ def for_practice(config: Config) -> list[str]:
     missing: dict[str, str] = {}
     if config.model.path is None and not config.sft.num_epochs:
         missing["PPO starts from a fresh model, which has learned nothing"] = "--model.path MODEL"
-    if config.envs[0].id == PROMPTS and kwargs.get("path") is None:
+    if config.env.id == PROMPTS and kwargs.get("path") is None:
         rows = f"the prompts are the few written in {PROMPTS}"
         missing[rows] = "--data my.jsonl --reward my_reward.py:score"
     if not missing:

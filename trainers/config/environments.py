@@ -20,7 +20,7 @@ def env_kwargs(config: Config) -> dict[str, Any]:
     In a run with PPO `data.path` is the file of an environment of `llmgym/` that takes a `path` and
     has none; `data.prompt_column`, `columns` and `last_assistant` then say how it is read.
     """
-    env, data = config.envs[0], config.data
+    env, data = config.env, config.data
     if data.path is None or env.kwargs.get("path") is not None or not _takes_path(config):
         return dict(env.kwargs)
     kwargs: dict[str, Any] = {"path": data.path}
@@ -32,7 +32,7 @@ def env_kwargs(config: Config) -> dict[str, Any]:
 
 def _takes_path(config: Config) -> bool:
     """Tell whether the run asks an environment of ours that reads a file."""
-    name = config.envs[0].id
+    name = config.env.id
     if config.is_control or not config.ppo.num_iterations or not name.startswith("llmgym/"):
         return False
     target = spec(name).kwargs.get("target")
@@ -50,7 +50,7 @@ def check_data(config: Config, *, has_env: bool = False) -> None:
         ConfigError: says what to set.
         gymnasium.error.NameNotFound: no such environment.
     """
-    path, env = config.data.path, config.envs[0]
+    path, env = config.data.path, config.env
     learns = config.sft.num_epochs and not config.is_control
     if path is None or learns or config.reward_model.num_epochs:
         return

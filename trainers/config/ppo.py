@@ -26,12 +26,12 @@ class PPOConfig:
     num_iterations: Whole = 200
     """Rounds of collecting and learning; 0 leaves the stage out."""
     num_prompts: Count = 64
-    """Different prompts of an iteration, over all ranks; for `mlp`, parallel environments, or
+    """Different prompts of an iteration, over all ranks; in control, parallel environments, or
     starts where `ppo.critic` is none."""
     samples_per_prompt: Count = 4
-    """Responses to each prompt; for `mlp` without a critic, episodes from each start."""
+    """Responses to each prompt; in control without a critic, episodes from each start."""
     num_steps: Count = 128
-    """`mlp` only: steps of each environment in an iteration; without a critic, the maximum of an
+    """Control only: steps of each environment in an iteration; without a critic, the maximum of an
     episode."""
     num_epochs: Count = 4
     """Passes over an iteration's experience."""
@@ -104,7 +104,7 @@ class PPOConfig:
     """Taken from the score of a one-turn answer that was cut at the limit; null: off."""
     on_truncation: Literal["auto", "score", "bootstrap", "penalty", "mask"] = "auto"
     """A cut episode is scored as final, bootstraps, is paid `truncation_penalty` for its last turn,
-    or is left out (not with `mlp`); auto: score for one turn and without a critic, else
+    or is left out (not in control); auto: score for one turn and without a critic, else
     bootstrap."""
     truncation_penalty: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Reward of the last turn of a cut episode under `on_truncation: penalty`."""

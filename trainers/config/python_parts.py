@@ -183,7 +183,7 @@ def from_python(
         parts.append(describe_part("env", env))
     name = env if isinstance(env, str) else parts[0].setting if parts else None
     if name is not None:
-        config = replace(config, envs=[replace(config.envs[0], id=name)])
+        config = replace(config, envs=[replace(config.env, id=name)])
     if isinstance(reward, str | Mapping | list | tuple):
         config, reward = replace(config, rewards=_entries(cast(Spec, reward))), None
     elif reward is not None:
@@ -220,8 +220,8 @@ def _check_given(config: Config, settings: set[str]) -> None:
 def named_in(config: Config) -> dict[Role, str]:
     """Return the objects from Python that settings name, by the argument that gave them."""
     names: dict[Role, str] = {}
-    if config.envs[0].id.startswith(PREFIX):
-        names["env"] = config.envs[0].id
+    if config.env.id.startswith(PREFIX):
+        names["env"] = config.env.id
     for reward in config.rewards:
         if (reward.name or "").startswith(PREFIX):
             names["reward"] = str(reward.name)

@@ -34,8 +34,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")]
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
 class RunConfig:
-    """Where a run lives and what its randomness starts from."""
+    """What a run is, where it lives and what its randomness starts from."""
 
+    kind: Literal["text", "control"] = "text"
+    """A language model in environments that speak text, or an actor-critic MLP in numeric ones: the
+    stage of `trainers/runner/stages/ppo_KIND.py`."""
     name: Name = "default"
     """Folder of the run below `dir`; an existing one is refused unless resumed or cleaned."""
     dir: str = "runs"
@@ -109,10 +112,10 @@ class ModelConfig:
 
     path: str | None = None
     """A Hugging Face folder, a hub id or a .gguf file; null builds a fresh `preset`."""
-    preset: Literal["tiny", "small", "base", "mlp"] = "tiny"
-    """Fresh model: a Llama of about 1, 5 or 16 M parameters, or `mlp` for numeric observations."""
+    preset: Literal["tiny", "small", "base"] = "tiny"
+    """Fresh model: a Llama of about 1, 5 or 16 M parameters."""
     hidden_sizes: list[Count] = Field(default_factory=lambda: [64, 64])
-    """Widths of the hidden layers of `mlp`."""
+    """Widths of the hidden layers of the MLP of `run.kind control`."""
     vocab_size: Annotated[int, Field(ge=300)] | None = None
     """Tokens of a tokenizer trained for a fresh model; null: 512 tiny, 4096 small and base. With
     `dimensions` of a `path`: the tokens it embeds."""
@@ -168,13 +171,13 @@ class EvalConfig:
     every: Whole = 20
     """Iterations between evaluations; 0: before and after only."""
     num_tasks: Whole = 512
-    """Held-out tasks (`mlp`: episodes); 0: no evaluation."""
+    """Held-out tasks (control: episodes); 0: no evaluation."""
     patience: Count | None = None
     """Evaluations in a row without improvement after which the run ends as converged; null: off."""
     min_delta: NonNegative = 0.0
     """By how much a held-out score must exceed the last improvement to be one."""
     kwargs: dict[str, Any] = Field(default_factory=lambda: {"split": "test"})
-    """Arguments that make the environment's tasks held out, over those of `envs`; not for `mlp`."""
+    """Arguments that make the environment's tasks held out, over those of `envs`; text only."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
@@ -203,7 +206,7 @@ class WandbConfig:
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
 class LogConfig:
-    """What is printed and written."""
+    """What is printed and written; true for a name is the logger of that name."""
 
     every: Count = 1
     """Iterations between lines on a console that is no terminal."""
@@ -252,14 +255,19 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse what numeric environments cannot do, and two models in one run."""
+        if self.is_control and self.model.path is not None:
+            raise ConfigError(
+                f"run.kind control trains a fresh MLP, got model.path {self.model.path}. Set "
+                "--run.kind text to train that model on text, or drop the path."
+            )
         if self.is_control and self.model.lora.rank:
             raise ConfigError(
                 f"model.lora.rank {self.model.lora.rank} adapts a language model that exists, and "
-                "model.preset mlp learns from nothing. Set --model.lora.rank 0."
+                "run.kind control trains a fresh MLP. Set --model.lora.rank 0."
             )
         if self.is_control and self.ppo.on_truncation == "mask":
             raise ConfigError(
-                "ppo.on_truncation mask leaves out whole episodes, and one of model.preset mlp "
+                "ppo.on_truncation mask leaves out whole episodes, and one of run.kind control "
                 "lasts longer than a rollout: its first steps were learned from already. Choose "
                 "bootstrap, score or penalty."
             )
@@ -273,7 +281,12 @@ class Config:
     @property
     def is_control(self) -> bool:
         """True for numeric environments with an actor-critic MLP."""
-        return self.model.preset == "mlp" and self.model.path is None
+        return self.run.kind == "control"
+
+    @property
+    def env(self) -> EnvConfig:
+        """The environment; what reads a run's environments reads them here."""
+        return self.envs[0]
 
     @property
     def digest(self) -> str:

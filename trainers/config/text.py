@@ -113,6 +113,8 @@ class RewardConfig:
 class GenerationConfig:
     """How responses are sampled."""
 
+    engine: Literal["transformers"] = "transformers"
+    """What writes responses, by the name of its file in `trainers/generation/`."""
     max_prompt_tokens: Count = 256
     """Longest prompt, in tokens; a longer one is never cut (see data.too_long)."""
     max_new_tokens: Count = 64

@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from llmgym.messages import FinishReason
@@ -60,6 +62,35 @@ class Sampling:
     iteration: int = 0
 
 
+WeightSource = Literal["shared", "copied", "sharded"]
+"""Weights are the trainer's own, used in place; a copy, taken once a rollout; or lie on all ranks,
+each layer's gathered as it runs, so that ranks take every step together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorParts:
+    """What a generator is made of.
+
+    Attributes:
+        policy: the policy, or a copy of it to be filled: a module with a transformers model.
+        eos_token_ids: each of them ends a response, and is its last token.
+        pad_token_id: fills prompts up on the left; what it is never matters.
+        batch_size: maximum number of rows written together.
+        autocast: the type of the trainer's forward, where it is not that of the weights.
+        weights: how the policy comes by them.
+        cached: keep what the model has read; else it reads the whole row again for every token,
+            which is slow and works for every causal model.
+    """
+
+    policy: Any
+    eos_token_ids: Sequence[int]
+    pad_token_id: int
+    batch_size: int
+    autocast: torch.dtype | None = None
+    weights: WeightSource = "shared"
+    cached: bool = True
+
+
 class Generator(ABC):
     """Writes responses with the weights of one policy version."""
 
@@ -86,7 +117,3 @@ class Generator(ABC):
     @abstractmethod
     def sleep(self) -> None:
         """Give back the memory that is only needed while generating."""
-
-    @abstractmethod
-    def wake(self) -> None:
-        """Undo `sleep`."""

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from llmgym.rewards.context import longest_sequence
 from trainers.batch import TextInputs
 from trainers.errors import ConfigError
-from trainers.generation.base import Request, Sampling
+from trainers.generation.base import GeneratorParts, Request, Sampling
 from trainers.generation.transformers import TransformersGenerator
 from trainers.models.causal_lm import PROBE_TOLERANCE, CausalPolicy
 from trainers.models.loading import load_config
@@ -175,7 +175,9 @@ def _scored(policy: CausalPolicy) -> list[_Row]:
 
 def _generated(policy: CausalPolicy, *, cached: bool) -> list[_Row]:
     generator = TransformersGenerator(
-        policy, eos_token_ids=(), pad_token_id=0, batch_size=len(LENGTHS), cached=cached
+        GeneratorParts(
+            policy=policy, eos_token_ids=(), pad_token_id=0, batch_size=len(LENGTHS), cached=cached
+        )
     )
     requests = [
         Request(token_ids=_tokens(policy.model, prompt, row), index=row, max_new_tokens=response)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,14 @@ from transformers import DynamicCache, PreTrainedModel
 from trainers.distributed.collectives import global_max
 from trainers.errors import GenerationError
 from trainers.functional.logprobs import without
-from trainers.generation.base import Generator, Request, Response, Sampling
+from trainers.generation.base import (
+    Generator,
+    GeneratorParts,
+    Request,
+    Response,
+    Sampling,
+    WeightSource,
+)
 from trainers.generation.kv_cache import keep_rows, roomy_cache
 from trainers.generation.sampling import sample, token_logprobs, uniforms
 from trainers.models.causal_lm import CausalPolicy, hides_left_padding
@@ -29,10 +36,6 @@ from trainers.models.critic import SharedActorCritic
 # Below this share of rows still being written, the finished ones leave the batch and its cache.
 # Removing copies the cache, so not at every end.
 _COMPACT_BELOW = 0.875
-
-WeightSource = Literal["shared", "copied", "sharded"]
-"""Weights are the trainer's own, used in place; a copy, taken once a rollout; or lie on all ranks,
-each layer's gathered as it runs, so that ranks take every step together."""
 
 
 @contextmanager
@@ -152,41 +155,21 @@ class _Batch:
 
 @final
 class TransformersGenerator(Generator):
-    """Writes with the policy that is being trained, row by row exact.
-
-    Args:
-        policy: the policy, or a copy of it to be filled.
-        eos_token_ids: each of them ends a response, and is its last token.
-        pad_token_id: fills prompts up on the left; what it is never matters.
-        batch_size: most rows written at once.
-        autocast: the type of the trainer's forward, where it is not that of the weights.
-        weights: how the policy comes by them.
-        cached: keep what the model has read; else it reads the whole row again for every token,
-            which is slow and works for every causal model.
-    """
+    """Writes with the policy that is being trained, row by row exact."""
 
     exact = True
 
-    def __init__(  # noqa: PLR0913 - `cached` is what the probe found, the rest is of the run
-        self,
-        policy: CausalPolicy | SharedActorCritic,
-        *,
-        eos_token_ids: Sequence[int],
-        pad_token_id: int,
-        batch_size: int,
-        autocast: torch.dtype | None = None,
-        weights: WeightSource = "shared",
-        cached: bool = True,
-    ) -> None:
-        self._policy = policy
-        self._eos_token_ids = frozenset(eos_token_ids)
-        self._pad_token_id = pad_token_id
-        self._batch_size = batch_size
-        self._autocast = autocast
-        self._weights: WeightSource = weights
-        self._cached = cached
-        self._pads = hides_left_padding(policy.model) and cached
-        self._policy_version = -1 if weights == "copied" else 0
+    def __init__(self, parts: GeneratorParts) -> None:
+        """Take a policy that is a `CausalPolicy` or a `SharedActorCritic`."""
+        self._policy: CausalPolicy | SharedActorCritic = parts.policy
+        self._eos_token_ids = frozenset(parts.eos_token_ids)
+        self._pad_token_id = parts.pad_token_id
+        self._batch_size = parts.batch_size
+        self._autocast = parts.autocast
+        self._weights: WeightSource = parts.weights
+        self._cached = parts.cached
+        self._pads = hides_left_padding(self._policy.model) and parts.cached
+        self._policy_version = -1 if parts.weights == "copied" else 0
 
     @property
     def policy_version(self) -> int:
@@ -240,9 +223,6 @@ class TransformersGenerator(Generator):
             for parameter in self._policy.parameters():
                 parameter.data = parameter.data.new_empty(0)
             self._policy_version = -1
-
-    def wake(self) -> None:
-        """Nothing to do: `load_weights` brings what is missing."""
 
     def _most(self, count: int) -> int:
         """Return how often the rank with most to do does it, where ranks take steps together."""
@@ -325,3 +305,8 @@ def _check_finite(bad: int, count: int) -> None:
             "sampled: the weights are broken.\n"
             "Continue from an earlier checkpoint, often at a lower rate: --ppo.learning-rate 1e-6"
         )
+
+
+def make(parts: GeneratorParts) -> Generator:
+    """Return the generator of `generation.engine transformers`."""
+    return TransformersGenerator(parts)

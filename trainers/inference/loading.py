@@ -21,12 +21,11 @@ from trainers.evaluation.text import evaluate_text
 from trainers.export.folders import load_mlp
 from trainers.generation.base import Generator, Request, Response, Sampling
 from trainers.generation.probe import check_rows, keeps_cache
-from trainers.generation.transformers import TransformersGenerator
 from trainers.inference.targets import Target
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
 from trainers.models.loading import load_chat, load_policy_model, load_tokenizer, policy_of
-from trainers.runner.assemble import Devices
+from trainers.runner.assemble import Devices, GenerationModel, generator_of
 
 
 @final
@@ -53,10 +52,6 @@ class FixedSampling(Generator):
     def sleep(self) -> None:
         """Give back memory."""
         self._inner.sleep()
-
-    def wake(self) -> None:
-        """Undo `sleep`."""
-        self._inner.wake()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,21 +80,16 @@ def load_for_inference(target: Target, sampling: Sampling) -> LoadedModel:
     config = replace(
         target.config, model=replace(own, path=target.model), tokenizer=target.tokenizer
     )
-    chat = load_chat(config, load_tokenizer(config), env=config.envs[0].id)
+    chat = load_chat(config, load_tokenizer(config), env=config.env.id)
     cached = check_rows(config.model.path)
     model = load_policy_model(config, chat, needs_room=False)
     policy = policy_of(model, config, chat)
     policy.to(World().device).eval()
     if cached is None:
         cached = keeps_cache(model, str(config.model.path))
-    generator = TransformersGenerator(
-        policy,
-        eos_token_ids=chat.eos_token_ids,
-        pad_token_id=chat.pad_token_id,
-        batch_size=config.generation.batch_size,
-        autocast=Devices.of(config, World(), policy).autocast,
-        cached=cached,
-    )
+    autocast = Devices.of(config, World(), policy).autocast
+    writer = GenerationModel(policy=policy, weights="shared")
+    generator = generator_of(config, writer, chat, autocast=autocast, cached=cached)
     return LoadedModel(
         config=config,
         policy=policy,
@@ -113,11 +103,11 @@ def held_out_score(target: Target, sampling: Sampling) -> Evaluation:
     """Score a target on held-out tasks, or a control policy on held-out episodes."""
     config = target.config
     if config.is_control:
-        env_spec, kwargs = spec(config.envs[0].id), config.envs[0].kwargs
+        env_spec, kwargs = spec(config.env.id), config.env.kwargs
         return evaluate_control(
             load_mlp(Path(target.model)),
             lambda: make_envs(lambda: gymnasium.make(env_spec, **kwargs), 1)[0],
-            env=config.envs[0].id,
+            env=config.env.id,
             num_episodes=config.eval.num_tasks,
             seed=config.run.seed + 1,
             world=World(),

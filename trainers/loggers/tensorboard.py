@@ -79,3 +79,8 @@ class TensorBoardLogger(Logger):
             if not self._has_failed:
                 _log.warning("%s gets no more events: %s", self._folder, error)
             self._has_failed = True
+
+
+def make() -> Logger:
+    """Return the logger of `log.tensorboard`."""
+    return TensorBoardLogger()

@@ -135,7 +135,7 @@ def action_head(width: int, space: Space, rng: torch.Generator) -> Head:
     if isinstance(space, Box):
         return GaussianHead(width, space, rng)
     raise ConfigError(
-        f"model.preset mlp acts in Discrete and Box spaces, and this environment's actions are "
+        f"run.kind control acts in Discrete and Box spaces, and this environment's actions are "
         f"{space}. Flatten them with a Gymnasium wrapper."
     )
 
@@ -272,7 +272,7 @@ def build_control(
     """
     if not isinstance(obs_space, Box):
         raise ConfigError(
-            f"model.preset mlp reads observations from a Box, and this environment's are "
+            f"run.kind control reads observations from a Box, and this environment's are "
             f"{obs_space}. Flatten them with a Gymnasium wrapper, or choose a model for text."
         )
     rng = torch.Generator().manual_seed(seed)

@@ -177,7 +177,7 @@ def _counting(config: Config, texts: Sequence[str]) -> tuple[TokenCounter, str]:
         if config.model.path is not None:
             load_config(config.model.path)
         is_here = not config.reward_model.num_epochs
-        chat = load_chat(config, tokenizer, env=config.envs[0].id)
+        chat = load_chat(config, tokenizer, env=config.env.id)
     except ConfigError:
         if is_here:
             raise

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from llmgym.addresses import load
 from llmgym.data.tasks import TaskSampler
 from llmgym.env import SingleTurnEnv, core_env, task_at
 from llmgym.vector import LLMVectorEnv
@@ -26,7 +27,7 @@ from trainers.config import Config, ModelConfig
 from trainers.config.batch_check import check_batch
 from trainers.distributed.collectives import World, from_main, limit_waits
 from trainers.errors import ConfigError
-from trainers.generation.transformers import WeightSource
+from trainers.generation.base import Generator, GeneratorParts, WeightSource
 from trainers.learner import BasePolicy, FrozenPolicy, Learner
 from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
@@ -104,7 +105,7 @@ def check_prompts(config: Config, chat: ChatFormat, *vectors: LLMVectorEnv | Non
             message = str(openings[at][-1]["content"])
             place = task_at(core_env(envs.envs[0]).tasks, at).place
             raise ConfigError(
-                f"{count} of {len(lengths)} prompts of {config.envs[0].id} are longer than "
+                f"{count} of {len(lengths)} prompts of {config.env.id} are longer than "
                 f"generation.max_prompt_tokens {limit}. The longest has {longest}"
                 f"{place and f', in {place}'}: {message[:60]!r}.\n"
                 "Raise it with --generation.max-prompt-tokens, or leave such prompts out with "
@@ -248,6 +249,37 @@ def writer_of(policy: Policy, devices: Devices) -> GenerationModel:
     empty = {id(weight): nn.Parameter(torch.empty(0), False) for weight in policy.parameters()}
     copied = copy.deepcopy(policy, empty)  # every rollout brings the weights
     return GenerationModel(policy=copied.to(devices.device), weights="copied")
+
+
+def generator_of(
+    config: Config,
+    model: GenerationModel,
+    chat: ChatFormat,
+    *,
+    autocast: torch.dtype | None,
+    cached: bool,
+) -> Generator:
+    """Return the generator of `generation.engine`.
+
+    Args:
+        config: of the run.
+        model: writes the text.
+        chat: says which tokens end a response.
+        autocast: the type of the trainer's forward, where it is not that of the weights.
+        cached: keep what the model has read.
+    """
+    make = load(f"trainers.generation.{config.generation.engine}:make")
+    return make(
+        GeneratorParts(
+            policy=model.policy,
+            eos_token_ids=chat.eos_token_ids,
+            pad_token_id=chat.pad_token_id,
+            batch_size=config.generation.batch_size,
+            autocast=autocast,
+            weights=model.weights,
+            cached=cached,
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

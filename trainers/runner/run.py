@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from llmgym.addresses import load
 from trainers.backends.zero.setup import check_zero
 from trainers.batch import Evaluation
 from trainers.checkpoint.loading import check_at
@@ -38,8 +39,6 @@ from trainers.run_dir.record import dated
 from trainers.run_dir.trust import named_code, note
 from trainers.runner.assemble import check_shares, cpu_multiplies_bf16
 from trainers.runner.session import Session
-from trainers.runner.stages.ppo_control import train_control
-from trainers.runner.stages.ppo_text import train_text
 from trainers.runner.stages.reward_model import train_reward_model
 
 _log = logging.getLogger(__name__)
@@ -153,8 +152,8 @@ def _learned(session: Session, env: EnvFactory | None, reward: object | None) ->
     """Run the stages; return the last figures by name."""
     if session.config.reward_model.num_epochs:
         return train_reward_model(session)
-    learn = train_control if session.config.is_control else train_text
-    return learn(session, env, reward)
+    train = load(f"trainers.runner.stages.ppo_{session.config.run.kind}:train")
+    return train(session, env, reward)
 
 
 def _code(config: Config, parts: Sequence[PythonPart]) -> dict[str, str]:

@@ -10,9 +10,9 @@ import pytest
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from gymnasium.wrappers.utils import create_zero_array
 
-from llmgym.spaces import Chat, Ragged, Text, Tokens
+from llmgym.spaces import Chat, Ragged, Text
 
-SPACES = [Text(), Text(5), Chat(), Tokens(7, 4), Ragged(Text(), 3), Ragged(Tokens(7, 4), 2)]
+SPACES = [Text(), Text(5), Chat(), Ragged(Text(), 3), Ragged(Chat(), 2)]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=repr)
@@ -67,16 +67,6 @@ def test_chat_holds_tuples_of_messages_only():
     assert [message] not in Chat()
     assert ({"role": "wizard", "content": "hi"},) not in Chat()
     assert ({"role": "user", "content": None},) not in Chat()
-
-
-def test_tokens_hold_int64_ids_of_the_vocabulary():
-    space = Tokens(7, 4)
-    assert np.array([0, 6]) in space
-    assert np.array([], dtype=np.int64) in space
-    assert np.array([7]) not in space
-    assert np.array([-1]) not in space
-    assert np.array([1] * 5) not in space
-    assert np.array([1], dtype=np.int32) not in space
 
 
 def test_caps_do_not_make_spaces_differ_so_mixtures_batch():

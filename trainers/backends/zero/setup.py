@@ -32,7 +32,7 @@ def check_zero(config: Config, world: World) -> None:
         return
     if config.is_control:
         raise ConfigError(
-            "model.preset mlp is trained by plain torch, got backend.name deepspeed. Set "
+            "run.kind control is trained by plain torch, got backend.name deepspeed. Set "
             "--backend.name torch."
         )
     tuning(config, world.size)

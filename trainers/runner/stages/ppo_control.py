@@ -24,7 +24,7 @@ from trainers.runner.loop import improve
 from trainers.runner.session import Session
 
 
-def train_control(
+def train(
     session: Session, env: EnvFactory | str | None, reward: object | None
 ) -> dict[str, float]:
     """Run PPO; return the last iteration's figures by name.
@@ -40,7 +40,7 @@ def train_control(
         )
     _check_numeric(config)
     if callable(env):
-        make = partial(env, **accepted(env, config.envs[0].kwargs))
+        make = partial(env, **accepted(env, config.env.kwargs))
     else:
         make = _factory(config, env)
     training = ControlTraining(session, make)
@@ -74,19 +74,18 @@ def _check_numeric(config: Config) -> None:
         if got not in allowed:
             flag = path.replace("_", "-")
             raise ConfigError(
-                f"model.preset mlp {why}, got {path} {got}. Set --{flag} {allowed[0]}."
+                f"run.kind control {why}, got {path} {got}. Set --{flag} {allowed[0]}."
             )
 
 
 def _factory(config: Config, env: str | None) -> EnvFactory:
     """Return what makes the environment of an id, or of the config."""
-    env_spec = spec(env or config.envs[0].id)
+    env_spec = spec(env or config.env.id)
     if is_text(env_spec):
         raise ConfigError(
-            f"{env_spec.id} speaks text, and model.preset mlp reads numbers. Set --model.preset "
-            "tiny, or --model.path of a language model."
+            f"{env_spec.id} speaks text, and run.kind control reads numbers. Set --run.kind text."
         )
-    return partial(gymnasium.make, env_spec, **config.envs[0].kwargs)
+    return partial(gymnasium.make, env_spec, **config.env.kwargs)
 
 
 @final
@@ -101,7 +100,7 @@ class ControlTraining:
     def __init__(self, session: Session, make: Callable[[], gymnasium.Env]) -> None:
         config, world = session.config, session.world
         self._session, self._make = session, make
-        with constructing(config.envs[0].id, "envs.0.kwargs"):
+        with constructing(config.env.id, "envs.0.kwargs"):
             envs = make_envs(make, len(world.share(config.ppo.num_prompts)) * config.ppo.group_size)
         self._policy, value = build_control(
             envs[0].observation_space,
@@ -133,7 +132,7 @@ class ControlTraining:
             evaluate_control(
                 self._policy,
                 lambda: make_envs(self._make, 1)[0],
-                env=config.envs[0].id,
+                env=config.env.id,
                 num_episodes=config.eval.num_tasks,
                 seed=config.run.seed + 1,
                 world=self._session.world,

@@ -17,7 +17,6 @@ from trainers.distributed.collectives import from_main
 from trainers.evaluation.text import check_disjoint, evaluate_text
 from trainers.export.folders import copy_export, export_critic, export_policy
 from trainers.generation.probe import NO_CACHE, check_rows, keeps_cache
-from trainers.generation.transformers import TransformersGenerator
 from trainers.models.adapters import Adapter, adapter_of, check_lora, has_adapters
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import Critic, SharedActorCritic
@@ -29,6 +28,7 @@ from trainers.runner.assemble import (
     check_folders,
     check_prompts,
     engines_json,
+    generator_of,
     task_sampler,
     text_models,
 )
@@ -38,7 +38,7 @@ from trainers.runner.session import Session
 from trainers.runner.stages.sft import base_model
 
 
-def train_text(
+def train(
     session: Session, env: EnvFactory | str | None, reward: object | None
 ) -> dict[str, float]:
     """Run the stages; what can be refused is refused before weights load.
@@ -134,7 +134,7 @@ class TextTraining:
     ) -> None:
         config, world = session.config, session.world
         self._session, self._held_out = session, held_out
-        self._chat = load_chat(started, load_tokenizer(started), env=config.envs[0].id)
+        self._chat = load_chat(started, load_tokenizer(started), env=config.env.id)
         first = envs.envs[0]
         if not isinstance(first.unwrapped, SingleTurnEnv):
             opening, _ = first.reset(options={"index": 0})
@@ -156,14 +156,8 @@ class TextTraining:
             session.identify(reference=weights_digest(self._policy.model))  # in no checkpoint
         models = text_models(config, self._policy, devices)
         self.learner, self._base = models.learner, started.model.path
-        self._generator = TransformersGenerator(
-            models.writer.policy,
-            eos_token_ids=self._chat.eos_token_ids,
-            pad_token_id=self._chat.pad_token_id,
-            batch_size=config.generation.batch_size,
-            autocast=devices.autocast,
-            weights=models.writer.weights,
-            cached=cached,
+        self._generator = generator_of(
+            config, models.writer, self._chat, autocast=devices.autocast, cached=cached
         )
         parts = TextParts(
             envs=envs,
@@ -181,7 +175,7 @@ class TextTraining:
         if models.num_trained < size:
             session.note("lora", f"{models.num_trained / 1e6:.2f} M parameters of them learn, "
                                  f"rank {config.model.lora.rank}")  # fmt: skip
-        session.note("tasks", f"{config.envs[0].id}: {number or 'endless'} train, "
+        session.note("tasks", f"{config.env.id}: {number or 'endless'} train, "
                               f"{kept} held out")  # fmt: skip
 
     def _keeps_cache(self, tried: bool | None) -> bool:

@@ -69,7 +69,7 @@ def base_model(
         shown = demonstrations(config, [] if envs is None else envs.envs[:1]) \
             if config.sft.num_epochs else []  # fmt: skip
         tokenizer = load_tokenizer(config, _corpus(shown, envs))
-        chat = load_chat(config, tokenizer, env=config.envs[0].id)
+        chat = load_chat(config, tokenizer, env=config.env.id)
         check_prompts(config, chat, envs, held_out)
         session.identify(demonstrations=demonstrations_digest(shown), tokenizer=chat.digest)
         examples = _examples(session, chat, shown) if shown else []

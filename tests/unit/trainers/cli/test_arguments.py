@@ -30,7 +30,7 @@ def test_preset_is_under_files_which_are_under_the_command_line(tmp_path):
     one.write_text("ppo: {gamma: 0.1, num_epochs: 7, gae_lambda: 0.1}\n")
     two.write_text("ppo: {gae_lambda: 0.2, num_epochs: 8}\n")
     got = config("cartpole", "-c", str(one), f"--config={two}", "--ppo.num-epochs", "9")
-    assert got.model.preset == "mlp"
+    assert got.run.kind == "control"
     assert (got.ppo.gamma, got.ppo.gae_lambda, got.ppo.num_epochs) == (0.1, 0.2, 9)
 
 

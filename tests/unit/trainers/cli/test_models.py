@@ -173,7 +173,7 @@ def test_without_a_name_the_newest_run_is_meant(run_dir, tmp_path, monkeypatch):
 
 def test_play_refuses_a_policy_that_acts_on_numbers(run_dir, capsys):
     shutil.copytree("runs/a/model", "runs/c/model")
-    config = read([], {"model.preset": "mlp", "envs.0.id": "CartPole-v1"})
+    config = read([], {"run.kind": "control", "envs.0.id": "CartPole-v1"})
     with open("runs/c/config.yaml", "w", encoding="utf-8") as stream:
         stream.write(dump(config))
     assert cli.main(["play", "runs/c"]) == 2

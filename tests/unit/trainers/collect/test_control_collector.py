@@ -156,7 +156,7 @@ def test_on_truncation_decides_what_a_cut_episode_of_steps_is(mode, ends, paid):
 
 def test_whole_episodes_of_steps_cannot_be_left_out():
     with pytest.raises(ConfigError, match="its first steps were learned from already"):
-        read([], {"model.preset": "mlp", "ppo.on_truncation": "mask"})
+        read([], {"run.kind": "control", "ppo.on_truncation": "mask"})
 
 
 def test_actions_are_clipped_for_the_environment_but_kept_as_drawn():

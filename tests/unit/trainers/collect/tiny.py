@@ -11,7 +11,7 @@ from llmgym.vector import LLMVectorEnv
 from trainers.collect.rollout import TextCollector, TextParts
 from trainers.config import Config, EnvConfig
 from trainers.distributed.collectives import World
-from trainers.generation.base import Generator, Response
+from trainers.generation.base import Generator, GeneratorParts, Response
 from trainers.generation.transformers import TransformersGenerator
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat, train_tokenizer
@@ -110,9 +110,6 @@ class Scripted(Generator):
     def sleep(self):
         pass
 
-    def wake(self):
-        pass
-
 
 class Actor:
     """Scores with a policy's own forward; values count the positions."""
@@ -153,13 +150,14 @@ def collector_of(chat, envs, generator, settings, reference=None, world=None):
 
 
 def written_by(policy, chat, **kwargs):
-    return TransformersGenerator(
-        policy,
+    parts = GeneratorParts(
+        policy=policy,
         eos_token_ids=chat.eos_token_ids,
         pad_token_id=chat.pad_token_id,
         batch_size=64,
         **kwargs,
     )
+    return TransformersGenerator(parts)
 
 
 def length_score(sample):

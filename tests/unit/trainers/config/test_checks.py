@@ -8,7 +8,7 @@ from trainers.config.files import presets, read
 from trainers.errors import ConfigError
 from trainers.runner.run import run
 
-MLP = {"model.preset": "mlp", "ppo.kl_placement": "none"}
+MLP = {"run.kind": "control", "ppo.kl_placement": "none"}
 NO_CRITIC = {"ppo.critic": "none", "ppo.advantage": "rloo"}
 IN_VAIN = [
     ("ppo.critic_learning_rate", 1e-3, {"ppo.critic": "shared"}, "ppo.learning_rate"),

@@ -9,7 +9,7 @@ from trainers.errors import ConfigError
 PROMPTS = {"envs.0.id": "llmgym/Prompts-v0", "data.path": "my.jsonl"}
 LEARNS = {"sft.num_epochs": 1}
 ALONE = {"ppo.num_iterations": 0, **LEARNS}
-MLP = {"model.preset": "mlp", "envs.0.id": "CartPole-v1"}
+MLP = {"run.kind": "control", "envs.0.id": "CartPole-v1"}
 
 
 @pytest.mark.parametrize("stage", [{}, LEARNS])
@@ -42,7 +42,7 @@ def test_its_columns_are_read_as_data_says_unless_the_environment_says_otherwise
 def test_otherwise_the_environment_keeps_its_own(changes):
     config = read([], changes)
     check_data(config)
-    assert env_kwargs(config) == config.envs[0].kwargs
+    assert env_kwargs(config) == config.env.kwargs
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_training_samples_from_the_support_that_is_scored(name, value):
         ("ppo.num_epochs", 1.5, "must be a whole number, got 1.5"),
         ("ppo.num_epochs", "3", 'must be a whole number, got the text "3"'),
         ("ppo.num_epochs", True, "must be a whole number, got true"),
-        ("ppo.whiten_advantages", 1, "must be true or false, got 1"),
+        ("ppo.critic_reads_logprobs", 1, "must be true or false, got 1"),
         ("ppo.adam_betas", [0.9], "must have 2 entries, got 1"),
         ("run.name", 12, 'must be text, got 12. Put it in quotes: "12"'),
         ("run.name", "../up", "must be made of letters"),
@@ -240,7 +240,7 @@ def test_new_arguments_and_entries_come_by_name():
             "eval.kwargs.path": "t.jsonl",
         },
     )
-    assert config.envs[0].kwargs == {"path": "p.jsonl"}
+    assert config.env.kwargs == {"path": "p.jsonl"}
     assert config.rewards[0].kwargs == {"scale": 2}
     assert config.rewards[1].name == "exact"
     assert config.eval.kwargs == {"split": "test", "path": "t.jsonl"}

@@ -156,7 +156,7 @@ def test_what_was_typed_at_a_prompt_is_known_by_its_instructions():
 def test_settings_name_what_was_given():
     config, env, reward, parts = from_python(read(), env=Judge, reward=score)
     assert (env, reward) == (Judge, score)
-    assert config.envs[0].id == "python:Judge"
+    assert config.env.id == "python:Judge"
     assert [one.source for one in config.rewards] == [{"name": "python:score"}]
     assert [one.role for one in parts] == ["env", "reward"]
 
@@ -174,7 +174,7 @@ def test_a_reward_that_settings_can_name_becomes_a_setting(given, source, weight
     config, _, reward, parts = from_python(read(), env="llmgym/ReverseTokens-v0", reward=given)
     assert (reward, parts) == (None, [])
     assert [(one.source, one.weight) for one in config.rewards] == [(source, weight)]
-    assert config.envs[0].id == "llmgym/ReverseTokens-v0"
+    assert config.env.id == "llmgym/ReverseTokens-v0"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from trainers.errors import GenerationError
-from trainers.generation.base import Request, Sampling
+from trainers.generation.base import GeneratorParts, Request, Sampling
 from trainers.generation.transformers import TransformersGenerator
 from trainers.models.causal_lm import CausalPolicy
 
@@ -42,7 +42,9 @@ MODELS = {"llama": llama, "gpt2": gpt2}
 
 def generator(model, *, eos=(2,), pad=0, batch_size=64):
     policy = CausalPolicy(model, temperature=1.0, chunk=512)
-    return TransformersGenerator(policy, eos_token_ids=eos, pad_token_id=pad, batch_size=batch_size)
+    return TransformersGenerator(
+        GeneratorParts(policy=policy, eos_token_ids=eos, pad_token_id=pad, batch_size=batch_size)
+    )
 
 
 def requests(count=12, *, longest=9, new=10):

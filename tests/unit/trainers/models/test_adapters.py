@@ -274,7 +274,7 @@ def test_a_family_without_usual_layers_is_told_what_there_is(tmp_path, monkeypat
             r"all-linear chooses layers by itself, got \['all-linear', 'q_proj'\]",
         ),
         (
-            {"model.preset": "mlp", "model.lora.rank": 2, "ppo.kl_placement": "none"},
+            {"run.kind": "control", "model.lora.rank": 2, "ppo.kl_placement": "none"},
             "model.lora.rank 2 adapts a language model .* mlp learns from nothing",
         ),
     ],

@@ -3,7 +3,7 @@
 import pytest
 
 from trainers.backends.zero.json import engine_json
-from trainers.config import BackendConfig, Config, GenerationConfig, ModelConfig
+from trainers.config import BackendConfig, Config, GenerationConfig, RunConfig
 from trainers.config.backend import ZeroConfig
 from trainers.config.ppo import PPOConfig
 from trainers.plan.batch import BatchShape, spelled
@@ -179,6 +179,6 @@ def test_the_arithmetic_is_spelled_out():
 
 
 def test_a_numeric_run_counts_steps():
-    config = Config(model=ModelConfig(preset="mlp"), ppo=PPOConfig(num_prompts=8, num_steps=16))
+    config = Config(run=RunConfig(kind="control"), ppo=PPOConfig(num_prompts=8, num_steps=16))
     assert BatchShape.of(config).rows == 128
     assert spelled(config, BatchShape.of(config))[0] == "8 environments x 16 steps = 128 rows"

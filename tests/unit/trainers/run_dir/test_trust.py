@@ -78,7 +78,7 @@ def test_code_is_found_wherever_settings_name_it(changes, setting):
         {},
         {"rewards.0.name": "math.boxed"},
         {"rewards.0.model": "some/model"},
-        {"envs.0.id": "CartPole-v1", "model.preset": "mlp"},
+        {"envs.0.id": "CartPole-v1", "run.kind": "control"},
         {"envs.0.kwargs.system": "Note: answer in words."},
         {"envs.0.kwargs.path": "https://host/rows.jsonl"},
     ],

@@ -125,7 +125,7 @@ def test_a_callable_of_numbers_gets_its_settings_too(tmp_path):
         seen.append(gravity)
         return gymnasium.make("CartPole-v1")
 
-    changes = {"model.preset": "mlp", "ppo.kl_placement": "none", "ppo.num_steps": 8}
+    changes = {"run.kind": "control", "ppo.kl_placement": "none", "ppo.num_steps": 8}
     config = read(
         [],
         {

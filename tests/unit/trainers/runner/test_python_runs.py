@@ -67,7 +67,7 @@ def test_record_settings_metrics_samples_and_list_carry_the_names(started):
         ("reward", "brief", __file__),
     ]
     record = read_run(folder)
-    assert record.config.envs[0].id == "python:Say"
+    assert record.config.env.id == "python:Say"
     assert record.config.rewards[0].name == "python:brief"
     assert run_summary(record)["env"] == "python:Say"
     keys = {key for row in lines(folder / "metrics.jsonl") for key in row}
