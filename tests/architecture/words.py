@@ -50,8 +50,13 @@ FORMER_PROSE = frozenset(
     ]
 )
 """Words of first lines of docstrings that a plain sentence has others for."""
-VERB_NAMES = frozenset(("main", "Options", "Command"))
-"""Names that every module of a verb in trainers/cli has: together they are one interface."""
+INTERFACES = {
+    "trainers/cli": frozenset(("main", "Options", "Command")),
+    "trainers/generation": frozenset(("make_generator",)),
+    "trainers/loggers": frozenset(("make_logger",)),
+    "trainers/runner/stages": frozenset(("train_stage",)),
+}
+"""Names that the modules of a folder share: what is chosen by the name of its file."""
 HEADER = ("Purpose", "Hardware", "Result", "Run")
 
 
@@ -242,7 +247,7 @@ def public_names_are_unique(root: Path) -> list[str]:
         file = name(root, path)
         if path.name == "__init__.py":
             continue
-        exempt = VERB_NAMES if file.startswith("trainers/cli/") else frozenset()
+        exempt = INTERFACES.get(file.rpartition("/")[0], frozenset())
         for public_name, line in module_names(path):
             other = first.setdefault(public_name, file)
             if other != file and public_name not in exempt:

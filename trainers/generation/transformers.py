@@ -307,6 +307,6 @@ def _check_finite(bad: int, count: int) -> None:
         )
 
 
-def make(parts: GeneratorParts) -> Generator:
+def make_generator(parts: GeneratorParts) -> Generator:
     """Return the generator of `generation.engine transformers`."""
     return TransformersGenerator(parts)

@@ -14,7 +14,7 @@ from trainers.loggers.wandb import WandbLogger, mode
 def default_loggers(config: Config, *, is_quiet: bool = False) -> list[Logger]:
     """Return JSON lines, W&B and others where settings ask for them, and the console last.
 
-    `log.NAME true` is the logger that `trainers/loggers/NAME.py` makes by `make()`.
+    `log.NAME true` is the logger that `trainers/loggers/NAME.py` makes by `make_logger()`.
 
     Raises:
         ConfigError: W&B is to be online without credentials, or tensorboard is not installed.
@@ -24,5 +24,5 @@ def default_loggers(config: Config, *, is_quiet: bool = False) -> list[Logger]:
     trackers: list[Logger] = [WandbLogger()] if config.log.wandb.enabled else []
     for field in fields(LogConfig):
         if getattr(config.log, field.name) is True:
-            trackers.append(load(f"trainers.loggers.{field.name}:make")())
+            trackers.append(load(f"trainers.loggers.{field.name}:make_logger")())
     return [JsonlLogger(), *trackers, ConsoleLogger(is_quiet=is_quiet)]

@@ -81,6 +81,6 @@ class TensorBoardLogger(Logger):
             self._has_failed = True
 
 
-def make() -> Logger:
+def make_logger() -> Logger:
     """Return the logger of `log.tensorboard`."""
     return TensorBoardLogger()

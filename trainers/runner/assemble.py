@@ -268,8 +268,8 @@ def generator_of(
         autocast: the type of the trainer's forward, where it is not that of the weights.
         cached: keep what the model has read.
     """
-    make = load(f"trainers.generation.{config.generation.engine}:make")
-    return make(
+    make_generator = load(f"trainers.generation.{config.generation.engine}:make_generator")
+    return make_generator(
         GeneratorParts(
             policy=model.policy,
             eos_token_ids=chat.eos_token_ids,

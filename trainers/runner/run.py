@@ -152,7 +152,7 @@ def _learned(session: Session, env: EnvFactory | None, reward: object | None) ->
     """Run the stages; return the last figures by name."""
     if session.config.reward_model.num_epochs:
         return train_reward_model(session)
-    train = load(f"trainers.runner.stages.ppo_{session.config.run.kind}:train")
+    train = load(f"trainers.runner.stages.ppo_{session.config.run.kind}:train_stage")
     return train(session, env, reward)
 
 

@@ -24,7 +24,7 @@ from trainers.runner.loop import improve
 from trainers.runner.session import Session
 
 
-def train(
+def train_stage(
     session: Session, env: EnvFactory | str | None, reward: object | None
 ) -> dict[str, float]:
     """Run PPO; return the last iteration's figures by name.

@@ -38,7 +38,7 @@ from trainers.runner.session import Session
 from trainers.runner.stages.sft import base_model
 
 
-def train(
+def train_stage(
     session: Session, env: EnvFactory | str | None, reward: object | None
 ) -> dict[str, float]:
     """Run the stages; what can be refused is refused before weights load.
