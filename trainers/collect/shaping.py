@@ -24,7 +24,7 @@ MIN_STD = 1e-8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unshaped:
-    """Episodes, and what shaping asks of them beside.
+    """Episodes, and what shaping asks of their environments.
 
     Attributes:
         episodes: what happened.
