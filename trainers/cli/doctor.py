@@ -1,6 +1,5 @@
 """`llmgym doctor`: what this machine has, a line each: ok, warn or fail, with the remedy."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -60,6 +59,11 @@ class Finding:
     def __str__(self) -> str:
         remedy = f"  -> {self.remedy}" if self.remedy else ""
         return f"{self.status:<5}{self.name:<10} {self.detail}{remedy}"
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the object of --json, whose keys stay as scripts read them."""
+        status, remedy = self.status, self.remedy
+        return {"name": self.name, "found": self.detail, "status": status, "remedy": remedy}
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -285,7 +289,7 @@ def main(argv: Sequence[str]) -> int:
     options: Options = parse_options(Options, argv, "doctor")
     findings = [finding for part in CHECKS for finding in part()]
     if options.json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=1))
+        print(json.dumps([finding.as_dict() for finding in findings], indent=1))
     else:
         print("\n".join(map(str, findings)))
     return 1 if any(finding.status == "fail" for finding in findings) else 0

@@ -91,7 +91,7 @@ class TokenLedger:
         truncated: np.ndarray,
         infos: Mapping[str, np.ndarray],
     ) -> None:
-        """Record what the environments returned for the actions of `commit`; takes `step`'s."""
+        """Record what environments returned for the actions of `commit`; arguments as of `step`."""
         for number, slot in enumerate(self.slots):
             if not slot.live:
                 continue

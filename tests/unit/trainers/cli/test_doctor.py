@@ -69,7 +69,7 @@ def test_packages_out_of_their_range_or_missing_are_told_with_the_extra(monkeypa
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
     found = findings(doctor.packages)
     assert found["packages"].status == "fail"
-    assert found["packages"].found.endswith("is not >=99")
+    assert found["packages"].detail.endswith("is not >=99")
     assert found["packages"].remedy == 'pip install "llmgym-rl"'
     assert str(found["training"]) == (
         'warn training   no-such-package missing  -> pip install "llmgym-rl[train]"'
@@ -96,8 +96,8 @@ def test_a_hub_that_is_off_and_a_data_folder_that_is_not_there_are_told(place, m
     monkeypatch.setenv("HF_HOME", str(place))
     monkeypatch.setenv("LLMGYM_DATA", str(place / "nope"))
     (hub,) = doctor.hub()
-    assert "HF_HUB_OFFLINE is set" in hub.found
-    assert "1 model in" in hub.found
+    assert "HF_HUB_OFFLINE is set" in hub.detail
+    assert "1 model in" in hub.detail
     assert findings(doctor.services)["data"].status == "warn"
 
 
@@ -107,14 +107,14 @@ def test_a_hub_is_called_online_only_where_it_takes_a_connection(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         (found,) = doctor.hub()
-        assert "takes a connection, 0 models in" in found.found
+        assert "takes a connection, 0 models in" in found.detail
     (found,) = doctor.hub()
     assert found.status == "warn"
-    assert "takes no connection (Connection refused)" in found.found
+    assert "takes no connection (Connection refused)" in found.detail
     assert "HF_HUB_OFFLINE=1" in found.remedy
     monkeypatch.setattr(doctor, "getproxies", lambda: {"https": "http://127.0.0.1:9"})
     (found,) = doctor.hub()
-    assert "not tried" in found.found
+    assert "not tried" in found.detail
 
 
 def test_runs_that_cannot_be_written_fail(monkeypatch, capsys):
@@ -124,7 +124,7 @@ def test_runs_that_cannot_be_written_fail(monkeypatch, capsys):
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
     found = findings(doctor.machine)["runs"]
     assert found.status == "fail"
-    assert "cannot be written: Permission denied" in found.found
+    assert "cannot be written: Permission denied" in found.detail
     assert "--run.dir DIR" in found.remedy
     assert cli.main(["doctor"]) == 1
     assert "fail runs" in capsys.readouterr().out
@@ -136,7 +136,7 @@ def test_a_compiler_that_is_missing_matters_where_deepspeed_is(monkeypatch):
         monkeypatch.setattr(doctor, "find_spec", lambda name, it=installed: it)
         (found,) = doctor.compilers()
         assert (found.status, found.remedy) == (status, remedy)
-        assert "no g++ and no ninja" in found.found
+        assert "no g++ and no ninja" in found.detail
 
 
 def test_it_needs_no_torch():
