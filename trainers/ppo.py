@@ -2,9 +2,10 @@
 
     collect -> make_experience (gae, whiten) -> epochs of minibatches (policy_loss, value_loss)
 
-Not here: `gae` and what stands in for it without a critic (`functional/advantages.py`), acting
-(`collect/`), models, optimizers and ranks (`learner.py`, `backends/`), logging and checkpoints
-(`runner/`). `train` is a generator of metrics and does no I/O.
+Not here: `gae` and what replaces it without a critic (`functional/advantages.py`), acting
+(`collect/`), the reward that PPO is paid and its KL (`collect/reward_shaping.py`), models,
+optimizers and ranks (`learner.py`, `backends/`), logging and checkpoints (`runner/`). `train` is a
+generator of metrics and does no I/O.
 
 Shapes: B rows (sequences, or steps of an environment), T actions of a row. `response_mask` is True
 on actions; every sum runs over it and over all ranks, and every mean divides once, by a global

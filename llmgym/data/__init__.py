@@ -1,1 +1,1 @@
-"""Rows, tables and splits: tasks from files and functions."""
+"""Tasks from files and functions: files.py reads rows, rows.py makes tasks of them."""

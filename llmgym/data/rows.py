@@ -17,7 +17,7 @@ from llmgym.content import (
     options,
     prompt_of,
 )
-from llmgym.data.tables import Row, place_of
+from llmgym.data.files import Row, place_of
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Message, Task
 

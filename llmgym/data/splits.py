@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from llmgym.data.files import READERS
 from llmgym.data.rows import Columns
-from llmgym.data.tables import READERS
 from llmgym.data.tasks import TaskList, from_file
 from llmgym.errors import TaskSourceError
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from llmgym.content import LastAssistant, Prompt, cell_of, gold_of, has_column, no_column, prompt_of
+from llmgym.data.files import READERS, Row, place_of, read_table
 from llmgym.data.rows import task_id
-from llmgym.data.tables import READERS, Row, place_of, read_table
 from llmgym.errors import TaskSourceError
 from llmgym.plural import counted
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
+from llmgym.data.files import Row, read_table
 from llmgym.data.rows import Columns, labels_beside, tasks_of
-from llmgym.data.tables import Row, read_table
 from llmgym.errors import MissingExtraError, TaskSourceError
 from llmgym.messages import Task
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from llmgym.data.tables import READERS, check_file
+from llmgym.data.files import READERS, check_file
 from llmgym.registry import spec
 from trainers.collect.environments import reward_of, text_envs
 from trainers.config import Config

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import tyro
 
 from llmgym.content import LastAssistant
+from llmgym.data.files import read_table
 from llmgym.data.rows import Columns
-from llmgym.data.tables import read_table
 from llmgym.data.tasks import TaskList, from_file, from_list
 from llmgym.errors import RewardError
 from llmgym.registry import load_plugins

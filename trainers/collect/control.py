@@ -26,7 +26,7 @@ from llmgym.limits import CallLimit, LateCall, within
 from trainers.batch import ControlInputs, Experience, Metrics, Rollout
 from trainers.collect.base import Actor, Collector
 from trainers.collect.metrics import Phases, performance
-from trainers.collect.shaping import ScoreScale
+from trainers.collect.reward_shaping import ScoreScale
 from trainers.config import Config
 from trainers.distributed.collectives import (
     World,

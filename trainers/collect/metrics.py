@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainers.batch import Metrics
 from trainers.collect.episodes import Episodes, Slot
-from trainers.collect.shaping import Shaped
+from trainers.collect.reward_shaping import Shaped
 from trainers.config.ppo import PPOConfig
 from trainers.distributed.collectives import World, gather, global_metrics, global_moments
 from trainers.distributed.collectives import phase as named

@@ -19,8 +19,8 @@ from trainers.collect.base import Actor, Collector, Reference
 from trainers.collect.episodes import Episodes, summed_by
 from trainers.collect.metrics import Outcome, Phases, sample_rows, text_metrics
 from trainers.collect.play import PlayOptions, play
+from trainers.collect.reward_shaping import RewardShaper, Unshaped, last_true
 from trainers.collect.reward_statistics import RewardScales
-from trainers.collect.shaping import RewardShaper, Unshaped, last_true
 from trainers.config import Config
 from trainers.distributed.collectives import World, gather, global_sum
 from trainers.functional.kl import kl_estimate

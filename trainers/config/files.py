@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainers.config import schema
+from trainers.config.former_names import rename_settings
 from trainers.config.schema import Source, dotted
 from trainers.config.secrets import without_secrets
 from trainers.config.settings import CONFIG_ROOT, SCHEMA, Config
@@ -168,15 +169,6 @@ def _grow(rows: list[Any], path: schema.Path) -> None:
         rows.append({})
 
 
-def _by_new_names(tree: dict[str, Any]) -> None:
-    """Give settings of 0.1 their new names: the preset `mlp` of a model is the kind of a run."""
-    model, settings = (schema.as_mapping(tree.get(name)) or {} for name in ("model", "run"))
-    if model.get("preset") == "mlp":
-        del model["preset"]
-        if model.get("path") is None:
-            tree["run"] = {"kind": "control", **settings}
-
-
 def read(files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None) -> Config:
     """Return the settings of YAML files, left to right, with `overrides` by dotted name on top.
 
@@ -194,7 +186,7 @@ def read(files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None)
         path = parse(name)
         _assign(tree, path, value)
         sources = {key: source for key, source in sources.items() if key[: len(path)] != path}
-    _by_new_names(tree)
+    rename_settings(tree)
     remember_secrets(tree)  # before any message quotes a value
     problems = [problem for document in documents for problem in document.problems]
     try:

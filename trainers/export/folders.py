@@ -1,7 +1,7 @@
 """Plain folders that need nothing of ours: language models for transformers, MLPs as safetensors.
 
 Every folder is written aside and then renamed, so that a reader sees the old one or the new one
-and never a half. To verify what was written is the caller's work.
+and never a half. `cli/export.py` computes with what was written and compares.
 """
 
 import json

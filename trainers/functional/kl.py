@@ -1,4 +1,8 @@
-"""Ratios and KL divergences from log-probabilities, and the controller of the KL's weight."""
+"""Ratios and KL divergences from log-probabilities, and the controller of the KL's weight.
+
+The KL of the reward is estimated in `collect/rollout.py` and subtracted in
+`collect/reward_shaping.py`; that of the loss is a term of `ppo.update`.
+"""
 
 from typing import Any, final
 

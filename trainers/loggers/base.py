@@ -1,4 +1,8 @@
-"""The interface of a logger: called on rank 0 only; it never ends a run."""
+"""The interface of a logger: called on rank 0 only; it never ends a run.
+
+To add one: `NAME.py` in this folder with `make_logger()`, and `NAME: bool` in `LogConfig`
+(`config/settings.py`); `default.py` makes those that are true.
+"""
 
 import math
 from abc import ABC, abstractmethod

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import gymnasium
 
 from llmgym.content import cell_of, has_column, no_column, prompt_of, text_of
-from llmgym.data.tables import READERS, place_of, read_table
+from llmgym.data.files import READERS, place_of, read_table
 from llmgym.data.tasks import hub_rows, num_tasks
 from llmgym.env import LLMEnv, inner_env
 from llmgym.errors import TaskSourceError

@@ -8,9 +8,9 @@ import gymnasium
 import pytest
 
 import llmgym
+from llmgym.data.files import read_table
 from llmgym.data.rows import Columns, tasks_of
 from llmgym.data.survey import MAX_COLUMNS, surveyed
-from llmgym.data.tables import read_table
 from llmgym.data.tasks import from_file, from_list
 from llmgym.errors import RewardError, TaskSourceError
 from llmgym.messages import Message

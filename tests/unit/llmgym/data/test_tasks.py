@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmgym.data.files import read_table
 from llmgym.data.rows import Columns, task_id
 from llmgym.data.splits import read_split
-from llmgym.data.tables import read_table
 from llmgym.data.tasks import (
     TaskSampler,
     disjoint,

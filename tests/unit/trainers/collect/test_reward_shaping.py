@@ -6,7 +6,7 @@ import torch
 
 from trainers.batch import TextInputs
 from trainers.collect.episodes import Episodes
-from trainers.collect.shaping import RewardShaper, RunningMoments, Unshaped, last_true
+from trainers.collect.reward_shaping import RewardShaper, RunningMoments, Unshaped, last_true
 from trainers.config.ppo import PPOConfig
 
 
