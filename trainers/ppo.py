@@ -35,6 +35,7 @@ from trainers.distributed.collectives import (
     phase,
 )
 from trainers.functional.advantages import ESTIMATORS
+from trainers.functional.advantages import gae as gae  # `trainers.ppo.gae`, as 0.1 had it
 from trainers.functional.kl import kl_estimate, ratio_of
 from trainers.functional.logprobs import EntropyMode
 from trainers.functional.ppo_metrics import describe, describe_update, pooled_losses

@@ -3,8 +3,12 @@
 A prompt is a topic and two rules of different kinds. An answer earns 1.0 if it keeps both, has
 eight words or more and was not cut at the limit of tokens, else 0.0; each of these is a part of the
 reward. Two kinds of rule that stand in one prompt belong to one split, and so does a topic: a
-held-out prompt has a combination and a topic that were never trained on. The rules are in
-`instruction_rules.py`.
+held-out prompt has a combination and a topic that were never trained on. Rules that a program
+checks are the idea of IFEval (Zhou et al. 2023, arXiv:2311.07911); these were written here.
+
+A word is a run of letters and digits; an apostrophe or a hyphen between two of them belongs to it,
+so that "moonlight", "moon's" and "full-moon" are not the word "moon". Only the rule `lowercase`
+looks at the case of letters.
 """
 
 from collections.abc import Sequence
