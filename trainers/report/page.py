@@ -116,6 +116,13 @@ def when(value: object) -> str:
         return str(value)
 
 
+def _model_name(config: Config) -> str:
+    """Return what a page calls the model of a run."""
+    if config.is_control:
+        return f"mlp {config.model.hidden_sizes}"
+    return config.model.path or config.model.preset
+
+
 def one_run(record: RunRecord) -> dict[str, Any]:
     """Return everything the page of one run shows."""
     rows = read_samples(record.path)
@@ -123,7 +130,7 @@ def one_run(record: RunRecord) -> dict[str, Any]:
         "run": run_summary(record),
         "seed": record.config.run.seed,
         "reason": readable(record.status.get("reason", "")),
-        "model": record.config.model.path or record.config.model.preset,
+        "model": _model_name(record.config),
         "tiles": list(_tiles(record)),
         "lead": _lead(record),
         "warnings": _warnings(record),

@@ -21,7 +21,7 @@ Curve = Mapping[int, float]
 
 MAX_POINTS = 1000  # of a curve; of more, neighbors are averaged
 SMOOTHED = 60  # from this many points on, a running mean is drawn over a pale curve
-STEADY = 1e-4  # of its size; smaller changes are noise, and no label has room for their digits
+STEADY = 0.02  # of its size; smaller changes are noise, and no label has room for their digits
 CHART_WIDTH, CHART_HEIGHT = 360, 208  # of a chart in the page, in pixels
 
 

@@ -24,6 +24,7 @@ def theirs(kind, folder, **settings):
     """The advantages [B] of one batch of TRL's trainer, and the rewards [B] they are of."""
     import datasets  # noqa: PLC0415 - where it is installed
     import trl  # noqa: PLC0415 - where it is installed
+
     tokenizer = train_tokenizer(["12 + 34 = 46"], 280)
     model = tiny.llama(vocab_size=max(tokenizer.get_vocab().values()) + 1)
     rewards = iter(REWARDS)

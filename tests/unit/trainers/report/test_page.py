@@ -75,6 +75,7 @@ def test_a_finished_run_has_its_page_already(runs):
 
 def test_a_control_run_shows_no_text(control_run):
     page = page_of(control_run)
+    assert "mlp [64, 64]" in page.text
     assert "Is PPO healthy?" in page.text
     assert "CartPole-v1" in page.text
     assert not {"Samples", "Before and after"} & {*questions(page.text)}

@@ -109,7 +109,8 @@ STEPS = (1, 500, 123_456)
 @pytest.mark.parametrize(
     "values",
     [(1e-6, 6e-6, 3e-6), (0.0, 2.4e-4, 1e-5), (-3e-9, 1e-9, 0.0), (0.99, 1.0, 0.97),
-     (5e7, 9e7, 1e6), (0.973512, 0.973513, 0.9735125), (12.0, 1500.0, 80.0), (-0.24, 0.0, 0.08)],
+     (5e7, 9e7, 1e6), (0.973512, 0.973513, 0.9735125), (12.0, 1500.0, 80.0), (-0.24, 0.0, 0.08),
+     (1e-3, 1e-3, 1e-3), (3e-4, 3e-4, 3e-4)],
 )  # fmt: skip
 @pytest.mark.parametrize("is_log", [False, True])
 def test_each_label_of_an_axis_says_its_whole_value_inside_the_picture(monkeypatch, values, is_log):
