@@ -1,5 +1,6 @@
 """What makes a run this run: its settings and versions, compared at resume and between ranks."""
 
+import copy
 import json
 import logging
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from trainers.config import SCHEMA, Config
 from trainers.config.files import changed_settings
+from trainers.config.former_names import rename_settings
 from trainers.config.python_parts import LAMBDA, PREFIX
 from trainers.config.secrets import without_secrets
 from trainers.distributed.collectives import World, gather
@@ -97,7 +99,9 @@ def check_identity(saved: Mapping[str, Any], config: Config, run: Path) -> None:
         ConfigError: names each setting that differs and both values.
     """
     try:
-        before = SCHEMA.validate_json(json.dumps(saved["config"]))
+        settings = copy.deepcopy(saved["config"])
+        rename_settings(settings)
+        before = SCHEMA.validate_json(json.dumps(settings))
     except ValidationError as error:
         raise ConfigError(
             f"cannot resume {run}: this version does not know its settings ({error.errors()[0]}). "

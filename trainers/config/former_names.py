@@ -9,8 +9,11 @@ def rename_settings(tree: dict[str, Any]) -> None:
     """Give the settings of a config of 0.1 their new names, in place.
 
     `model.preset mlp` without a `model.path` is `run.kind control`; beside a path it meant nothing.
+    `ppo.whiten_advantages true`, which every config of 0.1 holds, is the default with a critic.
     """
-    model, run = (schema.as_mapping(tree.get(name)) or {} for name in ("model", "run"))
+    model, run, ppo = (schema.as_mapping(tree.get(name)) or {} for name in ("model", "run", "ppo"))
+    if ppo.get("whiten_advantages") is True and ppo.get("advantage", "gae") == "gae":
+        del ppo["whiten_advantages"]
     if model.get("preset") == "mlp":
         del model["preset"]
         if model.get("path") is None:

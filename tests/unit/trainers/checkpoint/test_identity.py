@@ -53,6 +53,17 @@ def test_a_setting_whose_name_begins_like_one_that_may_change_is_refused():
         check_identity(saved(Config()), replace(Config(), sft=SFTConfig(batch_size=8)), RUN)
 
 
+def test_settings_by_former_names_are_the_same_run():
+    old = saved(Config(run=RunConfig(kind="control")))
+    del old["config"]["run"]["kind"]
+    old["config"]["model"]["preset"] = "mlp"
+    old["config"]["ppo"]["whiten_advantages"] = True
+    check_identity(old, Config(run=RunConfig(kind="control")), RUN)
+    assert old["config"]["model"]["preset"] == "mlp", "what was saved stays as it was"
+    with pytest.raises(ConfigError, match="run.kind"):
+        check_identity(old, Config(), RUN)
+
+
 def test_settings_of_another_version_are_refused_not_guessed():
     old = saved(Config())
     old["config"]["ppo"]["a_setting_that_is_gone"] = 1

@@ -34,3 +34,10 @@ def test_beside_a_model_the_preset_mlp_never_meant_anything(written):
 def test_a_run_of_control_takes_no_language_model():
     with pytest.raises(ConfigError, match=r"run.kind control trains a fresh MLP, got model.path"):
         read([], {"run.kind": "control", "model.path": "some/model"})
+
+
+def test_whitening_that_a_config_writes_out_is_the_default_with_a_critic(written):
+    former = read([written("ppo: {whiten_advantages: true}\n")])
+    assert former == read([])
+    group = {"ppo.critic": "none", "ppo.advantage": "rloo", "ppo.whiten_advantages": True}
+    assert read([], group).ppo.whitens_advantages
