@@ -60,7 +60,7 @@ def test_settings_by_former_names_are_the_same_run():
     old["config"]["ppo"]["whiten_advantages"] = True
     check_identity(old, Config(run=RunConfig(kind="control")), RUN)
     assert old["config"]["model"]["preset"] == "mlp", "what was saved stays as it was"
-    with pytest.raises(ConfigError, match="run.kind"):
+    with pytest.raises(ConfigError, match=r"run\.kind"):
         check_identity(old, Config(), RUN)
 
 
