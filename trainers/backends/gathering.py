@@ -1,4 +1,7 @@
-"""All weights of an engine on rank 0, which it saves; each function is a collective."""
+"""All weights of an engine on rank 0, which it saves; each function is a collective.
+
+An engine's `weights` gather what ZeRO has sharded: `zero/engine.py`.
+"""
 
 from torch import Tensor, nn
 

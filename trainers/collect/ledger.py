@@ -1,9 +1,10 @@
 """The ledger: which token of an episode was sampled, by which turn, and what each turn earned.
 
-Environments speak messages; from here on there are only ids, masks and rewards. What was sampled
-is kept as ids and is never made again from text; what the environment said between turns is
-appended with its mask False. Where nothing can be appended, because the chat template renders
-earlier turns anew or a wrapper rewrote them, the next turn begins a row of its own.
+Environments speak messages; from here on there are only ids, masks and rewards. What was sampled is
+kept as ids and is never made again from text; what the environment said between turns is appended
+with its mask False. An episode that reaches the model's context is cut here. Where nothing can be
+appended, because the chat template renders earlier turns anew or a wrapper rewrote them, the next
+turn begins a row of its own.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,8 @@
-"""The contract of a generator, and the records it takes and gives."""
+"""The contract of a generator, and the records it takes and gives.
+
+To add one: `NAME.py` in this folder with `make_generator(parts)`, and its name in the `Literal` of
+`generation.engine` (`config/text.py`); `runner/assemble.py` makes the one that is set.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
