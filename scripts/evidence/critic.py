@@ -29,6 +29,8 @@ ARMS = {
     "RLOO": ["--ppo.critic", "none", "--ppo.advantage", "rloo"],
     "GRPO": ["--ppo.critic", "none", "--ppo.advantage", "grpo"],
 }
+ENDS = ("ci_low", "ci_high")
+"""Of a score's interval; where all scores are equal there is none."""
 Record = dict[str, Any]
 
 
@@ -77,8 +79,8 @@ TASKS = {
         env="llmgym/GuessNumber-v0",
         start=("sft", "guess_number"),
         common=("guess_number", "--sft.num-epochs", "0"),
-        iterations=(20, 25),
-        every=5,
+        iterations=(12, 15),
+        every=3,
         sizes=(prompts(512, 1), prompts(64, 8)),
     ),
     "gsm8k": Task(
@@ -96,8 +98,8 @@ TASKS = {
             *("--generation.max-prompt-tokens", "224", "--generation.max-new-tokens", "128"),
             *("--eval.num-tasks", "256", "--ppo.learning-rate", "3e-4"),
         ),
-        iterations=(12, 18),
-        every=3,
+        iterations=(8, 12),
+        every=2,
         sizes=(prompts(128, 1), prompts(16, 8)),
     ),
     "lake": Task(
@@ -183,7 +185,7 @@ def figures(task: Task, rows: list[Record], seconds: float) -> Record:
             samples += played * size
             spent += seconds * row["timing_s/total"] / wall
         if f"eval/{task.env}/mean" in row:
-            score = {name: row[f"eval/{task.env}/{name}"] for name in ("mean", "ci_low", "ci_high")}
+            score = {name: row.get(f"eval/{task.env}/{name}") for name in ("mean", *ENDS)}
             points.append({"samples": samples, "cpu_seconds": spent, **score})
     last = trained[-10:]
     return {
@@ -198,7 +200,8 @@ def shown(points: list[Record], axis: str, limit: float) -> str:
     """Return the last score within a limit of samples or CPU seconds, with its interval."""
     within = [point for point in points if point[axis] <= limit * 1.01]
     point = within[-1]
-    return f"{point['mean']:.3f} [{point['ci_low']:.3f}, {point['ci_high']:.3f}]"
+    low, high = (point[name] for name in ENDS)
+    return f"{point['mean']:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
 def mean_of(values: list[float]) -> str:

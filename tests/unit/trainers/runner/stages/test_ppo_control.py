@@ -20,5 +20,5 @@ from trainers.runner.run import run
 def test_what_only_text_has_is_refused_with_its_path(tmp_path, setting, value):
     config = read([preset("cartpole")], {"run.dir": str(tmp_path), setting: value})
 
-    with pytest.raises(ConfigError, match=rf"mlp .*{setting} {value}\. Set --"):
+    with pytest.raises(ConfigError, match=rf"run.kind control .*{setting} {value}\. Set --"):
         run(config, loggers=[])
