@@ -275,7 +275,7 @@ def test_a_family_without_usual_layers_is_told_what_there_is(tmp_path, monkeypat
         ),
         (
             {"run.kind": "control", "model.lora.rank": 2, "ppo.kl_placement": "none"},
-            "model.lora.rank 2 adapts a language model .* mlp learns from nothing",
+            "model.lora.rank 2 adapts a language model .* trains a fresh MLP",
         ),
     ],
 )
