@@ -59,5 +59,7 @@ def test_numeric_environments_are_refused_with_the_way_on():
     config = read(
         [], {"run.kind": "control", "ppo.kl_placement": "none", "backend.name": "deepspeed"}
     )
-    with pytest.raises(ConfigError, match=r"run.kind control is trained by plain torch.*--backend.name torch"):
+    with pytest.raises(
+        ConfigError, match=r"run.kind control is trained by plain torch.*--backend.name torch"
+    ):
         check_zero(config, None)

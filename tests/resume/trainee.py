@@ -36,7 +36,11 @@ TURNS = TEXT | {
     "ppo.num_prompts": 16,
     "sft.num_epochs": 8,
 }
-LORA = TEXT | {"model.lora.rank": 2, "ppo.learning_rate": 1e-3}
+LORA = TEXT | {
+    "model.lora.rank": 2,
+    "ppo.learning_rate": 1e-3,
+    "ppo.critic_reads_logprobs": True,
+}
 CONTROL = {
     "run.kind": "control",
     "model.hidden_sizes": [8],
@@ -51,6 +55,14 @@ CONTROL = {
     "ppo.gamma": 0.9,
     "ppo.reward_normalize": "running",
 }
+GROUPS = CONTROL | {
+    "ppo.critic": "none",
+    "ppo.advantage": "grpo",
+    "ppo.num_prompts": 2,
+    "ppo.samples_per_prompt": 3,
+    "ppo.num_steps": 60,  # CartPole falls within them, at different times
+    "ppo.gamma": 1.0,
+}
 EVERY = {
     "run.name": "a",
     "eval.num_tasks": 4,
@@ -62,9 +74,9 @@ EVERY = {
 
 def settings(kind, folder, iterations, **changes):
     """The settings of a run."""
-    own = {"text": TEXT, "turns": TURNS, "lora": LORA, "control": CONTROL}[kind]
+    kinds = {"text": TEXT, "turns": TURNS, "lora": LORA, "control": CONTROL, "groups": GROUPS}
     given = {"run.dir": str(folder), "ppo.num_iterations": iterations}
-    return read([], {**own, **EVERY, **given, **changes})
+    return read([], {**kinds[kind], **EVERY, **given, **changes})
 
 
 def letters(response):
@@ -107,7 +119,7 @@ def train(kind, folder, iterations, *, resume=False, stop=None, changes=None):
     """Run; `stop` is (signal, stage, step)."""
     loggers = [JsonlLogger(), *([Stop(*stop)] if stop else [])]
     config = settings(kind, folder, iterations, **(changes or {}))
-    reward = None if kind == "control" else letters
+    reward = None if kind in ("control", "groups") else letters
     run(config, reward=reward, resume=resume, loggers=loggers)
 
 
