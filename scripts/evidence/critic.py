@@ -88,18 +88,18 @@ TASKS = {
         env="llmgym/GSM8K-v0",
         start=(
             *("sft", "--data", str(DATA / "train.jsonl"), "--data.prompt-column", "question"),
-            *("--data.response-column", "answer", "--data.num-examples", "3000"),
-            *("--sft.num-epochs", "3", "--model.context", "384"),
+            *("--data.response-column", "answer", "--data.num-examples", "2000"),
+            *("--sft.num-epochs", "2", "--model.context", "384"),
         ),
         common=(
             *("gsm8k_small_cpu", "--envs.0.kwargs.path", str(DATA / "train.jsonl")),
             *("--envs.0.kwargs.weights.answer", "0.0", "--envs.0.kwargs.weights.consistency", "1"),
             *("--envs.0.kwargs.weights.grounded", "0.0", "--envs.0.kwargs.weights.format", "0.0"),
             *("--generation.max-prompt-tokens", "224", "--generation.max-new-tokens", "128"),
-            *("--eval.num-tasks", "256", "--ppo.learning-rate", "3e-4"),
+            *("--eval.num-tasks", "256", "--ppo.learning-rate", "5e-4"),
         ),
-        iterations=(8, 12),
-        every=2,
+        iterations=(6, 9),
+        every=3,
         sizes=(prompts(128, 1), prompts(16, 8)),
     ),
     "lake": Task(
