@@ -46,7 +46,9 @@ def assert_parity(found, learns, count):
         assert_close(one, other)
     assert weights.keys() == wanted.keys()
     worst = max(float((weights[name] - wanted[name]).abs().max()) for name in wanted)
-    assert worst < 1e-5
+    # Adam moves a weight by up to its rate a step, however small the gradient is, and of a small
+    # gradient rounding is a larger share: up to a thousandth, by the order of its sums.
+    assert worst < 1e-3 * count * zero.RATES["learning_rate"]
 
 
 def test_two_ranks_learn_what_one_process_learns_however_rows_are_split():
