@@ -89,7 +89,7 @@ TASKS = {
         start=(
             *("sft", "--data", str(DATA / "train.jsonl"), "--data.prompt-column", "question"),
             *("--data.response-column", "answer", "--data.num-examples", "2000"),
-            *("--sft.num-epochs", "2", "--model.context", "384"),
+            *("--sft.num-epochs", "2", "--model.context", "384", "--data.too-long", "drop"),
         ),
         common=(
             *("gsm8k_small_cpu", "--envs.0.kwargs.path", str(DATA / "train.jsonl")),
