@@ -14,15 +14,13 @@ again.
 import argparse
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "runs" / "evidence"
+from one_thread import KEPT, ROOT, llmgym
+
 DATA = Path(os.environ.get("LLMGYM_DATA", ROOT.parent / "shared" / "data")) / "gsm8k"
 ARMS = {
     "PPO": [],
@@ -119,22 +117,6 @@ TASKS = {
         unit="steps",
     ),
 }
-
-
-def llmgym(name: str, arguments: list[str]) -> float:
-    """Run `llmgym` on one thread; return its CPU seconds, and leave its output in NAME.log."""
-    with (KEPT / f"{name}.log").open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainers.cli", *arguments],
-            cwd=ROOT,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"llmgym {' '.join(arguments)} failed; see {stream.name}")
-    return usage.ru_utime + usage.ru_stime
 
 
 def start_of(task: Task, key: str, seed: int) -> list[str]:

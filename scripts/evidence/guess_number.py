@@ -9,14 +9,10 @@ runs/evidence/guess-number-S.json and not done again.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "runs" / "evidence"
+from one_thread import KEPT, ROOT, llmgym
+
 SCORE = "eval/llmgym/GuessNumber-v0"
 
 
@@ -26,25 +22,15 @@ def one_seed(seed: int) -> dict[str, Any]:
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
     run = ROOT / "runs" / file.stem
-    asked = ["train", "guess_number", "--clean", "--name", run.name, "--run.seed", str(seed)]
-    with file.with_suffix(".log").open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainers.cli", *asked],
-            cwd=ROOT,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"llmgym {' '.join(asked)} failed; see {stream.name}")
+    arguments = ["train", "guess_number", "--clean", "--name", run.name, "--run.seed", str(seed)]
+    seconds = llmgym(file.stem, arguments)
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     scores = [row for row in rows if f"{SCORE}/mean" in row]
     record = {
         "scores": {str(row["train/global_step"]): shown(row) for row in scores},
         "kl": [row["objective/kl"] for row in rows if "objective/kl" in row][-1],
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "cpu_seconds": seconds,
     }
     file.write_text(json.dumps(record), encoding="utf-8")
     return record

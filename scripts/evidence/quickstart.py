@@ -13,17 +13,14 @@ again, so it may be stopped and started at any time.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from one_thread import KEPT, ROOT, llmgym
+
 from trainers.evaluation.statistics import interval
 
-ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "runs" / "evidence"
 STARTUP_SECONDS = 12.0
 """CPU seconds of imports, which the controls need as well and which teach nothing."""
 
@@ -34,22 +31,6 @@ STEPS_AN_EPOCH = 16
 """Optimizer steps of the warm start's epoch: 1,000 demonstrations in batches of 64."""
 
 Record = dict[str, Any]
-
-
-def llmgym(name: str, arguments: list[str]) -> float:
-    """Run `llmgym` on one thread; return its CPU seconds, and leave its output in NAME.log."""
-    with (KEPT / f"{name}.log").open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainers.cli", *arguments],
-            cwd=ROOT,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"llmgym {' '.join(arguments)} failed; see {stream.name}")
-    return usage.ru_utime + usage.ru_stime
 
 
 def accuracy(name: str, model: Path) -> Record:
