@@ -74,9 +74,8 @@ def _estimated(rollout: Rollout, config: PPOConfig) -> tuple[Tensor, Tensor | No
     trajectories = Trajectories.of(rollout, order, config.samples_per_prompt)
     advantages, returns = ESTIMATORS[config.advantage](trajectories, config)
     shape = rollout.rewards.shape
-    return order.spread(advantages, shape), None if returns is None else order.spread(
-        returns, shape
-    )
+    targets = None if returns is None else order.spread(returns, shape)
+    return order.spread(advantages, shape), targets
 
 
 @overload

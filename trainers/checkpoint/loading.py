@@ -47,7 +47,7 @@ class Loaded:
     """What a checkpoint holds.
 
     Attributes:
-        parts: what every rank held of a thing shared out among them, by name, in rank order.
+        parts: what every rank held of what is sharded over them, by name, in rank order.
         own: this rank's states, by name; of rank 0 where there were fewer ranks.
         identity: what `identity_of` returned when it was saved.
     """

@@ -117,7 +117,7 @@ def save(
 
     Args:
         name: as `checkpoint_name` makes it.
-        parts: what this rank holds of things shared out among all ranks, by name.
+        parts: what this rank holds of what is sharded over all ranks, by name.
         own: this rank's states, by name; they mean nothing to another rank.
         identity: what `identity_of` returned.
 

@@ -63,7 +63,7 @@ def make_envs(make: Callable[[], gymnasium.Env], count: int) -> list[gymnasium.E
     return envs if boxed else [FlattenObservation(env) for env in envs]
 
 
-def after(inputs: ControlInputs, steps: Sequence[Sequence[Step]]) -> ControlInputs:
+def next_inputs(inputs: ControlInputs, steps: Sequence[Sequence[Step]]) -> ControlInputs:
     """Return inputs with the observations [B, T, ...] that followed their actions."""
     obs = np.stack([np.stack([step.obs for step in row]) for row in steps])
     return replace(inputs, obs=torch.from_numpy(obs))
@@ -183,7 +183,7 @@ class ControlCollector(Collector):
             logprobs = actor.logprobs(inputs, mask)
         with phases.of("values"):
             values = actor.values(inputs)
-            next_values = None if values is None else actor.values(after(inputs, steps))
+            next_values = None if values is None else actor.values(next_inputs(inputs, steps))
         terminated = torch.tensor([[step.terminated for step in row] for row in steps])
         truncated = torch.tensor([[step.truncated for step in row] for row in steps])
         boundary = terminated | truncated

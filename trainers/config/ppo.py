@@ -21,7 +21,7 @@ group."""
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
 class PPOConfig:
-    """Proximal policy optimization with a critic (arXiv:1707.06347); docs/ppo.md has the maths."""
+    """Proximal policy optimization (arXiv:1707.06347); docs/ppo.md has the maths."""
 
     num_iterations: Whole = 200
     """Rounds of collecting and learning; 0 leaves the stage out."""
@@ -216,11 +216,10 @@ def _check_advantage(ppo: PPOConfig) -> None:
     """Refuse an estimator without what it compares with."""
     name = ppo.advantage
     if (name in READ_VALUES) != ppo.has_critic:
-        with_values, without = READ_VALUES[0], "rloo"
         remedy = (
-            f"Set ppo.critic none, or ppo.advantage {with_values}."
+            "Set ppo.critic none, or ppo.advantage gae."
             if ppo.has_critic
-            else f"Set ppo.critic separate or shared, or ppo.advantage {without}."
+            else "Set ppo.critic separate or shared, or ppo.advantage rloo."
         )
         reads = "reads the values of a critic" if name in READ_VALUES else "reads no critic"
         raise ConfigError(f"ppo.advantage {name} {reads}, and ppo.critic is {ppo.critic}. {remedy}")

@@ -279,7 +279,7 @@ class Session:
         Args:
             stage: it is named after.
             step: done so far.
-            parts: what this rank holds of things shared out among all ranks.
+            parts: what this rank holds of what is sharded over all ranks.
             own: this rank's states.
             must: raise where saving fails; else it is tried again after the next step.
         """

@@ -81,6 +81,5 @@ def ours(**how):
     ],
 )
 def test_they_are_ours(kind, settings, how, tmp_path):
-    # TRL shuffles rows within a batch after it has scored them: the same numbers, in its order.
     advantages = theirs(kind, tmp_path, **settings)
     torch.testing.assert_close(advantages, ours(**how), rtol=1e-5, atol=1e-6)
