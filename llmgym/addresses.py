@@ -16,6 +16,9 @@ from zlib import crc32
 
 from llmgym.errors import PluginError
 
+_MODULES: dict[str, ModuleType] = {}
+"""Files by absolute path: ten thousand slots of one file do not look for it ten thousand times."""
+
 
 def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
     """Return what an address names: "package.module:Name", or "path/to/file.py:name".
@@ -31,7 +34,7 @@ def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
         raise PluginError(
             f"An address is package.module:Name or file.py:name; got {address!r}{names}"
         )
-    module = _file(Path(place)) if place.endswith(".py") else load_module(place)
+    module = _file(place) if place.endswith(".py") else load_module(place)
     try:
         return getattr(module, name)
     except AttributeError:
@@ -94,12 +97,19 @@ def load_module(name: str) -> ModuleType:
         raise PluginError(message) from error
 
 
-def _file(path: Path) -> ModuleType:
-    path = _resolved(path)
+def _file(place: str) -> ModuleType:
+    if place in _MODULES:
+        return _MODULES[place]
+    path = _resolved(Path(place))
     # One file is one module, however often it is named: pickling and caches rely on it.
     name = f"llmgym_file_{path.stem}_{crc32(str(path).encode()):08x}"
-    if name in sys.modules:
-        return sys.modules[name]
+    module = sys.modules.get(name) or _module(path, name)
+    if os.path.isabs(place):
+        _MODULES[place] = module
+    return module
+
+
+def _module(path: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

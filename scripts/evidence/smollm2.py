@@ -5,7 +5,7 @@
 
 For each seed it runs, on one thread,
   full   llmgym train smollm2_instructions --run.seed S
-  lora   the same with -c models/lora and --ppo.learning-rate 5e-4
+  lora   the same with -c models/lora and --ppo.learning-rate 9e-4
 About 25 CPU minutes a run, 2.5 hours in all. A run that is done is kept in
 runs/evidence/smollm2-ARM-S.json and not done again; one that was stopped goes on from its newest
 checkpoint. The run itself scores 512 held-out prompts greedily before and after.
@@ -25,7 +25,7 @@ KEPT = ROOT / "runs" / "evidence"
 SCORE = "eval/llmgym/Instructions-v0"
 ARMS = {
     "full": [],
-    "lora": ["-c", "models/lora", "--ppo.learning-rate", "5e-4"],
+    "lora": ["-c", "models/lora", "--ppo.learning-rate", "9e-4"],
 }
 
 

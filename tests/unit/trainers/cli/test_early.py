@@ -101,7 +101,7 @@ def test_a_resume_says_what_differs_from_the_run_itself(capsys):
     launch = read_arguments(["quickstart", "--ppo.num-iterations", "9", "--resume"])
     train._announce(train.config_of(launch), launch)
     assert capsys.readouterr().out.splitlines() == [
-        "changed  ppo.num_iterations 125 -> 9",
+        "changed  ppo.num_iterations 120 -> 9",
         "changed  ppo.num_prompts 8 -> 512",
     ]
     launch = read_arguments(["-c", "runs/quickstart/config.yaml", "--resume"])

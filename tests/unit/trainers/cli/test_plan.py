@@ -46,7 +46,7 @@ def test_plan_and_dry_run_print_the_same_and_start_nothing(capsys, alone):
     assert planned == dry
     assert list(alone.iterdir()) == []
     for part in ("num_prompts: 4", "4 prompts x 1 responses", "rollout", "update", "save", "disk",
-                 "fits into the 8 GiB", "125 iterations of"):  # fmt: skip
+                 "fits into the 8 GiB", "120 iterations of"):  # fmt: skip
         assert part in planned
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.unit.trainers.config.refusal import refused
@@ -24,6 +24,7 @@ from trainers.config.files import (
 from trainers.config.settings import CONFIG_ROOT
 from trainers.config.yaml_format import Loader
 from trainers.errors import ConfigError
+from trainers.redaction.redact import hidden
 
 
 @pytest.fixture
@@ -303,6 +304,7 @@ plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, a
 
 @given(st.dictionaries(text, plain | text | st.lists(plain | text, max_size=3), max_size=4))
 def test_any_arguments_load_back_equal(kwargs):
+    assume(hidden(kwargs) == kwargs)  # a password does not load back
     config = read([], {"envs.0.kwargs": kwargs})
     assert yaml.load(dump(config), Loader)["envs"][0]["kwargs"] == kwargs
 
