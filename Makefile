@@ -17,7 +17,7 @@ PYTEST = $(BIN)/python -m pytest -q
 SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype \
   --deselect tests/unit/trainers/evaluation/test_evaluation.py::test_evaluation_draws_nothing_from_the_global_generators
 
-.PHONY: install encoder smollm2 train test test-required test-shapes test-slow test-gpu bench-gpu format lint type architecture check findings clean help
+.PHONY: install encoder smollm2 train test test-required test-shapes test-slow test-gpu bench bench-axes bench-quick bench-gpu format lint type architecture check findings clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -61,6 +61,15 @@ test-slow: install  ## the slow part
 
 test-gpu: install  ## the tests that need a CUDA device; fails where there is none
 	$(PYTEST) -m gpu
+
+bench: install  ## speed against other libraries, one thread: every row of docs/results/speed.md, 5 rounds
+	$(BIN)/python -m scripts.bench table
+
+bench-axes: install  ## the same, one axis at a time: size, vocabulary, length, rows, group; 3 rounds
+	$(BIN)/python -m scripts.bench axes
+
+bench-quick: install  ## the same, small, in under 10 minutes
+	$(BIN)/python -m scripts.bench quick
 
 bench-gpu: install  ## memory and times of models of 0.5 and 1.5 billion parameters; needs GPUs of 80 GB
 	$(BIN)/python scripts/evidence/gpu.py
