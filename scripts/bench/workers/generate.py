@@ -17,8 +17,8 @@ def main() -> None:
     shape = Shape.of(turns.shape)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, shape.dtype))
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    generate = planted(model.generate, shape.lengths, longest=shape.max_tokens, eos=eos, pad=pad)
+    figures: dict[str, Any] = {}
+    generate = planted(model.generate, shape, tokenizer, figures)
     messages = [
         [{"role": "user", "content": shape.prompt(row // shape.group)}] for row in range(shape.rows)
     ]
@@ -28,17 +28,16 @@ def main() -> None:
     turns.begin()
     while True:
         with torch.no_grad():
-            written = generate(
+            generate(
                 **prompts,
                 do_sample=True,
                 top_k=0,
                 top_p=1.0,
                 max_new_tokens=shape.max_tokens,
-                eos_token_id=eos,
-                pad_token_id=pad,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
             )
-        counted = (written[:, prompts["input_ids"].shape[1] :] != pad).sum()
-        turns.end(tokens=int(counted))
+        turns.end(**figures)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class Clock(Logger):
     def __init__(self, turns: Turns) -> None:
         """Take the worker's turns."""
         self._turns = turns
+        self._tokens = 0.0
 
     def start(self, *_: Any, **__: Any) -> None:
         """Begin: models are built, nothing was collected."""
@@ -60,8 +61,9 @@ class Clock(Logger):
 
     def log(self, values: Mapping[str, float], step: int, section: str = "ppo") -> None:
         """Write the record of an iteration."""
-        kept = ("policy/epochs", "completions/mean_length", "policy/approxkl_avg")
-        self._turns.end(**{name: values[name] for name in kept if name in values})
+        tokens = values["train/tokens"]
+        self._turns.end(tokens=int(tokens - self._tokens), epochs=values["policy/epochs"])
+        self._tokens = tokens
 
     def samples(self, *_: Any) -> None:
         """Show nothing."""

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerFast
+
+from scripts.bench.shapes import Shape
 
 
 class PlantedEnds(LogitsProcessor):
@@ -47,13 +49,36 @@ class PlantedEnds(LogitsProcessor):
 
 
 def planted(
-    generate: Callable[..., Any], lengths: Sequence[int], *, longest: int, eos: int, pad: int
+    generate: Callable[..., Any],
+    shape: Shape,
+    tokenizer: PreTrainedTokenizerFast,
+    figures: dict[str, Any],
 ) -> Callable[..., Any]:
-    """Return transformers' `generate` with the ends planted in all rows of a call."""
+    """Return transformers' `generate` with the ends planted in all rows of a call.
+
+    Args:
+        generate: of a model.
+        shape: says how long each row is.
+        tokenizer: names the end and padding tokens.
+        figures: is told the `tokens` of an iteration's responses.
+    """
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    assert isinstance(eos, int)
+    assert isinstance(pad, int)
+    lengths, turn = shape.lengths, [0]
 
     @wraps(generate)
     def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - those of `generate`
-        ends = PlantedEnds(lengths, longest=longest, eos=eos, banned=[pad])
-        return generate(*args, **kwargs, logits_processor=LogitsProcessorList([ends]))
+        """Write the next rows: a trainer may call several times for one iteration."""
+        prompts = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+        rows = [(turn[0] + row) % len(lengths) for row in range(len(prompts))]
+        turn[0] = (rows[-1] + 1) % len(lengths)
+        mine = [lengths[row] for row in rows]
+        ends = PlantedEnds(mine, longest=shape.max_tokens, eos=eos, banned=[pad])
+        written = generate(*args, **kwargs, logits_processor=LogitsProcessorList([ends]))
+        ids = written if isinstance(written, Tensor) else written.sequences
+        drawn = ids[:, shape.prompt_tokens :]
+        figures["tokens"] = int((drawn != pad).sum()) + (figures["tokens"] if rows[0] else 0)
+        return written
 
     return run

@@ -1,12 +1,13 @@
 """Worker: iterations of TRL's PPO trainer (`trl.experimental.ppo`), as shipped or without its gc.
 
 What it is given is what the other side is: the same model folder, 64 prompts as ids, a reference, a
-separate value model, rewards that cost nothing, one micro-batch. `settings.gc` false makes the
-calls of `gc.collect` and `empty_cache` in its file do nothing.
+separate value model, rewards that cost nothing. Its group of prompts is as many single prompts. The
+option `gc` false makes the calls of `gc.collect` and `empty_cache` in its file do nothing.
 """
 
 import copy
 import tempfile
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,9 +55,10 @@ class FreeReward(nn.Module):
 class Clock(TrainerCallback):
     """Ends an iteration wherever the trainer ends a step."""
 
-    def __init__(self, turns: Turns) -> None:
-        """Take the worker's turns."""
+    def __init__(self, turns: Turns, figures: Mapping[str, Any]) -> None:
+        """Take the worker's turns, and what a record holds besides."""
         self._turns = turns
+        self._figures = figures
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Begin: models are built, nothing was generated."""
@@ -64,31 +66,27 @@ class Clock(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Write the record of an iteration."""
-        self._turns.end()
+        self._turns.end(**self._figures)
 
 
 def main() -> None:
     """Train until the pipe is closed."""
     turns = Turns()
-    folder, has_gc = turns.shape.pop("folder"), turns.shape.pop("gc", True)
+    folder = turns.shape.pop("folder")
+    has_gc, is_bf16 = turns.shape.pop("gc", True), turns.shape.pop("bf16", False)
     shape = Shape.of(turns.shape)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     dtype = {"dtype": torch.float32}
     policy: Any = AutoModelForCausalLM.from_pretrained(folder, **dtype)
     value = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **dtype)
-    policy.generate = planted(
-        policy.generate,
-        shape.lengths,
-        longest=shape.max_tokens,
-        eos=tokenizer.eos_token_id,
-        pad=tokenizer.pad_token_id,
-    )
+    figures: dict[str, Any] = {}
+    policy.generate = planted(policy.generate, shape, tokenizer, figures)
     if not has_gc:
         ppo_trainer.gc = SimpleNamespace(collect=lambda: 0)
         ppo_trainer.empty_cache = lambda: None
     ppo_trainer.batch_generation = turns.timed("rollout", ppo_trainer.batch_generation)
     prompts = [
-        [{"role": "user", "content": shape.prompt(number)}]
+        [{"role": "user", "content": shape.prompt(number // shape.group)}]
         for number in range(BATCHES * shape.rows)
     ]
     ids = [
@@ -98,8 +96,9 @@ def main() -> None:
     assert {len(row) for row in ids} == {shape.prompt_tokens}, "prompts of another length"
     config = PPOConfig(
         output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=shape.rows,
-        local_rollout_forward_batch_size=shape.rows,
+        per_device_train_batch_size=shape.micro_rows,
+        gradient_accumulation_steps=shape.rows // shape.micro_rows,
+        local_rollout_forward_batch_size=shape.micro_rows,
         num_mini_batches=1,
         num_ppo_epochs=shape.epochs,
         total_episodes=ENDLESS * shape.rows,
@@ -109,7 +108,7 @@ def main() -> None:
         learning_rate=3e-6,
         num_sample_generations=0,
         use_cpu=True,
-        bf16=False,
+        bf16=is_bf16,
         report_to=[],
         save_strategy="no",
         disable_tqdm=True,
@@ -123,7 +122,7 @@ def main() -> None:
         value_model=value,
         train_dataset=[{"input_ids": row} for row in ids],
         eval_dataset=[{"input_ids": row} for row in ids[: shape.rows]],
-        callbacks=[Clock(turns)],
+        callbacks=[Clock(turns, figures)],
     )
     trainer.train()
 

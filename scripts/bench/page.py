@@ -1,0 +1,196 @@
+"""Write docs/results/speed.md and its picture, and hold the ratios against the baseline.
+
+The page is made of what is kept in runs/bench/records, and of nothing else.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import matplotlib as mpl
+import torch
+import transformers
+
+from scripts.bench.measure import kept
+from scripts.bench.places import COMMIT, ROOT
+from scripts.bench.rows import TABLES, Row
+from scripts.bench.sittings import SITTINGS
+
+mpl.use("agg")
+import matplotlib.pyplot as plt
+
+PAGE = ROOT / "docs" / "results" / "speed.md"
+PICTURE = ROOT / "docs" / "pictures" / "speed.png"
+BASELINE = Path(__file__).parent / "baseline.json"
+FALL = 0.15
+"""By how much a ratio may fall below the baseline."""
+UNITS = {"cpu": "CPU s", "growth": "GB", "tokens": "tokens/CPU s", "share": "GFLOP/CPU s"}
+TEXT = (Path(__file__).parent / "page.md").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What the rounds of a row say.
+
+    Attributes:
+        other: median of the other side, in the figure's unit.
+        ours: median of ours.
+        ratios: how many times better, of each round.
+        load: programs that ran meanwhile, the median of the rounds.
+    """
+
+    other: float
+    ours: float
+    ratios: Sequence[float]
+    load: float
+
+    @property
+    def ratio(self) -> float:
+        """The median ratio."""
+        return median(self.ratios)
+
+
+def result_of(row: Row) -> Result | None:
+    """Return what is kept of a row; None where nothing is."""
+    rounds = kept(row.sitting)["rounds"]
+    pairs = [(row.values(item["sides"]), item["load"]) for item in rounds]
+    values = [(value, load) for value, load in pairs if value is not None]
+    if not values:
+        return None
+    return Result(
+        other=median(value[0] for value, _ in values),
+        ours=median(value[1] for value, _ in values),
+        ratios=[value[2] for value, _ in values],
+        load=median(load for _, load in values),
+    )
+
+
+def _amount(row: Row, value: float) -> str:
+    scaled = value / 1e9 if row.figure == "growth" else value
+    return f"{scaled:.0f}" if scaled >= 100 else f"{scaled:.3g}"
+
+
+def _line(row: Row, result: Result | None) -> str:
+    other = row.other or "GEMM"
+    if result is None:
+        reason = kept(row.sitting).get("skipped", {}).get(row.other or row.ours, "not measured")
+        return f"| {row.work} | {row.ours} | {other} | | | {reason[:120]} | | | |"
+    number = f"{result.ratio:.0%}" if row.figure == "share" else f"{result.ratio:.2f}x"
+    ends = f"{min(result.ratios):.2f} to {max(result.ratios):.2f}"
+    target = "" if row.target is None else f"{row.target:g}"
+    met = "" if row.target is None else ("yes" if result.ratio >= row.target else "no")
+    return (
+        f"| {row.work} | {row.ours} | {other} | {_amount(row, result.other)} | "
+        f"{_amount(row, result.ours)} {UNITS[row.figure]} | **{number}** | "
+        f"{ends}, {len(result.ratios)} | {target} | {met} |"
+    )
+
+
+def tables(table: str) -> Iterator[str]:
+    """Yield the lines of the tables that a command measures."""
+    for title, rows in TABLES[table].items():
+        yield f"\n### {title}\n"
+        yield (
+            "| work | side | compared with | there | here | better | range, rounds | target | met |"
+        )
+        yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        yield from (_line(row, result_of(row)) for row in rows)
+
+
+def _machine() -> str:
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    flags = "AVX-512 BF16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no AVX-512 BF16"
+    return (
+        f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores, {flags}; one thread. "
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}."
+    )
+
+
+def _state() -> str:
+    lines = []
+    for sitting in SITTINGS:
+        record = kept(sitting.name)
+        if not record["rounds"]:
+            continue
+        day = time.strftime("%Y-%m-%d", time.gmtime(record["rounds"][-1]["time"]))
+        load = median(item["load"] for item in record["rounds"])
+        lines.append(
+            f"| {sitting.name} | {len(record['rounds'])} | {record['minutes']:.1f} | {load:.1f} | "
+            f"{day} | {record['product']} |"
+        )
+    return "\n".join(lines)
+
+
+def write_page() -> None:
+    """Write the page and its picture from the records."""
+    body = {name: "\n".join(tables(name)) for name in TABLES}
+    text = TEXT
+    for name, value in {
+        **body, "machine": _machine(), "state": _state(), "commit": COMMIT,
+    }.items():  # fmt: skip
+        text = text.replace("{" + name + "}", value)
+    PAGE.write_text(text, encoding="utf-8")
+    _draw()
+
+
+def _draw() -> None:
+    """Draw how many times better each row is, and its target."""
+    rows = [row for table in TABLES["table"].values() for row in table if row.figure != "share"]
+    done = [(row, result) for row in rows if (result := result_of(row)) is not None]
+    if not done:
+        return
+    figure, axes = plt.subplots(figsize=(9, 0.36 * len(done) + 1.2))
+    for place, (row, result) in enumerate(reversed(done)):
+        color = "#9aa5b1" if row.target is None else "#2a78b8"
+        axes.barh(place, result.ratio, color=color, height=0.7)
+        axes.plot([min(result.ratios), max(result.ratios)], [place, place], color="black", lw=1)
+        if row.target is not None:
+            axes.plot([row.target] * 2, [place - 0.4, place + 0.4], color="#c0392b", lw=2)
+    labels = [f"{row.work}: {row.ours}, {row.other}" for row, _ in reversed(done)]
+    axes.set_yticks(range(len(done)), labels, fontsize=6)
+    axes.axvline(1.0, color="black", lw=0.8)
+    axes.set_xlabel("times better than the other (line: range of the rounds; red: target)")
+    figure.tight_layout()
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PICTURE, dpi=130)
+    plt.close(figure)
+
+
+def _ratios(table: str) -> dict[str, float]:
+    rows = [row for part in TABLES[table].values() for row in part]
+    results = {row.key: result_of(row) for row in rows}
+    return {key: result.ratio for key, result in results.items() if result is not None}
+
+
+def baseline() -> dict[str, float]:
+    """Return the ratios that were stored."""
+    return json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.is_file() else {}
+
+
+def store_baseline() -> None:
+    """Store the ratios that are kept now, over those of the same rows."""
+    new: Mapping[str, float] = {
+        key: round(ratio, 3) for table in TABLES for key, ratio in _ratios(table).items()
+    }
+    text = json.dumps({**baseline(), **new}, indent=1, sort_keys=True)
+    BASELINE.write_text(text + "\n", encoding="utf-8")
+
+
+def fallen(table: str) -> list[str]:
+    """Return a line for each row of a table that is more than 15 % below the baseline."""
+    stored, now = baseline(), _ratios(table)
+    return [
+        f"{key}: {now[key]:.2f}, and the baseline is {stored[key]:.2f}"
+        for key in now
+        if key in stored and now[key] < (1.0 - FALL) * stored[key]
+    ]
