@@ -9,7 +9,7 @@
         # some sides of it, kept under another name: no page
 
 A round that is kept in runs/bench/records is not measured again while the code is the same. Sides
-that wait hold their memory: a sitting takes up to 16 GB.
+that wait hold weights and moments: a sitting takes up to 12 GB.
 """
 
 import argparse

@@ -5,6 +5,7 @@ Made on demand below runs/bench and kept; a changed requirements file makes its 
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ KEPT = ROOT / "runs" / "bench"
 REQUIREMENTS = Path(__file__).parent / "requirements"
 COMMIT = "9157903"
 """What ratios to an earlier state of this project are taken against."""
-HERE, THEN = "here", "then"
+HERE, THEN, VLLM = "here", "then", "vllm"
 PRODUCT = ("llmgym", "trainers")
 
 
@@ -40,6 +41,8 @@ def interpreter(place: str) -> str:
     """
     if place in (HERE, THEN):
         return sys.executable
+    if place == VLLM:
+        return _vllm()
     listed = REQUIREMENTS / f"{place}.txt"
     if not listed.is_file():
         raise AbsentError(f"there is no {listed.relative_to(ROOT)}")
@@ -58,6 +61,13 @@ def interpreter(place: str) -> str:
         raise AbsentError(f"pip cannot install {listed.name}: {done.stderr.strip()[-300:]}")
     stamp.write_text(digest, encoding="ascii")
     return str(python)
+
+
+def _vllm() -> str:
+    python = os.environ.get("LLMGYM_VLLM_PYTHON")
+    if python is None or not Path(python).is_file():
+        raise AbsentError("LLMGYM_VLLM_PYTHON names no interpreter of an environment with vLLM")
+    return python
 
 
 def tree(place: str) -> Path:

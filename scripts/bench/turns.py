@@ -7,9 +7,9 @@
       <- {"cpu": ..., "wall": ...}  end(...)
     closes the pipe ->              leaves
 
-A worker waits inside `end`, so between turns it holds its memory and uses no processor. What the
-libraries print goes to stderr. Only the standard library is imported here: every environment of
-`scripts/bench/requirements` reads this file.
+A worker waits inside `end`: between turns it uses no processor, and freed memory is given back.
+What the libraries print goes to stderr. Only the standard library is imported here: every
+environment of `scripts/bench/requirements` reads this file.
 """
 
 import ctypes
@@ -34,6 +34,24 @@ def memory(field: str) -> int:
         if name == field:
             return int(text.split()[0]) * 1024
     raise LookupError(f"{STATUS} has no line {field}")
+
+
+def _descendants(process: int) -> list[int]:
+    """Return the numbers of the processes below one."""
+    below: list[int] = []
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in map(int, listed.read_text(encoding="ascii").split()):
+            below += [child, *_descendants(child)]
+    return below
+
+
+def cpu_seconds() -> float:
+    """Return user and system time of this process and of those below it that still run."""
+    ticks = 0
+    for process in _descendants(os.getpid()):
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2]
+        ticks += sum(map(int, fields.split()[11:13]))  # utime and stime, 14th and 15th of the line
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def give_back() -> None:
@@ -73,7 +91,7 @@ class Turns:
         Args:
             **figures: what else the record holds.
         """
-        cpu, wall = time.process_time(), time.perf_counter()
+        cpu, wall = cpu_seconds(), time.perf_counter()
         record = {
             "cpu": cpu - self._stamps[0],
             "wall": wall - self._stamps[1],
@@ -84,13 +102,14 @@ class Turns:
         print(json.dumps(record if self._has_warmed_up else {"ready": record}), file=self._records)
         self._records.flush()
         self._has_warmed_up = True
+        give_back()  # who waits holds weights and moments, not what an iteration took and freed
         if not sys.stdin.readline():
             os._exit(0)  # past what a library does at the end of training, which nobody measures
         self._stamp()
 
     def _stamp(self) -> None:
         self.phases.clear()
-        self._stamps = (time.process_time(), time.perf_counter())
+        self._stamps = (cpu_seconds(), time.perf_counter())
 
     def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, its CPU seconds added to those of `phase`."""

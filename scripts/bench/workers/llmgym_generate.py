@@ -25,7 +25,10 @@ except ImportError:  # version 0.1 had one generator, and made it in place
 
 
 def generator(config: Config, chat: ChatFormat) -> Generator:
-    """Return the generator that a run of these settings would write with; nothing ends a row."""
+    """Return the generator that a run of these settings would write with; nothing ends a row.
+
+    It has the policy's weights, which an engine in another process is sent first.
+    """
     policy = load_policy(config, chat)
     autocast = None if config.model.dtype == "float32" else getattr(torch, config.model.dtype)
     setattr(ChatFormat, "eos_token_ids", property(lambda _: ()))  # noqa: B010
@@ -39,7 +42,10 @@ def generator(config: Config, chat: ChatFormat) -> Generator:
             autocast=autocast,
         )
     model = GenerationModel(policy=policy, weights="shared")
-    return generator_of(config, model, chat, autocast=autocast, cached=True)
+    made = generator_of(config, model, chat, autocast=autocast, cached=True)
+    named = ((name, weight.detach()) for name, weight in policy.named_parameters())
+    made.load_weights(named, 0)
+    return made
 
 
 def main() -> None:
