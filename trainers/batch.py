@@ -6,11 +6,20 @@ P prompt tokens, L = P + T. `[B, T]` fields are aligned on actions; masks say wh
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+RowIndex = Tensor | slice
+"""Which rows: their numbers [N], [B] True where a row is taken, or a run of neighbours, as views.
+"""
+
+
+def floats(figures: Tensor) -> list[float]:
+    """Return figures [N] as numbers of Python; a GPU is waited for once."""
+    return cast(list[float], figures.tolist())  # pyright: ignore[reportUnknownMemberType]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +62,8 @@ class TextInputs:
         prompt, response = self.attention_mask.tensor_split([self.num_prompt], dim=1)
         return torch.stack([prompt.sum(1), response.sum(1)], dim=1).clamp(min=1)
 
-    def rows(self, index: Tensor) -> "TextInputs":
-        """Return the rows of `index` [N]."""
+    def rows(self, index: RowIndex) -> "TextInputs":
+        """Return the rows of `index`."""
         return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> "TextInputs":
@@ -103,8 +112,8 @@ class ControlInputs:
         sizes[:, 1] = self.obs.shape[1]
         return sizes
 
-    def rows(self, index: Tensor) -> "ControlInputs":
-        """Return the rows of `index` [N]."""
+    def rows(self, index: RowIndex) -> "ControlInputs":
+        """Return the rows of `index`."""
         return replace(self, obs=self.obs[index], actions=self.actions[index])
 
     def to(self, device: torch.device) -> "ControlInputs":
@@ -224,13 +233,15 @@ class Experience:
         """Return the [B, T] tensors by name."""
         return {name: value for name, value in self._tensors().items() if value.dim() == 2}
 
-    def rows(self, index: Tensor) -> "Experience":
-        """Return the rows of `index` [N], which are numbers, or [B] True where a row is taken."""
+    def rows(self, index: RowIndex) -> "Experience":
+        """Return the rows of `index`."""
         picked = {name: value[index] for name, value in self._tensors().items()}
         return replace(self, inputs=self.inputs.rows(index), **picked)
 
     def to(self, device: torch.device) -> "Experience":
-        """Return a copy on `device`."""
+        """Return a copy on `device`; itself if it is there."""
+        if self.index.device == device:
+            return self
         moved = {name: value.to(device) for name, value in self._tensors().items()}
         return replace(self, inputs=self.inputs.to(device), **moved)
 
@@ -257,6 +268,8 @@ class Experience:
     def trimmed(self) -> "Experience":
         """Return the rows without the padding columns that none of them needs."""
         left, right = self.inputs.window()
+        if not (left or right):
+            return self
         end = self.response_mask.shape[1] - right
         cut = {name: value[:, :end] for name, value in self.columns().items()}
         return replace(self, inputs=self.inputs.narrowed(left, right), **cut)
@@ -301,9 +314,11 @@ class Metrics:
     @classmethod
     def masked(cls, values: Mapping[str, Tensor], mask: Tensor) -> "Metrics":
         """Take the mean of each [B, T] tensor over the True entries of `mask` [B, T]."""
-        count = float(mask.sum())
-        sums = {k: float(v.detach().double()[mask].sum()) for k, v in values.items()}
-        return cls(means={name: (total, count) for name, total in sums.items()})
+        # All sums in one tensor: a GPU is waited for once, and small batches take few operations.
+        figures = torch.stack([value.detach() for value in values.values()]).double()
+        kept = figures.where(mask, figures.new_zeros(()))
+        *sums, count = floats(torch.cat([kept.flatten(1).sum(1), mask.sum().double()[None]]))
+        return cls(means={name: (total, count) for name, total in zip(values, sums, strict=True)})
 
     def __add__(self, other: "Metrics") -> "Metrics":
         """Pool what both have seen."""

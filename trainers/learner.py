@@ -14,18 +14,18 @@ from torch import Tensor, nn
 
 from trainers.backends.base import Engine
 from trainers.backends.gathering import gathered, gathered_module
-from trainers.batch import Experience, Inputs, Metrics, PolicyOutput
+from trainers.batch import Experience, Inputs, Metrics, PolicyOutput, RowIndex
 from trainers.config import Config
 from trainers.distributed.collectives import global_max
 from trainers.functional.logprobs import EntropyMode
-from trainers.functional.packing import packed
+from trainers.functional.packing import row_groups
 from trainers.functional.schedules import rate_factor
 from trainers.models.adapters import adapters_off
 
 
 @torch.no_grad()
 def evaluated(
-    inputs: Inputs, run: Callable[[Inputs, Tensor], Tensor], *, budget: int, device: torch.device
+    inputs: Inputs, run: Callable[[Inputs, RowIndex], Tensor], *, budget: int, device: torch.device
 ) -> Tensor:
     """Run a model over all rows by token budget, without gradients.
 
@@ -33,14 +33,14 @@ def evaluated(
 
     Args:
         inputs: B rows.
-        run: takes some rows, trimmed, and their numbers [n]; returns [n, K].
+        run: takes some rows, trimmed, and their numbers; returns [n, K].
         budget: tokens of one pass, padding included.
         device: where the model is.
 
     Returns:
         [B, K'] float32 in row order, zeros where rows were trimmed.
     """
-    groups = packed(inputs.sizes, budget)
+    groups = row_groups(inputs, budget)
     result = torch.empty(0)
     for group in groups:
         rows = inputs.rows(group)
@@ -136,9 +136,11 @@ class Learner:
 
         Every rank gets the same number: blank rows, without loss, fill up where there is less.
         """
-        groups = packed(experience.inputs.sizes, self._config.backend.micro_batch_tokens)
+        groups = row_groups(experience.inputs, self._config.backend.micro_batch_tokens)
         parts = [experience.rows(group).trimmed().to(self._policy.device) for group in groups]
         number = int(global_max(torch.tensor(max(len(parts), 1), device=self._policy.device)))
+        if number == len(parts):
+            return parts
         blank = experience.blank().trimmed().to(self._policy.device)
         return parts + [blank] * (number - len(parts))
 
@@ -189,7 +191,7 @@ class Learner:
             engine.step()
         return Metrics.scalars(figures)
 
-    def _run(self, inputs: Inputs, run: Callable[[Inputs, Tensor], Tensor]) -> Tensor:
+    def _run(self, inputs: Inputs, run: Callable[[Inputs, RowIndex], Tensor]) -> Tensor:
         budget = self._config.backend.micro_batch_tokens
         return evaluated(inputs, run, budget=budget, device=self._policy.device)
 
@@ -200,7 +202,7 @@ class Learner:
     def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
         """Return [B, T] log-probabilities of the actions under the current policy."""
 
-        def run(micro: Inputs, rows: Tensor) -> Tensor:
+        def run(micro: Inputs, rows: RowIndex) -> Tensor:
             return self._output(micro, response_mask[rows]).logprobs
 
         return self._run(inputs, run)
@@ -210,7 +212,7 @@ class Learner:
         if not self._config.ppo.has_critic:
             return None
 
-        def run(micro: Inputs, rows: Tensor) -> Tensor:
+        def run(micro: Inputs, rows: RowIndex) -> Tensor:
             if self._critic is not None:
                 return self._critic.forward(micro)
             nothing = torch.zeros(micro.actions.shape[:2], dtype=torch.bool)
@@ -250,7 +252,7 @@ class FrozenPolicy:
     def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
         """Return [B, T] log-probabilities of the actions."""
 
-        def run(micro: Inputs, rows: Tensor) -> Tensor:
+        def run(micro: Inputs, rows: RowIndex) -> Tensor:
             mask = response_mask[rows, : micro.actions.shape[1]].to(self._device)
             mixed = self._autocast is not None
             with torch.autocast(self._device.type, self._autocast, enabled=mixed):

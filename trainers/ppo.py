@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from trainers.batch import ControlInputs, Experience, Metrics, PolicyOutput, Rollout
+from trainers.batch import ControlInputs, Experience, Metrics, PolicyOutput, Rollout, floats
 from trainers.collect.base import Collector
 from trainers.config import Config
 from trainers.config.ppo import PPOConfig
@@ -125,11 +125,11 @@ def minibatches(
     rng = np.random.default_rng((config.run.seed, iteration, epoch))
     place = torch.empty(total, dtype=torch.long)
     place[torch.as_tensor(rng.permutation(total))] = torch.arange(total)
-    mine = place[experience.index.cpu()]
+    mine, members = place[experience.index.cpu()].sort(stable=True)
     size = math.ceil(total / config.ppo.num_minibatches)
-    for number in range(config.ppo.num_minibatches):
-        members = ((mine // size) == number).nonzero().flatten()
-        yield members[torch.argsort(mine[members], stable=True)].to(experience.index.device)
+    ends = torch.arange(1, config.ppo.num_minibatches) * size
+    for minibatch in members.tensor_split(torch.searchsorted(mine, ends)):
+        yield minibatch.to(experience.index.device)
 
 
 def policy_loss(
@@ -193,15 +193,14 @@ def value_loss(
 
 def _weighted(experience: Experience, config: Config) -> tuple[Experience, float]:
     """Give each action its weight [B, T]; return this rank's part of the denominator N as well."""
-    mask = experience.response_mask.float()
+    mask, aggregation = experience.response_mask.float(), config.ppo.loss_aggregation
+    if aggregation == "token":
+        return replace(experience, weights=mask), float(mask.sum())
     lengths = mask.sum(1, keepdim=True)
     rows = float((lengths > 0).sum())
-    weights, part = {
-        "token": (mask, float(mask.sum())),
-        "sequence": (mask / lengths.clamp(min=1), rows),
-        "constant": (mask, rows * config.generation.max_new_tokens),  # arXiv:2503.20783
-    }[config.ppo.loss_aggregation]
-    return replace(experience, weights=weights), part
+    if aggregation == "sequence":
+        return replace(experience, weights=mask / lengths.clamp(min=1)), rows
+    return replace(experience, weights=mask), rows * config.generation.max_new_tokens  # 2503.20783
 
 
 def _terms(experience: Experience, output: PolicyOutput, config: PPOConfig) -> dict[str, Tensor]:
@@ -253,9 +252,9 @@ def update(
     ppo = config.ppo
     experience, local = _weighted(experience, config)
     counts = torch.tensor([local, float(experience.response_mask.sum())], dtype=torch.float64)
-    denominator, actions = (float(total) for total in global_sum(counts).clamp(min=1.0))
+    denominator, actions = floats(global_sum(counts).clamp(min=1.0))
     entropy: EntropyMode = "loss" if ppo.entropy_coef > 0 else "metric"
-    metrics, losses = Metrics(), dict.fromkeys(LOSSES, 0.0)
+    metrics, losses = Metrics(), [0.0] * len(LOSSES)
     micro_batches = learner.micro_batches(experience)
     for number, micro in enumerate(micro_batches, start=1):
         last = number == len(micro_batches)
@@ -264,15 +263,18 @@ def update(
             micro = replace(micro, old_logprobs=output.logprobs.detach())
         terms = _terms(micro, output, ppo)
         assert micro.weights is not None
+        value = terms.pop("value", None)
         parts = {name: (micro.weights * term).sum() / denominator for name, term in terms.items()}
-        parts["value"] = terms["value"].sum() / actions if "value" in terms else torch.zeros(())
-        parts["kl"] = ppo.kl_weight * parts.get("kl", torch.zeros(()))
+        zero = output.logprobs.new_zeros(())
+        parts["value"] = zero if value is None else value.sum() / actions
+        parts["kl"] = ppo.kl_weight * parts["kl"] if "kl" in parts else zero
         objective = parts["policy"] + parts["kl"] - ppo.entropy_coef * parts["entropy"]
         learner.backward(None if critic_only else objective, parts["value"])
         parts["total"] = objective + ppo.value_weight * parts["value"]
-        losses = {key: losses[key] + parts[name].item() for key, name in LOSSES.items()}
+        micro_losses = floats(torch.stack([parts[name].detach() for name in LOSSES.values()]))
+        losses = [total + part for total, part in zip(losses, micro_losses, strict=True)]
         metrics += describe_update(micro, output, ppo)
-    metrics = global_metrics(metrics) | pooled_losses(losses, ppo)
+    metrics = global_metrics(metrics) | pooled_losses(dict(zip(LOSSES, losses, strict=True)), ppo)
     return metrics | learner.step(critic_only=critic_only)
 
 

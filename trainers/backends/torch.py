@@ -1,5 +1,6 @@
 """The engine on plain torch: one process, or one a rank under DistributedDataParallel."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from trainers.backends.base import Engine, check_names, copy_pieces, learning, p
 from trainers.errors import LOWER_RATES, NonFiniteError
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+MARGIN = 1e-6
+"""Below limit (1 - MARGIN) - MARGIN the factor limit / (norm + 1e-6) of torch is no less than 1 in
+float32, rounding included, so that clipping multiplies by 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +53,9 @@ class TorchEngine(Engine):
         self._wrapped = module
         if dist.is_initialized():  # rank 0's weights become everyone's
             self._wrapped = DistributedDataParallel(self._module, broadcast_buffers=False)
+        self._learned = [parameter for _, parameter in learning(self._module)]
         self._optimizer = torch.optim.AdamW(
-            [parameter for _, parameter in learning(self._module)],
+            self._learned,
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
@@ -80,26 +85,31 @@ class TorchEngine(Engine):
 
     def forward(self, *args: Any, last: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401
         """Run the model; gradients are summed over ranks after the `last` backward."""
-        mixed = torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
+        if self._dtype == torch.float32:
+            mixed = nullcontext()
+        else:
+            mixed = torch.autocast(self._device.type, self._dtype)
         with self._waiting(last), mixed:
             return self._wrapped(*args, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss` [], this rank's part of a sum."""
-        # DistributedDataParallel divides the sum over ranks by their number; this undoes it.
-        scale = dist.get_world_size() if dist.is_initialized() else 1
-        (loss * scale).backward()
+        if dist.is_initialized():
+            # DistributedDataParallel divides the sum over ranks by their number; this undoes it.
+            loss = loss * dist.get_world_size()
+        loss.backward()
 
     def clip(self) -> float:
         """Clip the gradient; return its norm before clipping."""
-        gradients = [p.grad for p in self._module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._learned if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if not norm.isfinite():  # the gradient is a sum over ranks: all see the same
+        length = norm.item()
+        if not math.isfinite(length):  # the gradient is a sum over ranks: all see the same
             raise NonFiniteError(self._blame())
         limit = self._settings.max_grad_norm
-        if limit is not None:
-            nn.utils.clip_grads_with_norm_(self._module.parameters(), limit, norm)
-        return norm.item()
+        if limit is not None and length + MARGIN > limit * (1 - MARGIN):
+            nn.utils.clip_grads_with_norm_(self._learned, limit, norm)
+        return length
 
     def step(self) -> None:
         """Step with the clipped gradient, and clear it."""

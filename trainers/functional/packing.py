@@ -1,9 +1,12 @@
-"""Rows in groups that fit a budget of tokens."""
+"""RowIndex in groups that fit a budget of tokens."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
+
+from trainers.batch import ControlInputs, Inputs, RowIndex
 
 
 def packed(sizes: Tensor, budget: int) -> list[Tensor]:
@@ -30,3 +33,12 @@ def packed(sizes: Tensor, budget: int) -> list[Tensor]:
             groups.append([row])
             prompt, response = widths[row]
     return [torch.tensor(group, device=sizes.device) for group in groups]
+
+
+def row_groups(inputs: Inputs, budget: int) -> Sequence[RowIndex]:
+    """Group rows as `packed` does; steps of environments, of one width, without sorting them."""
+    if not isinstance(inputs, ControlInputs):
+        return packed(inputs.sizes, budget)
+    rows, width = inputs.obs.shape[:2]
+    size = max(budget // width, 1)
+    return [slice(begin, begin + size) for begin in range(0, rows, size)]

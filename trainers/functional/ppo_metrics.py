@@ -42,10 +42,11 @@ def describe_update(experience: Experience, output: PolicyOutput, config: PPOCon
         difference = (logprobs - experience.generator_logprobs).abs()
         figures["policy/generator_logp_diff"] = difference
     metrics = Metrics.masked(figures, mask)
-    if not mask.any():
+    if not metrics.means["policy/ratio_avg"][1]:
         return metrics
     # Before the clamp of the exponent, so that nothing hides behind it.
-    maxima = {"policy/ratio_max": float(torch.exp((logprobs - old)[mask].double().max()))}
+    log_ratio = (logprobs - old).where(mask, logprobs.new_tensor(-math.inf))
+    maxima = {"policy/ratio_max": float(log_ratio.max().double().exp())}
     if "policy/generator_logp_diff" in figures:
         largest = figures["policy/generator_logp_diff"][mask].max()
         maxima["policy/generator_logp_diff_max"] = float(largest)

@@ -4,7 +4,7 @@ import torch
 from tests import tiny
 from trainers.batch import ControlInputs
 from trainers.errors import NonFiniteError
-from trainers.functional.packing import packed
+from trainers.functional.packing import packed, row_groups
 from trainers.learner import FrozenPolicy, evaluated
 from trainers.models.causal_lm import CausalPolicy
 from trainers.ppo import describe, learn, make_experience, update
@@ -37,6 +37,15 @@ def test_a_budget_for_all_is_one_group_and_no_rows_are_none():
 def test_groups_are_of_like_length():
     sizes = torch.tensor([[1, 9], [1, 1], [1, 9], [1, 1]])
     assert [sorted(group.tolist()) for group in packed(sizes, 20)] == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("shape", [(0, 1), (1, 1), (50, 1), (9, 5)])
+def test_steps_of_environments_are_grouped_as_rows_of_one_width_are(shape, budget):
+    steps = ControlInputs(obs=torch.zeros(*shape, 2), actions=torch.zeros(*shape))
+    numbers = torch.arange(shape[0])
+    groups = [numbers[group].tolist() for group in row_groups(steps, budget)]
+    assert groups == [group.tolist() for group in packed(steps.sizes, budget)]
 
 
 @pytest.mark.parametrize("budget", BUDGETS)

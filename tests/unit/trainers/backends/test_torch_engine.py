@@ -52,6 +52,25 @@ def test_a_huge_loss_is_clipped_and_the_norm_before_is_reported():
     assert norm_of(one) == pytest.approx(0.5, rel=1e-4)
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e-8, 1e-7, 1e-6, 2e-6, 1e-5, 0.1])
+@pytest.mark.parametrize("limit", [1e-5, 0.3, 0.5, 7.7])
+def test_a_gradient_around_the_limit_is_clipped_as_torch_does_bit_for_bit(limit, apart):
+    for norm in (limit - apart, limit + apart):
+        one, other = engine(limit=limit), engine(limit=limit)
+        for engine_ in (one, other):
+            learn(engine_)
+            with torch.no_grad():
+                factor = norm / norm_of(engine_)
+                for parameter in engine_.module.parameters():
+                    parameter.grad *= factor
+
+        one.clip()
+
+        nn.utils.clip_grad_norm_(other.module.parameters(), limit)
+        gradients = [[p.grad for p in each.module.parameters()] for each in (one, other)]
+        assert all(map(torch.equal, *gradients))
+
+
 @pytest.mark.parametrize("limit", [None, 1e9])
 def test_a_gradient_within_the_limit_is_left_alone(limit):
     one = engine(limit=limit)
