@@ -123,13 +123,14 @@ def minibatches(
     """
     total = 1 + int(global_max(experience.index.max() if len(experience) else torch.tensor(-1)))
     rng = np.random.default_rng((config.run.seed, iteration, epoch))
-    place = torch.empty(total, dtype=torch.long)
-    place[torch.as_tensor(rng.permutation(total))] = torch.arange(total)
-    mine, members = place[experience.index.cpu()].sort(stable=True)
+    place = np.empty(total, np.int64)
+    place[rng.permutation(total)] = np.arange(total)
+    mine = place[experience.index.cpu().numpy()]
+    members = mine.argsort(kind="stable")
     size = math.ceil(total / config.ppo.num_minibatches)
-    ends = torch.arange(1, config.ppo.num_minibatches) * size
-    for minibatch in members.tensor_split(torch.searchsorted(mine, ends)):
-        yield minibatch.to(experience.index.device)
+    ends = np.searchsorted(mine[members], size * np.arange(1, config.ppo.num_minibatches))
+    for minibatch in np.split(members, ends):
+        yield torch.as_tensor(minibatch, device=experience.index.device)
 
 
 def policy_loss(
@@ -228,6 +229,8 @@ def _terms(experience: Experience, output: PolicyOutput, config: PPOConfig) -> d
         assert old_values is not None
         assert returns is not None
         terms["value"] = value_loss(values, old_values, returns, value_clip=config.value_clip)
+    if experience.response_mask.all():
+        return terms
     zero = torch.zeros_like(logprobs)
     return {name: torch.where(experience.response_mask, t, zero) for name, t in terms.items()}
 
@@ -270,7 +273,7 @@ def update(
         parts["kl"] = ppo.kl_weight * parts["kl"] if "kl" in parts else zero
         objective = parts["policy"] + parts["kl"] - ppo.entropy_coef * parts["entropy"]
         learner.backward(None if critic_only else objective, parts["value"])
-        parts["total"] = objective + ppo.value_weight * parts["value"]
+        parts["total"] = objective.detach() + ppo.value_weight * parts["value"].detach()
         micro_losses = floats(torch.stack([parts[name].detach() for name in LOSSES.values()]))
         losses = [total + part for total, part in zip(losses, micro_losses, strict=True)]
         metrics += describe_update(micro, output, ppo)

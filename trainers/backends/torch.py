@@ -114,12 +114,17 @@ class TorchEngine(Engine):
     def step(self) -> None:
         """Step with the clipped gradient, and clear it."""
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Drop the gradient; `zero_grad` takes longer than a small model's step."""
+        for parameter in self._learned:
+            parameter.grad = None
 
     def _blame(self) -> str:
         named = self._module.named_parameters()
         bad = [n for n, p in named if p.grad is not None and not p.grad.isfinite().all()]
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear()
         return (
             f"the gradient of the {self._name} is not finite; no weight was changed. First bad "
             f"tensor: {bad[0] if bad else 'none alone, only their norm'}. {LOWER_RATES}"
@@ -184,7 +189,7 @@ class TorchEngine(Engine):
     def close(self) -> None:
         """Give the memory of moments and gradients back."""
         self._optimizer.state.clear()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear()
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from trainers.backends.zero.setup import Zero
 from trainers.cli.arguments import Launch
 from trainers.cli.doctor import available_memory
 from trainers.cli.early import LLMGYM_PREFIX
-from trainers.collect.control import make_envs
+from trainers.collect.env_slots import make_envs
 from trainers.collect.environments import constructing, text_envs
 from trainers.config import Config
 from trainers.config.checks import remarks

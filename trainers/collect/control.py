@@ -1,30 +1,25 @@
 """Control rollouts: classic Gymnasium environments times an actor-critic MLP.
 
-Every episode is reset with a seed of its own, made of (run seed, environment, episode number), so
-an environment in the middle of an episode is known by that number and the actions since: a resume
-plays them again and stands where it stood, bit for bit.
-
 Without a critic an iteration is one whole episode of every environment, and those of a group begin
 with the same seed, so that they are compared from the same start.
 
 B environments, T steps, A dimensions of an action.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box
-from gymnasium.wrappers import FlattenObservation
 from torch import Tensor
 
 from llmgym.errors import EnvTimeoutError
 from llmgym.limits import CallLimit, LateCall, within
 from trainers.batch import ControlInputs, Experience, Metrics, Rollout
 from trainers.collect.base import Actor, Collector
+from trainers.collect.env_slots import Ended, EnvSlot, Recording, Step, by_row
 from trainers.collect.metrics import Phases, performance
 from trainers.collect.reward_shaping import ScoreScale
 from trainers.config import Config
@@ -37,111 +32,6 @@ from trainers.distributed.collectives import (
 )
 from trainers.generation.sampling import uniforms
 from trainers.models.mlp import PolicyMLP, SharedMLP
-
-
-class Step(NamedTuple):
-    """What an environment answered; `obs` is the true last one where the episode is over."""
-
-    obs: np.ndarray
-    reward: float
-    terminated: bool
-    truncated: bool
-
-
-class Ended(NamedTuple):
-    """A finished episode: the sum of its rewards, its steps, and how it ended."""
-
-    reward: float
-    length: int
-    terminated: bool
-
-
-def make_envs(make: Callable[[], gymnasium.Env], count: int) -> list[gymnasium.Env]:
-    """Return `count` environments whose observations are boxes of numbers."""
-    envs = [make() for _ in range(count)]
-    boxed = isinstance(envs[0].observation_space, Box)
-    return envs if boxed else [FlattenObservation(env) for env in envs]
-
-
-def next_inputs(inputs: ControlInputs, steps: Sequence[Sequence[Step]]) -> ControlInputs:
-    """Return inputs with the observations [B, T, ...] that followed their actions."""
-    obs = np.stack([np.stack([step.obs for step in row]) for row in steps])
-    return replace(inputs, obs=torch.from_numpy(obs))
-
-
-@final
-class EnvSlot:
-    """One environment in the middle of an episode.
-
-    Args:
-        env: with a time limit of its own, if it has any.
-        number: of the start, counted over all ranks; environments of a group share it.
-        seed: of the run.
-
-    Attributes:
-        nats: minus the log-probability of the episode's actions so far; kept by the collector.
-    """
-
-    def __init__(self, env: gymnasium.Env, number: int, seed: int) -> None:
-        self._env = env
-        self._key = (seed, number)
-        self._episode = -1
-        self._actions: list[Any] = []
-        self._reward = 0.0
-        self.nats = 0.0
-        self.obs = self.begin()
-
-    def begin(self) -> np.ndarray:
-        """Begin the next episode and return its first observation."""
-        self._episode += 1
-        self._actions, self._reward = [], 0.0
-        seed = np.random.SeedSequence((*self._key, self._episode)).generate_state(1)[0]
-        obs, _ = self._env.reset(seed=int(seed))
-        self.obs = np.array(obs, dtype=np.float32)
-        return self.obs
-
-    def step(self, action: np.ndarray) -> tuple[Step, Ended | None]:
-        """Act, and begin the next episode where this one is over."""
-        space = self._env.action_space
-        if isinstance(space, Box):
-            taken: Any = np.clip(action, space.low, space.high).astype(space.dtype)
-        else:
-            taken = int(action)
-        self._actions.append(taken.tolist() if isinstance(space, Box) else taken)
-        obs, reward, terminated, truncated, _ = self._env.step(taken)
-        self._reward += float(reward)
-        self.obs = np.array(obs, dtype=np.float32)
-        step = Step(self.obs, float(reward), bool(terminated), bool(truncated))
-        if not (terminated or truncated):
-            return step, None
-        return step, self.end(terminated=bool(terminated))
-
-    def end(self, *, terminated: bool) -> Ended:
-        """Begin the next episode; return what became of this one."""
-        ended = Ended(self._reward, len(self._actions), terminated)
-        self.begin()
-        return ended
-
-    def waiting(self) -> Step:
-        """Return the step that fills rows after the end of an episode."""
-        return Step(self.obs, 0.0, terminated=True, truncated=False)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of the episode, the actions taken in it and their nats."""
-        return {"episode": self._episode, "actions": list(self._actions), "nats": self.nats}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Play the episode again up to where it stood."""
-        self._episode = int(state["episode"]) - 1
-        self.begin()
-        for action in state["actions"]:
-            _, ended = self.step(np.asarray(action))
-            assert ended is None, "the environment does not repeat itself for equal seeds"
-        self.nats = float(state["nats"])
-
-    def close(self) -> None:
-        """Close the environment."""
-        self._env.close()
 
 
 @final
@@ -178,21 +68,23 @@ class ControlCollector(Collector):
         """
         phases = Phases()
         with phases.of("rollout"):
-            inputs, mask, steps, ended = self._play(actor, iteration)
+            inputs, played = self._play(actor, iteration)
+            mask = by_row(played.taken)
         with phases.of("logprobs"):
             logprobs = actor.logprobs(inputs, mask)
         with phases.of("values"):
             values = actor.values(inputs)
-            next_values = None if values is None else actor.values(next_inputs(inputs, steps))
-        terminated = torch.tensor([[step.terminated for step in row] for row in steps])
-        truncated = torch.tensor([[step.truncated for step in row] for row in steps])
+            next_values = (
+                None if values is None else actor.values(replace(inputs, obs=played.next_obs))
+            )
+        terminated, truncated = played.terminated, played.truncated
         boundary = terminated | truncated
         boundary[:, -1] = True
-        rewards = torch.tensor([[step.reward for step in row] for row in steps]).double()
+        rewards = played.rewards
         mode, cut = self._config.ppo.on_truncation, truncated & ~terminated
         if mode == "penalty":
             rewards = torch.where(cut, self._config.ppo.truncation_penalty, rewards)
-        self._note(phases, ended, logprobs, mask, steps)
+        self._note(phases, played, logprobs)
         return Rollout(
             inputs=inputs,
             response_mask=mask,
@@ -237,36 +129,36 @@ class ControlCollector(Collector):
         for slot in self._slots:
             slot.close()
 
-    def _play(
-        self, actor: Actor, iteration: int
-    ) -> tuple[ControlInputs, Tensor, list[list[Step]], list[Ended]]:
-        """Return inputs, which steps were taken [B, T], what environments answered, the endings."""
-        policy = actor.policy_module
+    def _play(self, actor: Actor, iteration: int) -> tuple[ControlInputs, Recording]:
+        """Act until the rollout is full, or every episode of one without a critic is over."""
+        policy, num_steps = actor.policy_module, self._config.ppo.num_steps
         assert isinstance(policy, PolicyMLP | SharedMLP), "control acts with an MLP"
-        device = next(policy.parameters()).device
-        numbers = torch.tensor(list(self._numbers))[:, None]
-        dims = torch.arange(policy.head.num_uniforms)
-        obs, actions, ended, taken = [], [], [], []
-        steps: list[list[Step]] = [[] for _ in self._slots]
+        act, device = policy.acting(), next(policy.parameters()).device
+        dims = policy.head.num_uniforms
+        numbers = torch.tensor(list(self._numbers))
+        drawn = uniforms(
+            self._config.run.seed, iteration, numbers[:, None], torch.arange(num_steps * dims)
+        )
+        played = Recording(self._slots, num_steps)
+        actions: list[Tensor] = []
         live = [True] * len(self._slots)
-        for t in range(self._config.ppo.num_steps):
-            taken.append(torch.tensor(live))
-            now = torch.from_numpy(np.stack([slot.obs for slot in self._slots]))
-            u = uniforms(self._config.run.seed, iteration, numbers, t * len(dims) + dims)
-            action = policy.act(now.to(device), u.to(device)).cpu()
-            obs.append(now)
+        for t, u in enumerate(drawn.to(device).split(dims, 1)):
+            played.obs[t] = [slot.obs for slot in self._slots]
+            played.taken[t] = live
+            action = act(torch.from_numpy(played.obs[t]).to(device), u).cpu()
             actions.append(action)
-            for number, (step, end) in enumerate(self._step(action.numpy(), live)):
-                steps[number].append(step)
-                if end is not None:
-                    ended.append(end)
-                    live[number] = self._config.ppo.has_critic  # else one episode an iteration
+            steps = self._step(action.numpy(), live)
+            played.add(t, steps)
+            if not self._config.ppo.has_critic:  # one episode an iteration
+                live = [now and end is None for now, (_, end) in zip(live, steps, strict=True)]
+                if not any(live):
+                    break
         if not self._config.ppo.has_critic:
             for number in (number for number, is_live in enumerate(live) if is_live):
-                steps[number][-1] = steps[number][-1]._replace(truncated=True)
-                ended.append(self._slots[number].end(terminated=False))
-        inputs = ControlInputs(obs=torch.stack(obs, 1), actions=torch.stack(actions, 1))
-        return inputs, torch.stack(taken, 1), steps, ended
+                played.cut(number, self._slots[number].end(terminated=False))
+        actions += actions[-1:] * (num_steps - len(actions))  # any that is one, where none is taken
+        inputs = ControlInputs(obs=by_row(played.obs), actions=torch.stack(actions, 1))
+        return inputs, played
 
     def _step(self, actions: np.ndarray, live: Sequence[bool]) -> list[tuple[Step, Ended | None]]:
         """Act in every live environment, in turn.
@@ -296,14 +188,8 @@ class ControlCollector(Collector):
         shift, factor = self._scale.affine(clipped[mask])
         return ((clipped - shift) * factor * mask).float()
 
-    def _note(
-        self,
-        phases: Phases,
-        ended: Sequence[Ended],
-        logprobs: Tensor,
-        mask: Tensor,
-        steps: Sequence[Sequence[Step]],
-    ) -> None:
+    def _note(self, phases: Phases, played: Recording, logprobs: Tensor) -> None:
+        ended = played.ended
         self._totals["episodes"] += int(global_sum(torch.tensor(len(ended))))
         scores = torch.tensor([episode.reward for episode in ended], dtype=torch.float64)
         _, variance = global_moments(scores, torch.ones_like(scores, dtype=torch.bool))
@@ -312,13 +198,13 @@ class ControlCollector(Collector):
         terminated = float(sum(episode.terminated for episode in ended))
         means = {
             "objective/scores": (total, count),
-            "objective/entropy": (self._entropy_of_ended(logprobs, steps), count),
+            "objective/entropy": (self._entropy_of_ended(logprobs, played), count),
             f"env/{env}/reward": (total, count),
             f"env/{env}/length": (float(sum(episode.length for episode in ended)), count),
             f"env/{env}/terminated_frac": (terminated, count),
             f"env/{env}/truncated_frac": (count - terminated, count),
         }
-        rates = {"perf/steps_per_s": int(mask.sum()), "perf/samples_per_s": count}
+        rates = {"perf/steps_per_s": int(played.taken.sum()), "perf/samples_per_s": count}
         local = Metrics(means=means) | performance(phases.seconds, rates, world=self._world)
         self._all_slots = self._gathered()
         scalars = {"train/episodes": float(self._totals["episodes"])}
@@ -328,20 +214,21 @@ class ControlCollector(Collector):
             scalars["rewards/running_std"] = self._scale.running_std
         self._metrics = global_metrics(local) | Metrics.scalars(scalars)
 
-    def _entropy_of_ended(self, logprobs: Tensor, steps: Sequence[Sequence[Step]]) -> float:
+    def _entropy_of_ended(self, logprobs: Tensor, played: Recording) -> float:
         """Return -sum log p over the actions of the episodes that ended, in nats.
 
         What an episode that goes on has gathered so far stays with its environment.
 
         Args:
             logprobs: [B, T] of the actions.
-            steps: what each environment answered.
+            played: what each environment answered.
         """
-        total = 0.0
-        for slot, row, entropies in zip(self._slots, steps, (-logprobs).tolist(), strict=True):
-            for step, nats in zip(row, entropies, strict=True):
+        total, ends = 0.0, played.terminated | played.truncated
+        rows = zip(self._slots, ends.tolist(), (-logprobs).tolist(), strict=True)
+        for slot, over, entropies in rows:
+            for is_last, nats in zip(over, entropies, strict=True):
                 slot.nats += nats
-                if step.terminated or step.truncated:
+                if is_last:
                     total, slot.nats = total + slot.nats, 0.0
         return total
 

@@ -45,7 +45,7 @@ def describe_update(experience: Experience, output: PolicyOutput, config: PPOCon
     if not metrics.means["policy/ratio_avg"][1]:
         return metrics
     # Before the clamp of the exponent, so that nothing hides behind it.
-    log_ratio = (logprobs - old).where(mask, logprobs.new_tensor(-math.inf))
+    log_ratio = (logprobs - old).masked_fill(~mask, -math.inf)
     maxima = {"policy/ratio_max": float(log_ratio.max().double().exp())}
     if "policy/generator_logp_diff" in figures:
         largest = figures["policy/generator_logp_diff"][mask].max()

@@ -12,7 +12,7 @@ from torch import Tensor
 from llmgym.registry import spec
 from llmgym.rewards.context import longest_sequence
 from trainers.batch import Evaluation
-from trainers.collect.control import make_envs
+from trainers.collect.env_slots import make_envs
 from trainers.collect.environments import reward_of, text_envs
 from trainers.config import Config
 from trainers.distributed.collectives import World

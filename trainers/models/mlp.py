@@ -7,7 +7,7 @@ environment. Shapes: B rows, T steps, A dimensions of an action, D features.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, final
 
@@ -15,6 +15,7 @@ import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainers.batch import ControlInputs, PolicyOutput
 from trainers.errors import ConfigError
@@ -33,9 +34,14 @@ class Head(ABC, nn.Module):
     def logprobs(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and entropies [...] of `actions` after `features` [..., D]."""
 
+    @property
     @abstractmethod
-    def act(self, features: Tensor, uniforms: Tensor) -> Tensor:
-        """Draw actions after `features` [B, D] at `uniforms` [B, A] in [0, 1)."""
+    def layer(self) -> nn.Linear:
+        """From features to what the distribution is made of."""
+
+    @abstractmethod
+    def draw(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
+        """Draw actions at `uniforms` [B, A] in [0, 1), given what `layer` returned, [B, ...]."""
 
     @abstractmethod
     def mode(self, features: Tensor) -> Tensor:
@@ -74,11 +80,16 @@ class CategoricalHead(Head):
         index = (actions.long() - self.start).unsqueeze(-1)
         return logp.gather(-1, index).squeeze(-1), -(logp.exp() * logp).sum(-1)
 
-    def act(self, features: Tensor, uniforms: Tensor) -> Tensor:
+    @property
+    def layer(self) -> nn.Linear:
+        """From features to logits."""
+        return self.logits
+
+    def draw(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
         """Return the first action whose cumulative probability exceeds the uniform, [B]."""
-        cumulative = self.logits(features).double().softmax(-1).cumsum(-1)
+        cumulative = outputs.double().softmax(-1).cumsum(-1)
         target = uniforms.double() * cumulative[:, -1:]
-        index = (cumulative <= target).sum(-1)
+        index = torch.searchsorted(cumulative, target, right=True)[:, 0]
         return index.clamp(max=cumulative.shape[-1] - 1) + self.start
 
     def mode(self, features: Tensor) -> Tensor:
@@ -109,10 +120,15 @@ class GaussianHead(Head):
         entropy = (constant + 0.5).sum().expand(mean.shape[:-1])
         return -(0.5 * noise.square() + constant).sum(-1), entropy
 
-    def act(self, features: Tensor, uniforms: Tensor) -> Tensor:
+    @property
+    def layer(self) -> nn.Linear:
+        """From features to means."""
+        return self.mean
+
+    def draw(self, outputs: Tensor, uniforms: Tensor) -> Tensor:
         """Return mean + std * inverse normal of the uniforms, [B, A...] float32."""
         noise = torch.special.ndtri(uniforms.double().clamp(TINY, 1 - TINY))
-        actions = self.mean(features).double() + self.log_std.double().exp() * noise
+        actions = outputs.double() + self.log_std.double().exp() * noise
         return actions.float().reshape(-1, *self.shape)
 
     def mode(self, features: Tensor) -> Tensor:
@@ -150,15 +166,37 @@ def tanh_trunk(obs_size: int, hidden_sizes: Sequence[int], rng: torch.Generator)
 
 
 def flattened(obs: Tensor, batch_dims: int) -> Tensor:
-    """Return obs [B, ...] or [B, T, ...] as float32 with one dimension of features at the end."""
-    return obs.float().reshape(*obs.shape[:batch_dims], -1)
+    """Return obs [B, ...], or [B, T, ...] of 2 batch dimensions, as float32 rows [N, D]."""
+    rows, numbers = obs.shape[:batch_dims], obs.shape[batch_dims:]
+    return obs.float().reshape(math.prod(rows), math.prod(numbers))
+
+
+def acting(trunk: nn.Sequential, head: Head) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function that draws actions for obs [B, ...] at uniforms [B, A] in [0, 1).
+
+    For a few rows the calls of modules cost more than their products, so it has only those. It
+    reads the weights where they are: it follows an optimizer, but not one that replaces them.
+    """
+    linear = [module for module in (*trunk, head.layer) if isinstance(module, nn.Linear)]
+    *hidden, last = [(layer.weight.detach(), layer.bias.detach()) for layer in linear]
+
+    @torch.no_grad()
+    def act(obs: Tensor, uniforms: Tensor) -> Tensor:
+        features = flattened(obs, 1)
+        for weight, bias in hidden:
+            features = torch.tanh(F.linear(features, weight, bias))
+        return head.draw(F.linear(features, *last), uniforms)
+
+    return act
 
 
 def masked_output(
     figures: tuple[Tensor, Tensor], mask: Tensor, entropy: EntropyMode
 ) -> PolicyOutput:
-    """Return logprobs and entropies [B, T], 0 where `mask` [B, T] is False."""
-    logprobs, entropies = (value.masked_fill(~mask, 0.0) for value in figures)
+    """Return logprobs and entropies, [N] of B * T rows, as [B, T]; 0 where `mask` is False."""
+    logprobs, entropies = (value.reshape(mask.shape) for value in figures)
+    if not mask.all():
+        logprobs, entropies = (value.masked_fill(~mask, 0.0) for value in (logprobs, entropies))
     if entropy == "none":
         return PolicyOutput(logprobs, None)
     return PolicyOutput(logprobs, entropies.detach() if entropy == "metric" else entropies)
@@ -191,13 +229,13 @@ class PolicyMLP(nn.Module):
         self, inputs: ControlInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
     ) -> PolicyOutput:
         """Return log-probabilities [B, T] of the actions, and their entropy where asked."""
-        figures = self.head.logprobs(self.trunk(flattened(inputs.obs, 2)), inputs.actions)
+        features = self.trunk(flattened(inputs.obs, 2))
+        figures = self.head.logprobs(features, inputs.actions.flatten(0, 1))
         return masked_output(figures, response_mask, entropy)
 
-    @torch.no_grad()
-    def act(self, obs: Tensor, uniforms: Tensor) -> Tensor:
-        """Draw actions for `obs` [B, ...] at `uniforms` [B, A] in [0, 1)."""
-        return self.head.act(self.trunk(flattened(obs, 1)), uniforms)
+    def acting(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return a function that draws actions for obs [B, ...] at uniforms [B, A] in [0, 1)."""
+        return acting(self.trunk, self.head)
 
     @torch.no_grad()
     def mode(self, obs: Tensor) -> Tensor:
@@ -216,7 +254,8 @@ class ValueMLP(nn.Module):
 
     def forward(self, inputs: ControlInputs) -> Tensor:
         """Return the values [B, T] of the observations."""
-        return self.value(self.trunk(flattened(inputs.obs, 2))).squeeze(-1).float()
+        values = self.value(self.trunk(flattened(inputs.obs, 2)))
+        return values.reshape(inputs.obs.shape[:2]).float()
 
 
 @final
@@ -242,14 +281,13 @@ class SharedMLP(nn.Module):
     ) -> PolicyOutput:
         """Return the actions' figures [B, T] and the values [B, T]."""
         features = self.trunk(flattened(inputs.obs, 2))
-        figures = self.head.logprobs(features, inputs.actions)
-        values = self.value(features).squeeze(-1).float()
+        figures = self.head.logprobs(features, inputs.actions.flatten(0, 1))
+        values = self.value(features).reshape(response_mask.shape).float()
         return masked_output(figures, response_mask, entropy)._replace(values=values)
 
-    @torch.no_grad()
-    def act(self, obs: Tensor, uniforms: Tensor) -> Tensor:
-        """Draw actions for `obs` [B, ...] at `uniforms` [B, A] in [0, 1)."""
-        return self.head.act(self.trunk(flattened(obs, 1)), uniforms)
+    def acting(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return a function that draws actions for obs [B, ...] at uniforms [B, A] in [0, 1)."""
+        return acting(self.trunk, self.head)
 
     @torch.no_grad()
     def mode(self, obs: Tensor) -> Tensor:

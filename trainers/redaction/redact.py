@@ -107,7 +107,11 @@ def hidden(tree: Any, name: str = "") -> Any:  # noqa: ANN401
 
 def without_values(text: str) -> str:
     """Return text without the values of known secrets."""
-    long, short = _forms(frozenset(_known | set(_of_environment())))
+    return _without(text, _forms(frozenset(_known | set(_of_environment()))))
+
+
+def _without(text: str, forms: tuple[tuple[str, ...], str]) -> str:
+    long, short = forms
     for form in long:
         if form in text:
             text = text.replace(form, HIDDEN)
@@ -122,12 +126,16 @@ def redact(text: str) -> str:
 
 def redacted(tree: Any) -> Any:  # noqa: ANN401
     """Return a tree of plain values without known secrets in its texts and names."""
+    return _redacted(tree, _forms(frozenset(_known | set(_of_environment()))))
+
+
+def _redacted(tree: Any, forms: tuple[tuple[str, ...], str]) -> Any:  # noqa: ANN401
     if isinstance(tree, str):
-        return without_values(tree)
+        return _without(tree, forms)
     if isinstance(tree, Mapping):
-        return {redacted(key): redacted(value) for key, value in tree.items()}
+        return {_redacted(key, forms): _redacted(value, forms) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [redacted(value) for value in tree]
+        return [_redacted(value, forms) for value in tree]
     return tree
 
 

@@ -9,7 +9,8 @@ import torch
 
 from llmgym.registry import spec
 from trainers.batch import Evaluation
-from trainers.collect.control import ControlCollector, make_envs
+from trainers.collect.control import ControlCollector
+from trainers.collect.env_slots import make_envs
 from trainers.collect.environments import accepted, constructing, is_text
 from trainers.config import Config
 from trainers.config.environments import EnvFactory, check_data

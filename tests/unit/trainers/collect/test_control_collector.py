@@ -9,7 +9,8 @@ from gymnasium.spaces import Box, Discrete
 
 from tests.unit.trainers.collect.tiny import config
 from trainers.batch import ControlInputs
-from trainers.collect.control import ControlCollector, make_envs
+from trainers.collect.control import ControlCollector
+from trainers.collect.env_slots import make_envs
 from trainers.config.files import read
 from trainers.distributed.collectives import World
 from trainers.errors import ConfigError

@@ -113,3 +113,27 @@ def test_statistics_of_rewards_are_of_steps_that_were_taken(kind):
     paid = {"none": 2.0, "batch": 0.0, "running": 2.0}[kind]
     assert rollout.rewards[rollout.response_mask].eq(paid).all()
     assert not rollout.rewards[~rollout.response_mask].any()
+
+
+def test_no_environment_acts_once_every_episode_is_over():
+    acted = []
+
+    class Watched(Count):
+        def step(self, action):
+            acted.append(self.count)
+            return super().step(action)
+
+    made = collector(lambda: Watched(limit=5), env="Count", steps=50)
+    actor = Actor(Count())
+    calls = []
+    acting = actor.policy_module.acting
+
+    def counted():
+        act = acting()
+        return lambda obs, uniforms: (calls.append(len(obs)), act(obs, uniforms))[1]
+
+    actor.policy_module.acting = counted
+    rollout = made.collect(actor, 0)
+    assert rollout.response_mask.sum(1).tolist() == [5] * STARTS * SIZE
+    assert len(acted) == 5 * STARTS * SIZE
+    assert calls == [STARTS * SIZE] * 5

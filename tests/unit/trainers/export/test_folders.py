@@ -144,7 +144,7 @@ def test_a_control_policy_reads_back_as_it_was(critic, space, tmp_path):
     uniforms = torch.rand(5, 2, generator=torch.Generator().manual_seed(1))
     uniforms = uniforms[:, : policy.head.num_uniforms]
     assert type(again) is type(policy)
-    assert torch.equal(again.act(obs, uniforms), policy.act(obs, uniforms))
+    assert torch.equal(again.acting()(obs, uniforms), policy.acting()(obs, uniforms))
     assert (tmp_path / "model" / "critic.safetensors").exists() is (critic == "separate")
 
 

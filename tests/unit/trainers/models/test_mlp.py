@@ -75,7 +75,7 @@ def test_discrete_draws_follow_the_probabilities(kind):
     count = 20_000
     uniforms = (torch.arange(count, dtype=torch.float64).unsqueeze(1) + 0.5) / count
 
-    actions = policy.act(obs.expand(count, 3), uniforms)
+    actions = policy.acting()(obs.expand(count, 3), uniforms)
 
     probabilities = policy.head.logits(policy.trunk(obs))[0].softmax(-1)
     frequencies = torch.bincount(actions - 1, minlength=4) / count
@@ -88,7 +88,7 @@ def test_an_impossible_action_is_never_drawn_not_even_at_the_ends():
         policy.head.logits.weight.zero_()
         policy.head.logits.bias.copy_(torch.tensor([-torch.inf, 0.0, -torch.inf]))
     uniforms = torch.tensor([[0.0], [0.5], [1 - 2**-53]], dtype=torch.float64)
-    assert policy.act(torch.zeros(3, 3), uniforms).tolist() == [1, 1, 1]
+    assert policy.acting()(torch.zeros(3, 3), uniforms).tolist() == [1, 1, 1]
 
 
 def test_continuous_draws_follow_the_gaussian_and_stay_finite_at_the_ends():
@@ -98,21 +98,21 @@ def test_continuous_draws_follow_the_gaussian_and_stay_finite_at_the_ends():
     grid = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     uniforms = torch.stack([grid, grid[torch.randperm(count, generator=seeded(6))]], dim=1)
 
-    actions = policy.act(obs.expand(count, 3), uniforms)
+    actions = policy.acting()(obs.expand(count, 3), uniforms)
 
     mean = policy.mode(obs)[0]
     torch.testing.assert_close(actions.mean(0), mean, atol=1e-3, rtol=0)
     torch.testing.assert_close(actions.std(0), policy.head.log_std.exp(), atol=2e-3, rtol=1e-3)
     assert actions.abs().max() > 1.0  # not clipped to the space
     ends = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
-    assert torch.isfinite(policy.act(obs, ends)).all()
+    assert torch.isfinite(policy.acting()(obs, ends)).all()
 
 
 def test_a_draw_depends_on_its_own_uniform_alone():
     policy = policy_of(Discrete(4))
     obs, uniforms = torch.randn(6, 3, generator=seeded(7)), torch.rand(6, 1, generator=seeded(8))
-    together = policy.act(obs, uniforms)
-    alone = [int(policy.act(obs[i : i + 1], uniforms[i : i + 1])) for i in range(6)]
+    together = policy.acting()(obs, uniforms)
+    alone = [int(policy.acting()(obs[i : i + 1], uniforms[i : i + 1])) for i in range(6)]
     assert together.tolist() == alone
 
 
@@ -121,7 +121,7 @@ def test_actions_have_the_shape_of_the_space(space):
     policy = policy_of(space)
     obs = torch.zeros(6, 3)
     uniforms = torch.full((6, policy.head.num_uniforms), 0.5)
-    for action in (*policy.act(obs, uniforms).numpy(), *policy.mode(obs).numpy()):
+    for action in (*policy.acting()(obs, uniforms).numpy(), *policy.mode(obs).numpy()):
         assert action.shape == space.shape
         assert space.contains(np.asarray(action, space.dtype))
 
@@ -170,3 +170,22 @@ def test_spaces_that_are_not_supported_are_named():
         policy_of(MultiDiscrete([2, 2]))
     with pytest.raises(ConfigError, match=r"reads observations from a Box.*Discrete\(5\)"):
         build_control(Discrete(5), Discrete(2), hidden_sizes=SIZES, seed=0, critic="separate")
+
+
+@pytest.mark.parametrize("kind", [PolicyMLP, SharedMLP])
+@pytest.mark.parametrize("space", [Discrete(4, start=2), Box(-1, 1, (2,)), Box(-1, 1, ())])
+def test_acting_draws_what_the_modules_would_and_follows_the_weights(kind, space):
+    policy = policy_of(space, kind)
+    act = policy.acting()
+    obs = torch.randn(6, 3, generator=seeded(7))
+    uniforms = torch.rand(6, policy.head.num_uniforms, generator=seeded(8), dtype=torch.float64)
+    before = act(obs, uniforms)
+    for _ in range(2):
+        with torch.no_grad():
+            outputs = policy.head.layer(policy.trunk(obs))
+            expected = policy.head.draw(outputs, uniforms)
+        assert torch.equal(act(obs, uniforms), expected)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.add_(0.5)
+    assert not torch.equal(act(obs, uniforms), before)
