@@ -169,6 +169,12 @@ OTHERS = [
         )
         for kind in ("GRPO", "RLOO")
     ),
+    Row(
+        work="adapters of rank 16 (LoRA), ragged, critic with adapters of its own, fp32",
+        sitting="adapters",
+        ours=sat.OURS,
+        other=sat.AGILERL,
+    ),
 ]
 AXES = [
     Row(
@@ -198,7 +204,7 @@ TABLES = {
         "Memory": MEMORY,
         "Share of the limit": SHARES,
         "Generation": GENERATION,
-        "Groups, and no critic": OTHERS,
+        "Groups, no critic, adapters": OTHERS,
         "SmolLM2-135M": SMOLLM2,
     },
     "axes": {"One axis at a time": AXES},

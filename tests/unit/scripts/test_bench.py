@@ -7,8 +7,9 @@ import torch
 from transformers import LogitsProcessorList
 
 from scripts.bench import page
-from scripts.bench.rows import Row
+from scripts.bench.rows import TABLES, Row
 from scripts.bench.shapes import Model, Shape, forward_flops, update_flops
+from scripts.bench.sittings import SITTINGS
 from scripts.bench.workers.planting import PlantedEnds
 from tests import tiny
 
@@ -94,3 +95,10 @@ def test_a_fall_by_more_than_15_percent_is_seen(ratio, lines, tmp_path, monkeypa
     monkeypatch.setattr(page, "BASELINE", stored)
     monkeypatch.setattr(page, "_ratios", lambda _: {"a": ratio, "c": 0.1})
     assert len(page.fallen("table")) == lines
+
+
+def test_every_row_compares_sides_of_its_own_sitting():
+    sides = {sitting.name: sitting.sides.keys() for sitting in SITTINGS}
+    assert len(sides) == len(SITTINGS)
+    for row in (row for table in TABLES.values() for rows in table.values() for row in rows):
+        assert {row.ours, row.other or "limit"} <= sides[row.sitting], row
