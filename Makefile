@@ -63,13 +63,13 @@ test-gpu: install  ## the tests that need a CUDA device; fails where there is no
 	$(PYTEST) -m gpu
 
 bench: install  ## speed against other libraries, one thread: every row of docs/results/speed.md, 5 rounds
-	$(BIN)/python -m scripts.bench table
+	$(BIN)/python -m scripts.bench table --check
 
 bench-axes: install  ## the same, one axis at a time: size, vocabulary, length, rows, group; 3 rounds
-	$(BIN)/python -m scripts.bench axes
+	$(BIN)/python -m scripts.bench axes --check
 
 bench-quick: install  ## the same, small, in under 10 minutes
-	$(BIN)/python -m scripts.bench quick
+	$(BIN)/python -m scripts.bench quick --check
 
 bench-gpu: install  ## memory and times of models of 0.5 and 1.5 billion parameters; needs GPUs of 80 GB
 	$(BIN)/python scripts/evidence/gpu.py

@@ -4,7 +4,8 @@
     python -m scripts.bench axes                       # make bench-axes: 3 rounds
     python -m scripts.bench quick                      # make bench-quick: under 10 minutes
     python -m scripts.bench page                       # docs/results/speed.md from what is kept
-    python -m scripts.bench table --only ragged --rounds 1             # one sitting
+    python -m scripts.bench table --only ragged --rounds 1             # one sitting, or control
+    python -m scripts.bench baseline                   # store the ratios that are kept now
     python -m scripts.bench table --only ragged --sides llmgym 9157903 --rounds 1
         # some sides of it, kept under another name: no page
 
@@ -17,11 +18,24 @@ import sys
 import time
 from dataclasses import replace
 
-from scripts.bench import page
+from scripts.bench import control, page
 from scripts.bench.measure import take_turns
+from scripts.bench.places import KEPT, product_digest
 from scripts.bench.sittings import SITTINGS
 
+CONTROL = "control"
 ROUNDS = {"table": 5, "axes": 3, "quick": 1}
+
+
+def _measure_control(rounds: int) -> None:
+    """Measure control where this code was not, by its own rounds."""
+    mark = KEPT / "records" / "control-of.txt"
+    if mark.is_file() and mark.read_text(encoding="ascii") == product_digest():
+        return
+    control.measure(rounds)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(product_digest(), encoding="ascii")
+    page.write_page()
 
 
 def measure(words: argparse.Namespace) -> None:
@@ -37,6 +51,8 @@ def measure(words: argparse.Namespace) -> None:
         take_turns(asked, words.rounds or ROUNDS[words.table])
         if not words.sides:
             page.write_page()
+    if words.table == "table" and CONTROL in (words.only or [CONTROL]) and not words.sides:
+        _measure_control(words.rounds or ROUNDS[words.table])
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes", file=sys.stderr)
 
 

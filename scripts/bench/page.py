@@ -16,6 +16,7 @@ import matplotlib as mpl
 import torch
 import transformers
 
+from scripts.bench import control
 from scripts.bench.measure import kept
 from scripts.bench.places import COMMIT, ROOT
 from scripts.bench.rows import TABLES, Row
@@ -100,6 +101,22 @@ def tables(table: str) -> Iterator[str]:
         )
         yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
         yield from (_line(row, result_of(row)) for row in rows)
+    if table == "table":
+        yield from _control()
+
+
+def _control() -> Iterator[str]:
+    """Yield the table of PPO on numeric environments, which `control.py` measures by itself."""
+    yield "\n### Control, steps per CPU second\n"
+    yield "| work | compared with | there | here | better | range | target | met |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for row in control.rows():
+        low, high = row["spread"]
+        met = "yes" if row["ratio"] >= row["target"] else "no"
+        yield (
+            f"| {row['work']} | {row['peer']} | {row['theirs']:.0f} | {row['ours']:.0f} | "
+            f"**{row['ratio']:.2f}x** | {low:.2f} to {high:.2f} | {row['target']:g} | {met} |"
+        )
 
 
 def _machine() -> str:
@@ -162,14 +179,17 @@ def _draw() -> None:
     axes.set_xlabel("times better than the other (line: range of the rounds; red: target)")
     figure.tight_layout()
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE, dpi=130)
+    figure.savefig(PICTURE, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 
 def _ratios(table: str) -> dict[str, float]:
     rows = [row for part in TABLES[table].values() for row in part]
     results = {row.key: result_of(row) for row in rows}
-    return {key: result.ratio for key, result in results.items() if result is not None}
+    ratios = {key: result.ratio for key, result in results.items() if result is not None}
+    if table == "table":
+        ratios |= {f"control / {row['peer']}": row["ratio"] for row in control.rows()}
+    return ratios
 
 
 def baseline() -> dict[str, float]:
