@@ -21,6 +21,7 @@ from scripts.bench.places import (
     KEPT,
     REQUIREMENTS,
     ROOT,
+    VLLM,
     AbsentError,
     interpreter,
     model_folder,
@@ -111,6 +112,7 @@ def digest_of(sitting: Sitting) -> str:
     for place in sorted({side.place for side in sitting.sides.values()}):
         listed = REQUIREMENTS / f"{place}.txt"
         parts.append(listed.read_text(encoding="utf-8") if listed.is_file() else place)
+    parts.append(os.environ.get("LLMGYM_VLLM_PYTHON", "") if VLLM in parts else "")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -1,16 +1,20 @@
 """Worker: iterations of AgileRL's PPO for language models, which trains adapters on both heads.
 
 Tokens are actions, as here. Without vLLM it calls `generate` for one prompt at a time. Activations
-are kept, and the Liger kernels, which need a GPU, are off.
+are kept. Its extra `cpu-llm` installs the Liger kernels, which need a GPU, and puts them into any
+model: here it is told that they are not there.
 """
 
+import agilerl  # pyright: ignore
 import torch
-from agilerl.algorithms.ppo_llm import PPO  # pyright: ignore
 from transformers import AutoTokenizer
 
 from scripts.bench.shapes import Shape
 from scripts.bench.turns import Turns
 from scripts.bench.workers.planting import planted
+
+agilerl.HAS_LIGER_KERNEL = False  # read as its other modules are imported
+from agilerl.algorithms.ppo_llm import PPO  # noqa: E402  # pyright: ignore
 
 BATCHES = 4
 
