@@ -25,6 +25,14 @@ class GenerationError(RuntimeError):
     """Raised when text cannot be generated: no end token, stale weights, non-finite logits."""
 
 
+class LostServerError(GenerationError):
+    """Raised when a generation server is down, too slow or lost, and no other is left."""
+
+
+class MismatchError(GenerationError):
+    """Raised on every rank when generator and trainer disagree on log-probabilities too much."""
+
+
 SAID_ELSEWHERE = "another rank prints this error"
 """A note on an error that one rank prints for all."""
 

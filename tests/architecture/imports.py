@@ -39,6 +39,7 @@ DOORS = {
     "peft": "trainers/models/adapters.py",
     "gguf": "trainers/models/gguf.py",
     "tensorboard": "trainers/loggers/tensorboard.py",
+    "vllm": "trainers/generation/serving/vllm_engine.py",
     "math_verify": "llmgym/rewards/algebra.py",
     "accelerate": "nobody",  # installed with the extra `train`, never imported by us
 }
@@ -54,6 +55,13 @@ NO_TORCH = (
     "trainers/backends/zero/builds.py",
     "trainers/backends/zero/json.py",
     "trainers/backends/zero/keys.py",
+    "trainers/generation/serving/__init__.py",
+    "trainers/generation/serving/client.py",
+    "trainers/generation/serving/pool.py",
+    "trainers/generation/serving/process.py",
+    "trainers/generation/serving/protocol.py",
+    "trainers/generation/serving/server.py",
+    "trainers/generation/serving/worker.py",
     "trainers/collect/environments.py",
     "trainers/loggers/formatting.py",
     "trainers/inference/targets.py",

@@ -29,6 +29,10 @@ CHANGEABLE = frozenset(
         "run.dir",
         "run.name",
         "ppo.num_iterations",
+        "generation.vllm",
+        "generation.servers",
+        "generation.timeout_seconds",
+        "generation.tolerance",
         "data.too_long",
     }  # what is too long has not been met yet where it stops the run
 )

@@ -22,7 +22,8 @@ from trainers.collect.play import PlayOptions, play
 from trainers.collect.reward_shaping import RewardShaper, Unshaped, last_true
 from trainers.collect.reward_statistics import RewardScales
 from trainers.config import Config
-from trainers.distributed.collectives import World, gather, global_sum
+from trainers.distributed.collectives import World, gather, global_max, global_sum
+from trainers.errors import MismatchError
 from trainers.functional.kl import kl_estimate
 from trainers.generation.base import Generator, Sampling
 from trainers.models.chat import ChatFormat
@@ -105,6 +106,10 @@ class TextCollector(Collector):
         reference = self._parts.reference
         with phases.of("logprobs"):
             logprobs = self._logprobs(actor, episodes, mask)
+            if not self._parts.generator.exact:
+                check_mismatch(
+                    logprobs, episodes.generator_logprobs, mask, self._config.generation.tolerance
+                )
             ref = None if reference is None else reference.logprobs(episodes.inputs, mask)
         with phases.of("values"):
             inputs = self._read_by_critic(episodes, logprobs)
@@ -279,6 +284,36 @@ def next_values(values: Tensor, episodes: Episodes) -> Tensor:
     goes_on = torch.cat([owner[1:] == owner[:-1], torch.tensor([False])])
     leaves = last_true(sampled) & goes_on[:, None]
     return torch.where(leaves, values.roll(-1, 0)[:, :1], values.gather(1, ahead))
+
+
+def check_mismatch(
+    logprobs: Tensor, generator_logprobs: Tensor, mask: Tensor, tolerance: float | None
+) -> None:
+    """Raise on every rank where a generator is too far from the trainer; a collective.
+
+    Args:
+        logprobs: [B, T] by the trainer's forward.
+        generator_logprobs: [B, T] as the generator reported them.
+        mask: [B, T] True on actions.
+        tolerance: maximum mean difference, in nats per token; None: no maximum.
+
+    Raises:
+        MismatchError: with both figures.
+    """
+    if tolerance is None:
+        return
+    apart = (logprobs - generator_logprobs).abs().double()[mask]
+    total, count = global_sum(torch.stack([apart.sum(), mask.sum().double()])).tolist()
+    largest = float(global_max(apart.max() if len(apart) else apart.new_zeros(())))
+    mean = total / max(count, 1)
+    if not mean <= tolerance:
+        raise MismatchError(
+            f"the generator's log-probabilities are {mean:.3g} nats per token from the trainer's "
+            f"(maximum {largest:.3g}), and generation.tolerance is {tolerance:g}: it has other "
+            "weights, another temperature, or rounds too coarsely.\n"
+            "Use --generation.engine transformers, or --model.dtype float32; a larger "
+            "--generation.tolerance only with --ppo.mismatch-correction tis"
+        )
 
 
 def check_error_rate(episodes: Episodes, max_error_rate: float) -> None:

@@ -22,6 +22,7 @@ from trainers.config.text import (
     GenerationConfig,
     RewardConfig,
     TokenizerConfig,
+    VllmConfig,
 )
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "RunConfig",
     "SFTConfig",
     "TokenizerConfig",
+    "VllmConfig",
     "WandbConfig",
 ]

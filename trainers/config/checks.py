@@ -130,6 +130,15 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "there is no GPU, or DeepSpeed has moments and masters stay (below stage 2, or offloaded)",
         "train on a GPU by plain torch or at stage 2 or 3 without offload",
     ),
+    *(
+        (
+            f"generation.{name}",
+            lambda config: config.generation.engine == "transformers",
+            "generation.engine is transformers",
+            "set generation.engine vllm",
+        )
+        for name in ("vllm.cache_gb", "vllm.options", "servers", "timeout_seconds", "tolerance")
+    ),
     (
         "eval.min_delta",
         lambda config: config.eval.patience is None,

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from trainers.config import backend as config_backend
 from trainers.config import settings as config
+from trainers.config import text as config_text
 from trainers.config.settings import SCHEMA
 from trainers.errors import ConfigError
 
@@ -77,11 +78,9 @@ class Source:
 def root() -> Schema:
     """Return the JSON schema of all settings, as draft 2020-12, in the order of the source."""
     tree = SCHEMA.json_schema()
+    classes = {**vars(config_backend), **vars(config_text), **vars(config)}
     for name, section in tree["$defs"].items():
-        order = [
-            field.name
-            for field in dataclasses.fields({**vars(config_backend), **vars(config)}[name])
-        ]
+        order = [field.name for field in dataclasses.fields(classes[name])]
         section["properties"] = {name: section["properties"][name] for name in order}
     return tree
 

@@ -3,6 +3,7 @@
 No torch.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -110,11 +111,36 @@ class RewardConfig:
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
+class VllmConfig:
+    """Workers with vLLM that a run starts itself, one per rank; `docs/guides/vllm.md`."""
+
+    python: str | None = None
+    """Interpreter of vLLM's environment; null: the variable LLMGYM_VLLM_PYTHON, else the one that
+    `make engines` installs."""
+    cache_gb: Positive = 1.0
+    """Memory for keys and values of a worker, in GiB."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Other arguments of `vllm.LLM`, such as tensor_parallel_size, enforce_eager, max_model_len."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
 class GenerationConfig:
     """How responses are sampled."""
 
-    engine: Literal["transformers"] = "transformers"
-    """What writes responses, by the name of its file in `trainers/generation/`."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What writes responses, by the name of its file in `trainers/generation/`. Evaluation of a
+    finished run always uses transformers."""
+    vllm: VllmConfig = Field(default_factory=VllmConfig)
+    """Workers of `engine: vllm`."""
+    servers: list[str] = Field(default_factory=list)
+    """Addresses of running workers, `http://HOST:PORT`, that all ranks share; empty: each rank
+    starts one."""
+    timeout_seconds: Positive = 300.0
+    """Time in which a worker must write a token or take weights; a slower one counts as lost, and
+    its requests go to another."""
+    tolerance: Positive | None = 0.1
+    """Maximum mean difference, in nats per token, between the log-probabilities of an engine that
+    is not exact and the trainer's; beyond it the run saves and stops. null: no maximum."""
     max_prompt_tokens: Count = 256
     """Longest prompt, in tokens; a longer one is never cut (see data.too_long)."""
     max_new_tokens: Count = 64
@@ -134,7 +160,12 @@ class GenerationConfig:
     """Maximum number of rows generated together."""
 
     def __post_init__(self) -> None:
-        """Refuse sampling from another support than the one that is scored."""
+        """Refuse addresses that are none, and sampling from another support than is scored."""
+        for url in self.servers:
+            if not re.fullmatch(r"http://[^/\s]+:[0-9]+", url):
+                raise ConfigError(
+                    f"generation.servers {url} must be http://HOST:PORT, as a worker prints it."
+                )
         for field, got, neutral in (("top_p", self.top_p, 1.0), ("top_k", self.top_k, 0)):
             if got != neutral:
                 raise ConfigError(

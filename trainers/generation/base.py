@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llmgym.messages import FinishReason
+from trainers.config import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,9 @@ class GeneratorParts:
         weights: how the policy comes by them.
         cached: keep what the model has read; else it reads the whole row again for every token,
             which is slow and works for every causal model.
+        config: of the run; engines in another process read it.
+        tokenizer: digest of the tokenizer.
+        max_tokens: longest row of the run, prompt and response, or None.
     """
 
     policy: Any
@@ -93,6 +97,9 @@ class GeneratorParts:
     autocast: torch.dtype | None = None
     weights: WeightSource = "shared"
     cached: bool = True
+    config: Config | None = None
+    tokenizer: str = ""
+    max_tokens: int | None = None
 
 
 class Generator(ABC):
@@ -121,3 +128,11 @@ class Generator(ABC):
     @abstractmethod
     def sleep(self) -> None:
         """Give back the memory that is only needed while generating."""
+
+    def describe(self) -> str:
+        """Return what a run says of its generator in the header; empty: nothing."""
+        return ""
+
+    def close(self) -> None:
+        """End what the generator has started; the last call."""
+        return

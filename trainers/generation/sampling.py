@@ -60,6 +60,14 @@ def uniforms(seed: int, iteration: int, index: Tensor, position: Tensor | int) -
     return _shifted(key, 64 - _BITS).double() * 2.0**-_BITS
 
 
+def stream_seed(seed: int, iteration: int, index: int, position: int) -> int:
+    """Return the seed of an engine that draws by itself, 63 bits, of the same key as `uniforms`."""
+    key = torch.zeros((), dtype=torch.int64)
+    for number in (seed, iteration, index, position):
+        key = mix(key ^ _signed(number))
+    return int(_shifted(key, 1))
+
+
 def sample(logits: Tensor, u: Tensor, sampling: Sampling) -> Tensor:
     """Draw from softmax(logits / temperature) by inverting its distribution function.
 

@@ -78,7 +78,12 @@ def load_for_inference(target: Target, sampling: Sampling) -> LoadedModel:
     """
     own = target.config.model
     config = replace(
-        target.config, model=replace(own, path=target.model), tokenizer=target.tokenizer
+        target.config,
+        model=replace(own, path=target.model),
+        tokenizer=target.tokenizer,
+        generation=replace(
+            target.config.generation, engine="transformers"
+        ),  # exact, starts nothing
     )
     chat = load_chat(config, load_tokenizer(config), env=config.env.id)
     cached = check_rows(config.model.path)

@@ -239,10 +239,11 @@ class GenerationModel:
 def writer_of(policy: Policy, devices: Devices) -> GenerationModel:
     """Return what writes: the policy itself, unless its weights are shared out over ranks.
 
-    Then it is a copy that is filled once a rollout, where `backend.zero.gather_gb` allows one.
+    Then it is a copy that is filled once a rollout, where `backend.zero.gather_gb` allows one. An
+    engine in another process holds weights of its own.
     """
     zero = devices.zero
-    if zero is None or zero.stage < 3:
+    if zero is None or zero.stage < 3 or zero.config.generation.engine != "transformers":
         return GenerationModel(policy=policy, weights="shared")
     if not zero.holds(count_parameters(policy) * devices.weights.itemsize):
         return GenerationModel(policy=policy, weights="sharded")
@@ -258,6 +259,7 @@ def generator_of(
     *,
     autocast: torch.dtype | None,
     cached: bool,
+    max_tokens: int | None = None,
 ) -> Generator:
     """Return the generator of `generation.engine`.
 
@@ -267,6 +269,7 @@ def generator_of(
         chat: says which tokens end a response.
         autocast: the type of the trainer's forward, where it is not that of the weights.
         cached: keep what the model has read.
+        max_tokens: longest row, prompt and response, or None.
     """
     make_generator = load(f"trainers.generation.{config.generation.engine}:make_generator")
     return make_generator(
@@ -278,6 +281,9 @@ def generator_of(
             autocast=autocast,
             weights=model.weights,
             cached=cached,
+            config=config,
+            tokenizer=chat.digest,
+            max_tokens=max_tokens,
         )
     )
 

@@ -11,7 +11,7 @@ from trainers.batch import Evaluation
 from trainers.checkpoint.state_files import random_state
 from trainers.collect.base import Collector
 from trainers.distributed.collectives import gather, phase
-from trainers.errors import CheckpointError, ConfigError
+from trainers.errors import CheckpointError, ConfigError, LostServerError, MismatchError
 from trainers.learner import Learner
 from trainers.ppo import train
 from trainers.runner.session import Session
@@ -93,7 +93,7 @@ def _iterate(session: Session, training: Training, begin: int) -> dict[str, floa
             if last:
                 _close(session, step)
                 break
-    except (RewardError, EnvTimeoutError) as error:
+    except (RewardError, EnvTimeoutError, LostServerError, MismatchError) as error:
         # Raised while acting: the weights are those of the last iteration.
         if isinstance(error, EnvTimeoutError) and session.world.size > 1:  # of this rank alone
             raise
@@ -137,7 +137,7 @@ def _evaluate(session: Session, training: Training, step: int) -> None:
     """
     try:
         evaluations = training.evaluate()
-    except RewardError as error:  # on every rank
+    except (RewardError, LostServerError) as error:  # on every rank
         message = str(error).splitlines()[0]
         _log.warning("iteration %d has no held-out score: %s", step, message)
         return

@@ -17,6 +17,7 @@ from trainers.distributed.collectives import from_main
 from trainers.evaluation.text import check_disjoint, evaluate_text
 from trainers.export.folders import copy_export, export_critic, export_policy
 from trainers.generation.probe import NO_CACHE, check_rows, keeps_cache
+from trainers.generation.vllm import check_engine
 from trainers.models.adapters import Adapter, adapter_of, check_lora, has_adapters
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import Critic, SharedActorCritic
@@ -49,6 +50,7 @@ def train_stage(
     config = session.config
     check_data(config, has_env=env is not None)
     check_lora(config)
+    check_engine(config)
     cached = check_rows(config.model.path)
     check_folders(config, session.folder.path)
     rewarded = reward_of(config, reward)
@@ -66,7 +68,10 @@ def train_stage(
         if started is None:
             return {}
         training = TextTraining(session, started, envs=envs, held_out=held_out, cached=cached)
-        figures = improve(session, training)
+        try:
+            figures = improve(session, training)
+        finally:
+            training.generator.close()
         training.learner.close()
         return figures
     finally:
@@ -144,7 +149,6 @@ class TextTraining:
         with loading(config):
             self._policy = load_policy(started, self._chat)
         cached = self._keeps_cache(cached)
-        size = count_parameters(self._policy)
         devices = Devices.of(config, world, self._policy)
         if world.is_main and devices.zero is not None:
             save_json(session.folder.path / "deepspeed.json", engines_json(config, devices.zero))
@@ -156,24 +160,41 @@ class TextTraining:
             session.identify(reference=weights_digest(self._policy.model))  # in no checkpoint
         models = text_models(config, self._policy, devices)
         self.learner, self._base = models.learner, started.model.path
-        self._generator = generator_of(
-            config, models.writer, self._chat, autocast=devices.autocast, cached=cached
+        limits = config.generation
+        one_turn = limits.max_prompt_tokens + limits.max_new_tokens
+        self.generator = generator_of(
+            config,
+            models.writer,
+            self._chat,
+            autocast=devices.autocast,
+            cached=cached,
+            max_tokens=one_turn if isinstance(first.unwrapped, SingleTurnEnv) else self._longest,
         )
         parts = TextParts(
             envs=envs,
-            generator=self._generator,
+            generator=self.generator,
             chat=self._chat,
             sampler=task_sampler(config, envs, world),
             reference=models.reference,
             max_tokens=self._longest,
         )
         self.collector = TextCollector(parts, config, world)
+        self._note_parts(envs, held_out, num_trained=models.num_trained)
+
+    def _note_parts(
+        self, envs: LLMVectorEnv, held_out: LLMVectorEnv | None, *, num_trained: int
+    ) -> None:
+        """Say in the header what the run consists of."""
+        session, config = self._session, self._session.config
+        size = count_parameters(self._policy)
         number, kept = envs.num_tasks(), config.eval.num_tasks
         there = None if held_out is None else held_out.num_tasks()
         kept = kept if there is None else min(kept, there)
+        if description := self.generator.describe():
+            session.note("generation", description)
         session.note("model", f"{size / 1e6:.1f} M parameters, critic {config.ppo.critic}")
-        if models.num_trained < size:
-            session.note("lora", f"{models.num_trained / 1e6:.2f} M parameters of them learn, "
+        if num_trained < size:
+            session.note("lora", f"{num_trained / 1e6:.2f} M parameters of them learn, "
                                  f"rank {config.model.lora.rank}")  # fmt: skip
         session.note("tasks", f"{config.env.id}: {number or 'endless'} train, "
                               f"{kept} held out")  # fmt: skip
@@ -195,13 +216,13 @@ class TextTraining:
             self.collector.sync(self.learner)
             evaluation = evaluate_text(
                 self._held_out,
-                self._generator,
+                self.generator,
                 chat=self._chat,
                 config=self._session.config,
                 world=self._session.world,
                 max_tokens=self._longest,
             )
-            self._generator.sleep()
+            self.generator.sleep()
         return [evaluation]
 
     def export(self, name: str) -> None:
