@@ -112,7 +112,7 @@ class VllmGenerator(Generator):
 
     Args:
         parts: `policy` says what is sent and described; it is never run.
-        pool: the servers.
+        pool: the servers, open.
         writes: this rank writes the weights file.
     """
 
@@ -130,7 +130,6 @@ class VllmGenerator(Generator):
         }
         self._folder = tempfile.TemporaryDirectory(prefix="llmgym-weights-")
         self._version = -1
-        together(pool.open)
 
     @property
     def policy_version(self) -> int:
@@ -139,10 +138,7 @@ class VllmGenerator(Generator):
 
     def describe(self) -> str:
         """Return what a run says of its generator in the header."""
-        return (
-            f"{self._pool.engine}, not exact: old log-probabilities are the trainer's, the gap is "
-            "policy/generator_logp_diff"
-        )
+        return f"{self._pool.engine}, not exact: see policy/generator_logp_diff"
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         """Write one response to each request, in the order of the requests; a collective.
@@ -282,6 +278,11 @@ def make_generator(parts: GeneratorParts) -> Generator:
         )
         owns, endpoints = True, [Endpoint(timeout=generation.timeout_seconds, worker=worker)]
     pool = Pool(endpoints, session=session, described=described(parts), owns=owns)
+    try:
+        together(pool.open)
+    except GenerationError:
+        pool.close()
+        raise
     return VllmGenerator(parts, pool, writes=owns)
 
 

@@ -33,6 +33,11 @@ IN_VAIN = [
     ("backend.zero.offload", "optimizer", {}, "backend.name deepspeed"),
     ("backend.zero.gather_gb", 1.0, {}, "backend.name deepspeed"),
     ("backend.offload_between_phases", True, {}, "stage 2 or 3 without offload"),
+    ("generation.vllm.cache_gb", 2.0, {}, "generation.engine vllm"),
+    ("generation.vllm.options", {"a": 1}, {}, "generation.engine vllm"),
+    ("generation.servers", ["http://h:1"], {}, "generation.engine vllm"),
+    ("generation.timeout_seconds", 9.0, {}, "generation.engine vllm"),
+    ("generation.tolerance", 0.5, {}, "generation.engine vllm"),
     ("eval.min_delta", 0.1, {}, "eval.patience"),
 ]
 
@@ -61,6 +66,7 @@ def test_a_setting_in_vain_is_named_with_its_value_and_what_has_an_effect(
         {**NO_CRITIC, "ppo.scale_advantages": True},
         {**NO_CRITIC, **MLP, "ppo.samples_per_prompt": 8},
         {"eval.patience": 2, "eval.min_delta": 0.1},
+        {"generation.engine": "vllm", "generation.tolerance": 0.5, "generation.vllm.cache_gb": 2.0},
         {"sft.num_epochs": 1, "data.num_examples": 8, "data.response_column": "a"},
         {"model.lora.rank": 2, "model.lora.alpha": 8.0, "model.lora.critic": "whole"},
     ],

@@ -5,7 +5,7 @@ import pytest
 from tests.unit.trainers.config.refusal import refused
 from trainers.config import schema
 
-LEAVES = [leaf for leaf in schema.leaves() if leaf[-1] != "kwargs"]
+LEAVES = [leaf for leaf in schema.leaves() if leaf[-1] not in ("kwargs", "options")]
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=schema.dotted)
