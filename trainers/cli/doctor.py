@@ -20,11 +20,10 @@ from urllib.request import getproxies
 from llmgym.plural import counted
 from trainers.backends.zero.builds import stale_locks
 from trainers.cli.options import parse_options
+from trainers.generation.serving.process import INSTALLED, PYTHON_VARIABLE
 from trainers.loggers.credentials import has_credentials
 
 DISTRIBUTION = "llmgym-rl"
-OWN_INSTALLATION = ("vllm",)
-"""Libraries of no extra, used where they are."""
 OPTIONAL = ("deepspeed", "peft", "data", "math")
 MIN_DISK_GB = 5.0
 MIN_MEMORY_GB = 2.0
@@ -123,8 +122,9 @@ def packages() -> Iterator[Finding]:
     yield _group("training", groups.get("train", []), "[train]", missing="warn")
     for extra in OPTIONAL:
         yield _group(f"[{extra}]", groups.get(extra, []), f"[{extra}]", missing="ok")
-    for name in OWN_INSTALLATION:
-        yield Finding(name=name, detail=version_of(name) or "not installed, optional")
+    python = Path(os.environ.get(PYTHON_VARIABLE, INSTALLED))
+    state = str(python) if python.is_file() else "no environment (make engines), optional"
+    yield Finding(name="vllm", detail=state)
 
 
 def _group(

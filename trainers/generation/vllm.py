@@ -25,13 +25,10 @@ from trainers.generation.base import Generator, GeneratorParts, Request, Respons
 from trainers.generation.sampling import stream_seed
 from trainers.generation.serving.client import ServerClient
 from trainers.generation.serving.pool import Endpoint, Pool
-from trainers.generation.serving.process import LocalWorker
+from trainers.generation.serving.process import INSTALLED, PYTHON_VARIABLE, LocalWorker
 from trainers.generation.serving.protocol import TOKEN_VARIABLE
 from trainers.generation.serving.weights import write_weights
 
-PYTHON_VARIABLE = "LLMGYM_VLLM_PYTHON"
-INSTALLED = Path(__file__).parents[2] / ".engines" / "vllm" / "bin" / "python"
-"""What `make engines` installs in a checkout."""
 WORKER = "trainers.generation.serving.vllm_worker"
 PROBE = "import importlib.util as u; assert u.find_spec('vllm'), 'vllm'; import " + (
     "trainers.generation.serving.protocol"

@@ -13,6 +13,10 @@ from typing import final
 from trainers.errors import LostServerError
 from trainers.generation.serving.protocol import TOKEN_VARIABLE
 
+PYTHON_VARIABLE = "LLMGYM_VLLM_PYTHON"
+"""Environment variable with the interpreter of vLLM's environment."""
+INSTALLED = Path(__file__).parents[3] / ".engines" / "vllm" / "bin" / "python"
+"""What `make engines` installs in a checkout."""
 START_SECONDS = 300.0
 """How long a worker may take to listen: vLLM is imported before, from a cold disk."""
 END_SECONDS = 5.0
