@@ -64,9 +64,10 @@ def interpreter(place: str) -> str:
 
 
 def _vllm() -> str:
-    python = os.environ.get("LLMGYM_VLLM_PYTHON")
-    if python is None or not Path(python).is_file():
-        raise AbsentError("LLMGYM_VLLM_PYTHON names no interpreter of an environment with vLLM")
+    installed = ROOT / ".engines" / "vllm" / "bin" / "python"
+    python = os.environ.get("LLMGYM_VLLM_PYTHON", str(installed))
+    if not Path(python).is_file():
+        raise AbsentError(f"there is no {python}: make engines, or set LLMGYM_VLLM_PYTHON")
     return python
 
 
