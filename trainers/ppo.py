@@ -145,7 +145,7 @@ def policy_loss(
     """Return the clipped surrogate of each action, to be minimized.
 
         ratio = exp(logprobs - old_logprobs)
-        loss  = max(-ratio * A, -clip(ratio, 1 - clip_low, 1 + clip_high) * A)
+        loss  = -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)
         loss  = min(loss, -clip_dual * A)   where A < 0 and clip_dual is given
 
     Args:
@@ -160,7 +160,7 @@ def policy_loss(
     """
     ratio = ratio_of(logprobs, old_logprobs)
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
-    loss = torch.maximum(-ratio * advantages, -clipped * advantages)
+    loss = -torch.minimum(ratio * advantages, clipped * advantages)
     if clip_dual is None:
         return loss
     return torch.where(advantages < 0, torch.minimum(loss, -clip_dual * advantages), loss)

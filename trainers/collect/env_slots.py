@@ -59,6 +59,7 @@ class EnvSlot:
         self._env = env
         space = env.action_space  # wrappers would look for it anew at each step
         self._box = space if isinstance(space, Box) else None
+        self._number = np.int64 if space.dtype is None else space.dtype.type
         self._key = (seed, number)
         self._episode = -1
         self._actions: list[Any] = []
@@ -78,8 +79,8 @@ class EnvSlot:
     def step(self, action: np.ndarray) -> tuple[Step, Ended | None]:
         """Act, and begin the next episode where this one is over."""
         if self._box is None:
-            taken: Any = int(action)
-            self._actions.append(taken)
+            taken: Any = self._number(action)  # the type of `Discrete.sample`
+            self._actions.append(int(action))
         else:
             taken = np.clip(action, self._box.low, self._box.high).astype(self._box.dtype)
             self._actions.append(taken.tolist())

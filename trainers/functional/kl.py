@@ -46,12 +46,14 @@ def kl_estimate(
     log_ratio = logprobs - ref_logprobs.detach()
     if estimator == "k1":
         return log_ratio
-    k2 = log_ratio.square() / 2
     if estimator == "k2":
-        return k2
+        return log_ratio.square() / 2
     bounded = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     k3 = torch.expm1(-bounded) + bounded
-    return {"k3": k3, "k3_straight_through": k3.detach() + (k2 - k2.detach())}[estimator]
+    if estimator == "k3":
+        return k3
+    k2 = {"k3_straight_through": log_ratio.square() / 2}[estimator]
+    return k3.detach() + (k2 - k2.detach())
 
 
 @final

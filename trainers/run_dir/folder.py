@@ -6,10 +6,12 @@ logs/attempt_N/rank_R.log  logs/latest  checkpoints/  metrics.jsonl  samples.jso
 
 import json
 import logging
+import math
 import os
 import shlex
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -35,6 +37,8 @@ FILES += ("metrics.jsonl", "samples.jsonl", "report.html")
 """Files that a run writes in its folder."""
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
 PACKAGES = ("llmgym", "trainers")
+PROGRESS_SECONDS = 1.0
+"""Between two iterations that status.json shows."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ class RunFolder:
         self._world = world
         self._lock = lock
         self._handler = _log_to(self.log_file)
+        self._shown_at = -math.inf
         if world.is_main:
             lock.keep()
 
@@ -87,6 +92,17 @@ class RunFolder:
             write(self.path / "status.json", json.dumps(clean, indent=1) + "\n")
         except OSError as error:  # it informs; the work must not be lost for it
             _log.warning("%s/status.json is out of date: %s", self.path, error.strerror)
+
+    def show_progress(self, **facts: Any) -> None:
+        """Set the status to running, at most once a second: small models iterate faster.
+
+        Args:
+            facts: as those of `set_status`.
+        """
+        now = time.monotonic()
+        if now - self._shown_at >= PROGRESS_SECONDS:
+            self._shown_at = now
+            self.set_status("running", **facts)
 
     def close(self) -> None:
         """Remove the lock and end the log."""

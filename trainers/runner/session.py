@@ -217,7 +217,7 @@ class Session:
         for logger in self._loggers:
             logger.log(named, step, section)
         if step % self.config.log.every == 0 and section == "ppo":
-            self.folder.set_status("running", **self._position)
+            self.folder.show_progress(**self._position)
 
     def samples(self, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         """Show a few responses, at the iterations that `log.samples_every` names."""

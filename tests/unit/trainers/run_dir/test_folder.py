@@ -247,6 +247,21 @@ def test_a_copy_of_a_run_in_which_the_link_became_a_folder_can_be_continued(tmp_
     assert (path / "logs" / "attempt_2").is_dir()
 
 
+def test_progress_is_shown_at_most_once_a_second_and_an_end_always(tmp_path, monkeypatch):
+    folder = opened(tmp_path)
+    now = [1000.0]
+    monkeypatch.setattr("trainers.run_dir.folder.time.monotonic", lambda: now[0])
+    shown = []
+    for iteration, seconds in enumerate([0.0, 0.4, 0.4, 0.4, 5.0, 0.1], start=1):
+        now[0] += seconds
+        folder.show_progress(stage="ppo", iteration=iteration)
+        shown.append(read_status(folder.path)["iteration"])
+    assert shown == [1, 1, 1, 4, 5, 5]
+    folder.set_status("failed", iteration=6)
+    folder.close()
+    assert read_status(folder.path)["iteration"] == 6
+
+
 def test_status_is_replaced_whole(tmp_path):
     folder = opened(tmp_path)
     folder.set_status("running", stage="ppo", iteration=1)
