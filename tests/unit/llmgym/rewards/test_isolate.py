@@ -13,7 +13,6 @@ import pytest
 
 from llmgym.errors import RewardError, RewardNotFound
 from llmgym.messages import Score
-from llmgym.rewards import isolate
 from llmgym.rewards.base import bounds_of, resolve, score_samples
 from llmgym.rewards.function import from_function
 from llmgym.rewards.isolate import Isolated
@@ -279,65 +278,6 @@ def test_many_samples_are_shared_by_the_workers_in_little_time(isolated):
     start = time.monotonic()
     assert {one.value for one in scored(isolated, *["parts"] * 500)} == {1.5}
     assert time.monotonic() - start < 5.0
-
-
-class Reads(list):
-    """A list that counts what is read of it."""
-
-    reads = 0
-
-    def __getitem__(self, place):
-        self.reads += 1
-        return super().__getitem__(place)
-
-    def __iter__(self):
-        self.reads += len(self)
-        return super().__iter__()
-
-
-def test_the_work_for_a_verdict_does_not_grow_with_the_samples(monkeypatch):
-    def work(count):
-        lines = 0
-
-        def trace(frame, event, arg):
-            nonlocal lines
-            if frame.f_code.co_filename == isolate.__file__:
-                lines += event == "line"
-                return trace
-            return None
-
-        class Prompt:
-            """Answers at once, in this process."""
-
-            ready, busy, deadline, verdicts, position = True, False, float("inf"), None, -1
-
-            def grade(self, sample, position, timeout):
-                self.busy, self.position = True, position
-
-            def read(self):
-                self.busy = False
-                return {"value": float(self.position)}
-
-            def kill(self):
-                """There is no process."""
-
-        monkeypatch.setattr(isolate.Worker, "start", lambda reward: Prompt())
-        monkeypatch.setattr(isolate, "wait", lambda pipes, patience: pipes)
-        monkeypatch.setattr(isolate.time, "monotonic", lambda: 0.0)
-        samples = Reads([sample("")] * count)
-        reward = Isolated("numeric", workers=1)
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            scores = reward.score(samples)
-        finally:
-            sys.settrace(before)
-        assert [score.value for score in scores] == [*range(count)]
-        assert samples.reads == count
-        return lines
-
-    small, large = work(50), work(500)
-    assert large < 10.5 * small
 
 
 def test_what_does_not_load_is_said_before_anything_is_scored(grader, tmp_path):
