@@ -37,7 +37,7 @@ FILES += ("metrics.jsonl", "samples.jsonl", "report.html")
 """Files that a run writes in its folder."""
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
 PACKAGES = ("llmgym", "trainers")
-PROGRESS_SECONDS = 1.0
+SECONDS_BETWEEN_UPDATES = 1.0
 """Between two iterations that status.json shows."""
 
 _log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class RunFolder:
             facts: as those of `set_status`.
         """
         now = time.monotonic()
-        if now - self._shown_at >= PROGRESS_SECONDS:
+        if now - self._shown_at >= SECONDS_BETWEEN_UPDATES:
             self._shown_at = now
             self.set_status("running", **facts)
 
