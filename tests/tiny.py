@@ -27,6 +27,7 @@ from trainers.models.chat import train_tokenizer
 from trainers.models.critic import SharedActorCritic
 from trainers.models.critic_folders import build_critic
 from trainers.models.mlp import PolicyMLP, ValueMLP
+from trainers.models.packing import pack_rows
 from trainers.ppo import update
 
 CPU = torch.device("cpu")
@@ -107,9 +108,10 @@ def torch_engine(module, settings, name):
     return TorchEngine(module, settings, name=name, device=CPU)
 
 
-def learner(config, *, seed=0, temperature=1.0, model=None, engine=torch_engine):
+def learner(config, *, seed=0, temperature=1.0, model=None, engine=torch_engine, packs=False):
     """A text learner, its value head away from zero so that its trunk learns from the start."""
     model = llama(seed=seed) if model is None else model
+    assert not packs or pack_rows(model)
     reads = config.ppo.critic_reads_logprobs
     if config.ppo.critic == "shared":
         policy = SharedActorCritic(model, temperature=temperature, chunk=512, reads_logprobs=reads)

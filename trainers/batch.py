@@ -62,6 +62,12 @@ class TextInputs:
         prompt, response = self.attention_mask.tensor_split([self.num_prompt], dim=1)
         return torch.stack([prompt.sum(1), response.sum(1)], dim=1).clamp(min=1)
 
+    @property
+    def prompt_numbers(self) -> Int[Tensor, " B"]:
+        """[B] a number for each prompt; rows of one number have the same."""
+        real = self.tokens.masked_fill(~self.attention_mask, -1)[:, : self.num_prompt]
+        return torch.unique(real, dim=0, return_inverse=True)[1]
+
     def rows(self, index: RowIndex) -> "TextInputs":
         """Return the rows of `index`."""
         return self._each(lambda tensor: tensor[index])

@@ -21,11 +21,17 @@ from trainers.functional.logprobs import EntropyMode
 from trainers.functional.packing import row_groups
 from trainers.functional.schedules import rate_factor
 from trainers.models.adapters import adapters_off
+from trainers.models.packed_rows import reads_packed
 
 
 @torch.no_grad()
 def evaluated(
-    inputs: Inputs, run: Callable[[Inputs, RowIndex], Tensor], *, budget: int, device: torch.device
+    inputs: Inputs,
+    run: Callable[[Inputs, RowIndex], Tensor],
+    *,
+    budget: int,
+    packed: bool,
+    device: torch.device,
 ) -> Tensor:
     """Run a model over all rows by token budget, without gradients.
 
@@ -34,13 +40,14 @@ def evaluated(
     Args:
         inputs: B rows.
         run: takes some rows, trimmed, and their numbers; returns [n, K].
-        budget: tokens of one pass, padding included.
+        budget: tokens of one pass.
+        packed: whether the model reads no padding; else it counts.
         device: where the model is.
 
     Returns:
         [B, K'] float32 in row order, zeros where rows were trimmed.
     """
-    groups = row_groups(inputs, budget)
+    groups = row_groups(inputs, budget, packed=packed)
     result = torch.empty(0)
     for group in groups:
         rows = inputs.rows(group)
@@ -68,6 +75,8 @@ class Learner:
         self._config = config
         self._version = 0
         self._rates = (config.ppo.learning_rate, config.ppo.critic_learning_rate)
+        modules = [policy.module] if critic is None else [policy.module, critic.module]
+        self._packed = all(map(reads_packed, modules))
 
     @property
     def policy_version(self) -> int:
@@ -136,7 +145,8 @@ class Learner:
 
         Every rank gets the same number: blank rows, without loss, fill up where there is less.
         """
-        groups = row_groups(experience.inputs, self._config.backend.micro_batch_tokens)
+        budget = self._config.backend.micro_batch_tokens
+        groups = row_groups(experience.inputs, budget, packed=self._packed)
         parts = [experience.rows(group).trimmed().to(self._policy.device) for group in groups]
         number = int(global_max(torch.tensor(max(len(parts), 1), device=self._policy.device)))
         if number == len(parts):
@@ -193,7 +203,9 @@ class Learner:
 
     def _run(self, inputs: Inputs, run: Callable[[Inputs, RowIndex], Tensor]) -> Tensor:
         budget = self._config.backend.micro_batch_tokens
-        return evaluated(inputs, run, budget=budget, device=self._policy.device)
+        return evaluated(
+            inputs, run, budget=budget, packed=self._packed, device=self._policy.device
+        )
 
     def _output(self, inputs: Inputs, response_mask: Tensor) -> PolicyOutput:
         mask = response_mask[:, : inputs.actions.shape[1]].to(self._policy.device)
@@ -248,6 +260,7 @@ class FrozenPolicy:
         self._device = device
         self._autocast = autocast
         self._budget = config.backend.micro_batch_tokens
+        self._packed = reads_packed(module)
 
     def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
         """Return [B, T] log-probabilities of the actions."""
@@ -258,7 +271,7 @@ class FrozenPolicy:
             with torch.autocast(self._device.type, self._autocast, enabled=mixed):
                 return self._module(micro, mask, entropy="none").logprobs
 
-        return evaluated(inputs, run, budget=self._budget, device=self._device)
+        return evaluated(inputs, run, budget=self._budget, packed=self._packed, device=self._device)
 
 
 @final

@@ -1,10 +1,12 @@
 """The gradient of an update does not depend on how its rows are split."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests import tiny
-from trainers.functional.packing import packed
+from trainers.functional.packing import padded_groups
 
 BUDGETS = {"1 x 8": 88, "2 x 4": 44, "8 x 1": 1}
 """Micro-batches x rows, and the budget of tokens that gives them."""
@@ -67,4 +69,42 @@ def test_the_order_of_rows_does_not_matter(critic):
 
 def test_the_budgets_give_the_splits_that_they_name():
     sizes = batch().inputs.sizes
-    assert {split: len(packed(sizes, budget)) for split, budget in BUDGETS.items()} == PARTS
+    assert {split: len(padded_groups(sizes, budget)) for split, budget in BUDGETS.items()} == PARTS
+
+
+def grouped():
+    """The same batch, three rows of each prompt but the last, which has two."""
+    made = batch()
+    prompt, first = made.inputs.num_prompt, torch.arange(8) // 3 * 3
+    tokens, mask = made.inputs.tokens.clone(), made.inputs.attention_mask.clone()
+    for columns in (tokens, mask):
+        columns[:, :prompt] = columns[first, :prompt].clone()
+    return replace(made, inputs=replace(made.inputs, tokens=tokens, attention_mask=mask))
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared", "none"])
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_do_not_depend_on_padding_or_on_sharing_prompts(critic, mode):
+    found = {}
+    for made, name in ((batch(), "rows"), (grouped(), "groups")):
+        for packs, tokens in ((False, 1_000_000), (True, 1_000_000), (True, 20)):
+            config = tiny.settings(critic=critic, tokens=tokens, **MODES[mode])
+            learner = tiny.learner(config, packs=packs)
+            found[name, packs, tokens] = tiny.gradients_of(learner, made, config)
+        for tokens in (1_000_000, 20):
+            packed = found[name, True, tokens]
+            assert tiny.difference(found[name, False, 1_000_000], packed) < 2e-6
+    assert tiny.difference(found["rows", True, 20], found["groups", True, 20]) > 1e-3
+
+
+def test_packed_micro_batches_count_no_padding_and_a_shared_prompt_once():
+    config = tiny.settings(tokens=1_000_000)
+    learner = tiny.learner(config, packs=True)
+    seen = []
+    learner.policy_module.model.model.embed_tokens.register_forward_hook(
+        lambda *args: seen.append(args[2].shape[1])
+    )
+    tiny.gradients_of(learner, grouped(), config)
+    responses = int(batch().response_mask.sum())
+    prompts = grouped().inputs.attention_mask[::3, : batch().inputs.num_prompt]
+    assert seen == [int(prompts.sum()) + responses]

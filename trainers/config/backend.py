@@ -54,9 +54,14 @@ class BackendConfig:
     zero: ZeroConfig = Field(default_factory=ZeroConfig)
     """ZeRO; only `deepspeed` reads it."""
     micro_batch_tokens: Count = 4096
-    """Maximum number of tokens of a forward and backward pass of a rank, padding included."""
-    logprob_chunk: Count = 512
-    """Positions whose logits exist at once."""
+    """Maximum number of tokens of a forward and backward pass of a rank; padding is included where
+    it is computed."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Put the rows of a pass end to end: no padding is computed, and a prompt that rows share is
+    computed once. Exact up to rounding. auto: on a CPU, for models that compute the same of packed
+    rows, which is tried at the start."""
+    logprob_chunk: Count | None = None
+    """Positions whose logits exist at once; null: as many as 128 MiB hold in float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     offload_between_phases: bool = False

@@ -9,7 +9,7 @@ from torch import Tensor
 from trainers.batch import ControlInputs, Inputs, RowIndex
 
 
-def packed(sizes: Tensor, budget: int) -> list[Tensor]:
+def padded_groups(sizes: Tensor, budget: int) -> list[Tensor]:
     """Group rows, longest first, so that rows times common width stays within `budget` tokens.
 
     Args:
@@ -20,8 +20,7 @@ def packed(sizes: Tensor, budget: int) -> list[Tensor]:
         Row numbers of each group; every row is in exactly one.
     """
     longest = torch.argsort(sizes.sum(1), descending=True, stable=True)
-    order = cast(list[int], longest.tolist())  # pyright: ignore[reportUnknownMemberType]
-    widths = cast(list[list[int]], sizes.tolist())  # pyright: ignore[reportUnknownMemberType]
+    order, widths = _numbers(longest), _pairs(sizes)
     groups: list[list[int]] = []
     prompt = response = 0
     for row in order:
@@ -35,10 +34,59 @@ def packed(sizes: Tensor, budget: int) -> list[Tensor]:
     return [torch.tensor(group, device=sizes.device) for group in groups]
 
 
-def row_groups(inputs: Inputs, budget: int) -> Sequence[RowIndex]:
-    """Group rows as `packed` does; steps of environments, of one width, without sorting them."""
+def row_groups(inputs: Inputs, budget: int, *, packed: bool) -> Sequence[RowIndex]:
+    """Group rows by what the models compute: `packed` where they read text without padding.
+
+    Steps of environments are of one width and are not sorted.
+    """
     if not isinstance(inputs, ControlInputs):
-        return packed(inputs.sizes, budget)
+        if packed:
+            return packed_groups(inputs.sizes, inputs.prompt_numbers, budget)
+        return padded_groups(inputs.sizes, budget)
     rows, width = inputs.obs.shape[:2]
     size = max(budget // width, 1)
     return [slice(begin, begin + size) for begin in range(0, rows, size)]
+
+
+def packed_groups(sizes: Tensor, prompts: Tensor, budget: int) -> list[Tensor]:
+    """Group rows, longest first, so that their tokens stay within `budget`; no padding is counted.
+
+    Rows that share a prompt are neighbours, and a group counts it once.
+
+    Args:
+        sizes: [B, 2] prompt and response tokens of each row.
+        prompts: [B] a number for each prompt.
+        budget: tokens of a group; a longer row is a group of its own.
+
+    Returns:
+        Row numbers of each group; every row is in exactly one.
+    """
+    widths, prompt_of = _pairs(sizes), _numbers(prompts)
+    longest: dict[int, int] = {}
+    for number, width in zip(prompt_of, widths, strict=True):
+        longest[number] = max(longest.get(number, 0), sum(width))
+
+    def rank(row: int) -> tuple[int, int, int]:
+        return -longest[prompt_of[row]], prompt_of[row], -widths[row][1]
+
+    groups: list[list[int]] = []
+    tokens, there = 0, -1
+    for row in sorted(range(len(widths)), key=rank):
+        prompt, response = widths[row]
+        more = response if prompt_of[row] == there else prompt + response
+        if groups and tokens + more <= budget:
+            groups[-1].append(row)
+            tokens += more
+        else:
+            groups.append([row])
+            tokens = prompt + response
+        there = prompt_of[row]
+    return [torch.tensor(group, device=sizes.device) for group in groups]
+
+
+def _numbers(values: Tensor) -> list[int]:
+    return cast(list[int], values.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
+def _pairs(values: Tensor) -> list[list[int]]:
+    return cast(list[list[int]], values.tolist())  # pyright: ignore[reportUnknownMemberType]

@@ -8,6 +8,7 @@ V vocabulary, D hidden. Logits [B, L, V] are never built:
 """
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Self, cast, final
 
@@ -19,6 +20,7 @@ from llmgym.rewards.context import longest_sequence, rope_limit
 from trainers.batch import PolicyOutput, TextInputs
 from trainers.errors import ConfigError
 from trainers.functional.logprobs import Absent, EntropyMode, linear_logprobs, without
+from trainers.models.packed_rows import Layout, reads_packed
 
 PROBE_TOLERANCE = 1e-3  # a wrong scale, cap or position is off by far more; rounding by far less
 LONG_ROW = 8
@@ -50,16 +52,44 @@ def hides_left_padding(model: PreTrainedModel) -> bool:
 
 
 def hidden_states(body: PreTrainedModel, inputs: TextInputs) -> Tensor:
-    """Return a decoder body's last hidden states [B, L, D]; padding cannot reach them."""
+    """Return a decoder body's last hidden states before each action and after the last.
+
+    Returns:
+        [B, T + 1, D], the first that of the last prompt token; padding cannot reach them.
+    """
+    if reads_packed(body):
+        layout = Layout.of(inputs)
+        if layout.longest <= _window(body):
+            return packed_states(body, inputs, layout)
+    first = inputs.num_prompt - 1
     if hides_left_padding(body):
-        return _body_states(body, inputs.tokens, inputs.attention_mask)
+        return _body_states(body, inputs.tokens, inputs.attention_mask)[:, first:]
     # Padding before a row goes behind it, where nothing causal reads it, and back afterwards.
     gaps = inputs.attention_mask.long().argmax(1, keepdim=True)
     columns = torch.arange(inputs.tokens.shape[1], device=gaps.device)
     there, back = (columns + gaps) % len(columns), (columns - gaps) % len(columns)
     tokens, mask = inputs.tokens.gather(1, there), inputs.attention_mask.gather(1, there)
     states = _body_states(body, tokens, mask)
-    return states.gather(1, back[:, :, None].expand_as(states))
+    return states.gather(1, back[:, first:, None].expand(-1, -1, states.shape[2]))
+
+
+def packed_states(body: PreTrainedModel, inputs: TextInputs, layout: Layout) -> Tensor:
+    """Return the same of rows put end to end."""
+    tokens = inputs.tokens.masked_fill(~inputs.attention_mask, 0).flatten()[layout.source]
+    states = body(
+        input_ids=tokens[None],
+        position_ids=layout.positions[None],
+        # Of four dimensions: transformers takes it for a finished mask and makes none of [N, N].
+        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device),
+        use_cache=False,
+        layout=layout,
+    ).last_hidden_state[0]
+    return states.index_select(0, layout.places.flatten()).unflatten(0, layout.places.shape)
+
+
+def _window(body: PreTrainedModel) -> float:
+    """Return the tokens that attention looks back on where it slides; the layout has no window."""
+    return getattr(body.config.get_text_config(), "sliding_window", None) or math.inf
 
 
 def _body_states(body: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -79,21 +109,26 @@ class ActionScorer:
 
     Attributes:
         temperature: divides the logits.
-        chunk: positions whose logits exist at once.
+        chunk: positions whose logits exist at once; None: as many as fit `LOGITS_BYTES`.
         scale: factor of the logits (Granite, Cohere, MiniCPM).
         softcap: bound of the logits (Gemma 2, RecurrentGemma, xLSTM), or None.
         absent: ids of probability 0.
     """
 
     temperature: float
-    chunk: int
+    chunk: int | None
     scale: float = 1.0
     softcap: float | None = None
     absent: Absent = ()
 
     @classmethod
     def of(
-        cls, config: PretrainedConfig, *, temperature: float, chunk: int, absent: Absent = ()
+        cls,
+        config: PretrainedConfig,
+        *,
+        temperature: float,
+        chunk: int | None,
+        absent: Absent = (),
     ) -> Self:
         """Read scale and cap from the model's configuration."""
         text = config.get_text_config()
@@ -140,14 +175,13 @@ def score_responses(
     *,
     entropy: EntropyMode,
 ) -> PolicyOutput:
-    """Score the tokens of `response_mask` [B, T] from the hidden states [B, L, D].
+    """Score the tokens of `response_mask` [B, T] from the hidden states [B, T + 1, D].
 
     With no token at all every parameter still gets a gradient, zero, which DDP waits for.
     """
     head = cast(nn.Linear, model.get_output_embeddings())
-    before = hidden[:, inputs.num_prompt - 1 : -1]
     logprobs, entropies = scorer(
-        head, before[response_mask], inputs.actions[response_mask], entropy=entropy
+        head, hidden[:, :-1][response_mask], inputs.actions[response_mask], entropy=entropy
     )
     if entropies is not None:
         entropies = scattered(entropies, response_mask)
@@ -161,12 +195,17 @@ class CausalPolicy(nn.Module):
     Args:
         model: the bare transformers model, also for generation and export.
         temperature: divides the logits.
-        chunk: positions whose logits exist at once.
+        chunk: positions whose logits exist at once; None: as many as fit `LOGITS_BYTES`.
         absent: ids of probability 0, in sampling and in scoring.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, temperature: float, chunk: int, absent: Absent = ()
+        self,
+        model: PreTrainedModel,
+        *,
+        temperature: float,
+        chunk: int | None,
+        absent: Absent = (),
     ) -> None:
         super().__init__()
         self.model = model

@@ -80,12 +80,12 @@ def surprisal(inputs: TextInputs) -> Tensor:
 
 
 def read_values(head: ValueHead, hidden: Tensor, inputs: TextInputs) -> Tensor:
-    """Return values [B, T + 1] from hidden states [B, L, D], in float32 even under autocast.
+    """Return values [B, T + 1] from hidden states [B, T + 1, D], in float32 even under autocast.
 
     Surprisal is multiplied by sqrt(D), about the norm of a state, and so it is learned as fast.
     """
     with torch.autocast(hidden.device.type, enabled=False):
-        states = hidden[:, inputs.num_prompt - 1 :].float()
+        states = hidden.float()
         if head.reads_logprobs:
             states = torch.cat([states, surprisal(inputs) * math.sqrt(states.shape[2])], dim=2)
         return nn.functional.linear(states, head.weight.float(), head.bias.float()).squeeze(-1)
@@ -173,7 +173,7 @@ class SharedActorCritic(nn.Module):
     Args:
         model: the bare transformers model, also for generation and export.
         temperature: divides the logits.
-        chunk: positions whose logits exist at once.
+        chunk: positions whose logits exist at once; None: as many as fit `LOGITS_BYTES`.
         absent: ids of probability 0, in sampling and in scoring.
         reads_logprobs: the value head reads `surprisal` as well.
     """
@@ -183,7 +183,7 @@ class SharedActorCritic(nn.Module):
         model: PreTrainedModel,
         *,
         temperature: float,
-        chunk: int,
+        chunk: int | None,
         absent: Absent = (),
         reads_logprobs: bool = False,
     ) -> None:

@@ -30,6 +30,7 @@ from trainers.models.critic import SharedActorCritic
 from trainers.models.end_tokens import chat_that_ends
 from trainers.models.gguf import is_gguf, load_pretrained, read_model, read_tokenizer
 from trainers.models.hub import check_exists, check_model_files, check_weight_names, loading_message
+from trainers.models.packing import packs
 from trainers.models.presets import VOCAB_SIZES, fresh_llama, llama_config
 from trainers.models.shards import layer_by_layer, tie_head
 from trainers.models.templates import template_of
@@ -259,6 +260,7 @@ def load_policy(config: Config, chat: ChatFormat) -> CausalPolicy | SharedActorC
     policy = policy_of(model, config, chat)
     with layer_by_layer(policy):
         check_head(policy, longest=longest_sequence(model.config))
+        packs(model, config.backend.packing)
     if config.backend.gradient_checkpointing:
         enable_checkpointing(model)
     if config.ppo.critic != "shared":

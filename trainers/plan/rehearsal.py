@@ -142,19 +142,19 @@ class Rehearsal:
         return usage
 
     def _policy_pass(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Return hidden states [B, L, D] and a sum [] over the responses' log-probabilities."""
+        """Return hidden states [B, T + 1, D] and a sum [] over the responses' log-probabilities."""
         inputs = self._inputs(rows)
         model = self._shapes.policy
         with self._casting():
             hidden = hidden_states(body_of(model), inputs)
-            before = hidden[:, inputs.num_prompt - 1 : -1].flatten(0, 1)
+            before = hidden[:, :-1].flatten(0, 1)
             head = cast(nn.Linear, model.get_output_embeddings())
             targets = inputs.actions.flatten()
             figures, _ = self._scorer(head, before, targets, entropy="metric")
         return hidden, figures.sum()
 
     def _critic_pass(self, rows: int, hidden: Tensor | None = None) -> Tensor:
-        """Return a sum [] over values; of the policy's hidden states [B, L, D] if given."""
+        """Return a sum [] over values; of the policy's hidden states [B, T + 1, D] if given."""
         inputs = self._inputs(rows)
         critic = self._shapes.critic
         trunk = body_of(self._shapes.policy) if critic is None else critic.trunk

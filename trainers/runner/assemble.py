@@ -35,8 +35,10 @@ from trainers.models.chat import ChatFormat
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.critic_folders import build_critic, check_critic, critic_outline
 from trainers.models.loading import count_parameters, load_config, policy_outline
+from trainers.models.packing import packs
 from trainers.models.presets import llama_config
 from trainers.models.saving import check_savable
+from trainers.models.shards import layer_by_layer
 from trainers.runner.session import Session
 
 MOST = 10_000
@@ -207,6 +209,9 @@ def critic_of(config: Config, policy: Policy) -> Critic | None:
             gradient_checkpointing=checkpointing,
             reads_logprobs=ppo.critic_reads_logprobs,
         )
+    if ppo.critic_init != "policy":  # a copy of the policy reads rows as the policy does
+        with layer_by_layer(critic):
+            packs(critic.trunk, config.backend.packing)
     if lora.rank and lora.critic == "adapters":
         adapt(critic, lora, seed=config.run.seed)
     return critic

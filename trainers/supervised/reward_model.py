@@ -24,7 +24,7 @@ from trainers.backends.base import Engine
 from trainers.batch import Metrics
 from trainers.distributed.collectives import global_sum
 from trainers.functional.calibration import NUM_BINS, calibration_error, reliability
-from trainers.functional.packing import packed
+from trainers.functional.packing import padded_groups
 from trainers.supervised.fit import Loss, over_ranks
 from trainers.supervised.preference_data import RewardModelExample
 
@@ -200,7 +200,7 @@ class RewardModelLoss(Loss[RewardModelExample, RewardModelBatch]):
         if not rows:
             return []
         widths = [[0, len(row.texts) * max(map(len, row.texts))] for row in rows]
-        groups = packed(torch.tensor(widths), self.config.backend.micro_batch_tokens)
+        groups = padded_groups(torch.tensor(widths), self.config.backend.micro_batch_tokens)
         return [
             self._collated([rows[i] for i in group.tolist()]).to(self.device) for group in groups
         ]

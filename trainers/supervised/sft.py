@@ -19,7 +19,7 @@ from torch import Tensor
 from trainers.backends.base import Engine
 from trainers.batch import Metrics, TextInputs
 from trainers.distributed.collectives import global_sum
-from trainers.functional.packing import packed
+from trainers.functional.packing import padded_groups
 from trainers.supervised.fit import Loss, over_ranks
 from trainers.supervised.sft_data import SFTExample
 
@@ -71,7 +71,7 @@ class SFTLoss(Loss[SFTExample, SFTBatch]):
     def batches(self, rows: Sequence[SFTExample]) -> list[SFTBatch]:
         """Group examples by the token budget, on the device."""
         sizes = torch.tensor([[len(row.prompt), len(row.response)] for row in rows])
-        groups = packed(sizes.reshape(-1, 2), self.config.backend.micro_batch_tokens)
+        groups = padded_groups(sizes.reshape(-1, 2), self.config.backend.micro_batch_tokens)
         return [
             self._moved(pad_around_response([rows[i] for i in group.tolist()])) for group in groups
         ]

@@ -1,10 +1,12 @@
+import itertools
+
 import pytest
 import torch
 
 from tests import tiny
 from trainers.batch import ControlInputs
 from trainers.errors import NonFiniteError
-from trainers.functional.packing import packed, row_groups
+from trainers.functional.packing import packed_groups, padded_groups, row_groups
 from trainers.learner import FrozenPolicy, evaluated
 from trainers.models.causal_lm import CausalPolicy
 from trainers.ppo import describe, learn, make_experience, update
@@ -20,23 +22,34 @@ def padded_tokens(group):
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_packing_puts_every_row_in_one_group(budget):
-    assert sorted(torch.cat(packed(SIZES, budget)).tolist()) == [*range(len(SIZES))]
+    assert sorted(torch.cat(padded_groups(SIZES, budget)).tolist()) == [*range(len(SIZES))]
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_packing_keeps_the_budget_padding_included(budget):
-    for group in packed(SIZES, budget):
+    for group in padded_groups(SIZES, budget):
         assert len(group) == 1 or padded_tokens(group) <= budget
 
 
 def test_a_budget_for_all_is_one_group_and_no_rows_are_none():
-    assert len(packed(SIZES, len(SIZES) * 11)) == 1
-    assert packed(SIZES[:0], 100) == []
+    assert len(padded_groups(SIZES, len(SIZES) * 11)) == 1
+    assert padded_groups(SIZES[:0], 100) == []
 
 
 def test_groups_are_of_like_length():
     sizes = torch.tensor([[1, 9], [1, 1], [1, 9], [1, 1]])
-    assert [sorted(group.tolist()) for group in packed(sizes, 20)] == [[0, 2], [1, 3]]
+    assert [sorted(group.tolist()) for group in padded_groups(sizes, 20)] == [[0, 2], [1, 3]]
+
+
+PROMPT_OF = torch.arange(len(SIZES)) % 3
+"""Rows in turn answer three prompts, each as long as its first row's."""
+SHARED = torch.stack([SIZES[PROMPT_OF, 0], SIZES[:, 1]], dim=1)
+
+
+def real_tokens(group):
+    """The tokens of a group, each prompt once."""
+    prompts = {int(PROMPT_OF[row]): int(SHARED[row, 0]) for row in group}
+    return sum(prompts.values()) + int(SHARED[group, 1].sum())
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -44,19 +57,35 @@ def test_groups_are_of_like_length():
 def test_steps_of_environments_are_grouped_as_rows_of_one_width_are(shape, budget):
     steps = ControlInputs(obs=torch.zeros(*shape, 2), actions=torch.zeros(*shape))
     numbers = torch.arange(shape[0])
-    groups = [numbers[group].tolist() for group in row_groups(steps, budget)]
-    assert groups == [group.tolist() for group in packed(steps.sizes, budget)]
+    groups = [numbers[group].tolist() for group in row_groups(steps, budget, packed=True)]
+    assert groups == [group.tolist() for group in padded_groups(steps.sizes, budget)]
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_figures_come_back_in_row_order_for_any_budget(budget):
+def test_packed_groups_count_no_padding_and_a_shared_prompt_once(budget):
+    groups = packed_groups(SHARED, PROMPT_OF, budget)
+    assert sorted(torch.cat(groups).tolist()) == [*range(len(SIZES))]
+    assert all(len(group) == 1 or real_tokens(group) <= budget for group in groups)
+    for group, after in itertools.pairwise(groups):
+        assert real_tokens(torch.cat([group, after[:1]])) > budget
+
+
+def test_rows_that_share_a_prompt_are_neighbours():
+    order = PROMPT_OF[torch.cat(packed_groups(SHARED, PROMPT_OF, 1000))]
+    assert len(torch.unique_consecutive(order)) == 3
+    assert packed_groups(SHARED[:0], PROMPT_OF[:0], 100) == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_figures_come_back_in_row_order_for_any_budget(budget, packed):
     inputs = tiny.text()
 
     def first_action(micro, rows):
         assert torch.equal(micro.actions[:, 0], inputs.actions[rows, 0])
         return micro.actions * 1.0
 
-    figures = evaluated(inputs, first_action, budget=budget, device=tiny.CPU)
+    figures = evaluated(inputs, first_action, budget=budget, packed=packed, device=tiny.CPU)
 
     real = inputs.attention_mask[:, inputs.num_prompt :]
     assert torch.equal(figures[real], inputs.actions[real] * 1.0)
