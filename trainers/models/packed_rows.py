@@ -12,6 +12,7 @@ B rows, P prompt, T response tokens, N packed tokens, H heads, D head size.
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, final
 
 import torch
@@ -27,9 +28,9 @@ from trainers.batch import TextInputs
 KERNEL = "llmgym_packed"
 """The name of the kernel, as `attn_implementation`; a model that has it reads packed rows."""
 
-SHORT_ROW = 256
-"""Up to here bfloat16 attention on a CPU is two products and a softmax: torch's fused kernel takes
-three times as long backward at 200 tokens, and less from about 400 on."""
+SHORT_ROW = 512
+"""Up to here bfloat16 attention on a CPU is two products and a softmax in float32. torch's fused
+kernel takes 1.4 to 2.2 times as long with its backward pass, and its gradients are less exact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,16 +208,16 @@ def causal(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None) ->
     Args:
         query: [n, H, W, D].
         key: [n, K, S, D], each head for H / K heads of queries.
-        value: as `key`.
+        value: as `key`; its type is that of the products, queries and keys may be more exact.
         scale: of the products; None: 1 / sqrt(D).
     """
-    width, total = query.shape[2], key.shape[2]
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and total <= SHORT_ROW:
+    width, total, dtype = query.shape[2], key.shape[2], value.dtype
+    if dtype == torch.bfloat16 and query.device.type == "cpu" and total <= SHORT_ROW:
         return _short(query, key, value, query.shape[3] ** -0.5 if scale is None else scale)
     mask = None if width == total else _visible(width, total, query.device)
     return F.scaled_dot_product_attention(
-        query,
-        key,
+        query.to(dtype),
+        key.to(dtype),
         value,
         attn_mask=mask,
         is_causal=mask is None,
@@ -233,11 +234,17 @@ def _visible(width: int, total: int, device: torch.device) -> Tensor:
 def _short(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     rows, heads, width, size = query.shape
     total, times = key.shape[2], heads // key.shape[1]
-    asked = query.reshape(rows, key.shape[1], times * width, size)
-    scores = torch.matmul(asked, key.transpose(2, 3)).float() * scale
-    hidden = ~_visible(width, total, query.device).repeat(times, 1)
-    shares = scores.masked_fill_(hidden, -torch.inf).softmax(3).to(value.dtype)
-    return torch.matmul(shares, value).view(rows, heads, width, size)
+    asked = query.reshape(-1, times * width, size).float()
+    known, read = key.reshape(-1, total, size), value.reshape(-1, total, size)
+    hidden = _hidden()[total - width : total, :total].repeat(times, 1)
+    scores = torch.baddbmm(hidden, asked, known.transpose(1, 2).float(), alpha=scale)
+    return torch.bmm(scores.softmax(2).to(read.dtype), read).view(rows, heads, width, size)
+
+
+@cache
+def _hidden() -> Tensor:
+    """Return [SHORT_ROW, SHORT_ROW], 0 where a token sees another and -inf where it does not."""
+    return torch.full((SHORT_ROW, SHORT_ROW), -torch.inf).triu(1)
 
 
 def packed_attention(  # noqa: PLR0913 - transformers' own order
@@ -259,8 +266,7 @@ def packed_attention(  # noqa: PLR0913 - transformers' own order
     layout.readers.add(id(module))
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
-    asked, known, read = (states[0].to(dtype) for states in (query, key, value))  # once for all
-    return layout.attend(asked, known, read, scaling)[None], None
+    return layout.attend(query[0], key[0], value[0].to(dtype), scaling)[None], None
 
 
 def reads_packed(module: nn.Module) -> bool:
