@@ -16,8 +16,8 @@ from zlib import crc32
 
 from llmgym.errors import PluginError
 
-_MODULES: dict[str, ModuleType] = {}
-"""Files by absolute path: ten thousand slots of one file do not look for it ten thousand times."""
+_NAMES: dict[str, str] = {}
+"""Modules by the absolute path of their file, so that many slots do not all look for it."""
 
 
 def load(address: str) -> Any:  # noqa: ANN401 - an address may name anything
@@ -98,14 +98,15 @@ def load_module(name: str) -> ModuleType:
 
 
 def _file(place: str) -> ModuleType:
-    if place in _MODULES:
-        return _MODULES[place]
+    known = sys.modules.get(_NAMES.get(place, ""))
+    if known is not None:
+        return known
     path = _resolved(Path(place))
     # One file is one module, however often it is named: pickling and caches rely on it.
     name = f"llmgym_file_{path.stem}_{crc32(str(path).encode()):08x}"
     module = sys.modules.get(name) or _module(path, name)
     if os.path.isabs(place):
-        _MODULES[place] = module
+        _NAMES[place] = name
     return module
 
 
