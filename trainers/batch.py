@@ -6,7 +6,7 @@ P prompt tokens, L = P + T. `[B, T]` fields are aligned on actions; masks say wh
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -66,7 +66,8 @@ class TextInputs:
     def prompt_numbers(self) -> Int[Tensor, " B"]:
         """[B] a number for each prompt; rows of one number have the same."""
         real = self.tokens.masked_fill(~self.attention_mask, -1)[:, : self.num_prompt]
-        return torch.unique(real, dim=0, return_inverse=True)[1]
+        unique = torch.unique(real, dim=0, return_inverse=True)  # pyright: ignore
+        return cast(Tensor, unique[1])
 
     def rows(self, index: RowIndex) -> "TextInputs":
         """Return the rows of `index`."""
