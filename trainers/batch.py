@@ -6,7 +6,7 @@ P prompt tokens, L = P + T. `[B, T]` fields are aligned on actions; masks say wh
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, cast, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
