@@ -29,13 +29,16 @@ from trainers.generation.base import (
     WeightSource,
 )
 from trainers.generation.kv_cache import keep_rows, roomy_cache
-from trainers.generation.sampling import sample, token_logprobs, uniforms
+from trainers.generation.llama import LlamaRows, agrees, has_layout, longest_exact
+from trainers.generation.writing import Writing
 from trainers.models.causal_lm import CausalPolicy, hides_left_padding
 from trainers.models.critic import SharedActorCritic
 
 # Below this share of rows still being written, the finished ones leave the batch and its cache.
 # Removing copies the cache, so not at every end.
 _COMPACT_BELOW = 0.875
+# Above this share of places that are free, waiting requests take them.
+_REFILL_ABOVE = 0.125
 
 
 @contextmanager
@@ -93,47 +96,46 @@ class _Batch:
     Where padding would be read, prompts are of one length and there is none.
 
     Attributes:
-        rows: [b] which requests are left.
-        live: [b] False where a row has ended and not yet left.
         logits: [b, V] of the next token.
     """
 
+    refills = False
+
     def __init__(
-        self,
-        model: PreTrainedModel,
-        requests: Sequence[Request],
-        pad_token_id: int,
-        room: int,
-        *,
-        cached: bool,
+        self, model: PreTrainedModel, pad_token_id: int, room: int, *, cached: bool
     ) -> None:
         self._model = model
-        device = next(model.parameters()).device
-        width = max(len(request.token_ids) for request in requests)
-        gaps = [width - len(request.token_ids) for request in requests]
-        padded = [
-            [pad_token_id] * gap + list(request.token_ids)
-            for gap, request in zip(gaps, requests, strict=True)
-        ]
-        tokens = torch.tensor(padded, device=device)
-        columns = torch.arange(width + room, device=device)
-        self._used = width
-        self._mask = (columns >= torch.tensor(gaps, device=device)[:, None]).long()
+        self._pad_token_id = pad_token_id
+        self._room = room
         self._cache = roomy_cache(model.config) if cached else None
-        self.rows = torch.arange(len(requests), device=device)
-        self.live = torch.ones_like(self.rows, dtype=torch.bool)
+
+    def add(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Read prompts, equal ones side by side: each of them once."""
+        device = next(self._model.parameters()).device
+        groups = [(prompt, len(list(same))) for prompt, same in groupby(map(tuple, prompts))]
+        width = max(len(prompt) for prompt, _ in groups)
+        gaps = torch.tensor([width - len(prompt) for prompt, _ in groups], device=device)
+        padded = [[self._pad_token_id] * (width - len(p)) + list(p) for p, _ in groups]
+        columns = torch.arange(width + self._room, device=device)
+        self._used = width
+        self._mask = (columns >= gaps[:, None]).long()
         # Padding on the left: a row's first token is at position 0, wherever it stands.
         self._position = (self._mask[:, :width].cumsum(1) - 1).clamp(min=0)
-        self.logits = self._forward(tokens)
+        self.logits = self._forward(torch.tensor(padded, device=device))
+        if len(groups) < len(prompts):
+            counts = torch.tensor([count for _, count in groups], device=device)
+            rows = torch.arange(len(groups), device=device).repeat_interleave(counts)
+            self._take(rows)
+            self.logits = self.logits[rows]
 
     def _forward(self, tokens: Tensor) -> Tensor:
         self._written = tokens
         mask = self._mask[:, : self._used]
         return next_logits(self._model, tokens, mask, self._position, self._cache)
 
-    def advance(self, tokens: Tensor) -> None:
-        """Append one token [b] to every row; a row that has ended stays at its position."""
-        position, tokens = self._position[:, -1:] + self.live[:, None], tokens[:, None]
+    def advance(self, tokens: Tensor, live: Tensor) -> None:
+        """Append one token [b] to every row; one that is not live [b] stays at its position."""
+        position, tokens = self._position[:, -1:] + live[:, None], tokens[:, None]
         self._used += 1
         if self._cache is None:
             position = torch.cat([self._position, position], dim=1)
@@ -141,16 +143,24 @@ class _Batch:
         self._position = position
         self.logits = self._forward(tokens)
 
-    def compact(self, tokens: Tensor) -> Tensor:
-        """Drop the rows that have ended, here and from `tokens` [b], which is returned."""
-        keep = self.live.nonzero().flatten()
-        self.rows, self.live = self.rows[keep], self.live[keep]
-        self._mask, self._position = self._mask[keep], self._position[keep]
+    def keep(self, live: Tensor) -> Tensor:
+        """Drop the rows that are not live [b] when they are enough; return those that are left.
+
+        Dropping copies the cache, and where ranks take steps together, one may have none left.
+        """
+        left = int(live.sum())
+        if not 0 < left < _COMPACT_BELOW * len(live):
+            return torch.arange(len(live), device=live.device)
+        rows = live.nonzero().flatten()
+        self._take(rows)
+        return rows
+
+    def _take(self, rows: Tensor) -> None:
+        self._mask, self._position = self._mask[rows], self._position[rows]
         if self._cache is None:
-            self._written = self._written[keep]
+            self._written = self._written[rows]
         else:
-            keep_rows(self._cache, keep)
-        return tokens[keep]
+            keep_rows(self._cache, rows)
 
 
 @final
@@ -170,6 +180,7 @@ class TransformersGenerator(Generator):
         self._cached = parts.cached
         self._pads = hides_left_padding(self._policy.model) and parts.cached
         self._policy_version = -1 if parts.weights == "copied" else 0
+        self._agrees: bool | None = None
 
     @property
     def policy_version(self) -> int:
@@ -183,21 +194,25 @@ class TransformersGenerator(Generator):
         Raises:
             GenerationError: the logits of the first step are not finite.
         """
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))
-        responses: dict[int, Response] = {}
+        order = _order(requests)
         model = self._policy.model
+        written = Writing(requests, sampling, self._eos_token_ids, model.device)
         device = next(model.parameters()).device.type
         with (
             caching(model),
             torch.autocast(device, self._autocast, enabled=self._autocast is not None),
         ):
+            if order and self._is_llama(requests):
+                self._write(self._llama_rows(requests), order, written)
+                return written.responses(self._policy_version)
             batches = self._batches(order, requests)
             for number in range(self._most(len(batches))):
-                chosen = batches[number] if number < len(batches) else []
-                batch = [requests[i] for i in chosen]
-                written = self._write(batch or [self._idle()], sampling)
-                responses.update(zip(chosen, written, strict=False))
-        return [responses[i] for i in range(len(requests))]
+                if number < len(batches):
+                    self._write_batch(batches[number], written)
+                else:
+                    idle = Writing([self._idle()], sampling, self._eos_token_ids, model.device)
+                    self._write_batch([0], idle)
+        return written.responses(self._policy_version)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Take the weights as `weights` asks: in place, by copying them, or not at all."""
@@ -240,71 +255,76 @@ class TransformersGenerator(Generator):
         size = self._batch_size
         return [run[at : at + size] for run in runs for at in range(0, len(run), size)]
 
-    def _write(self, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
-        room = self._most(max(request.max_new_tokens for request in requests))
-        batch = _Batch(self._policy.model, requests, self._pad_token_id, room, cached=self._cached)
-        bad = int((~batch.logits.isfinite()).any(1).sum())
-        _check_finite(self._most(bad), len(requests))
-        rows = batch.rows
-        steps = torch.arange(room, device=rows.device)
-        limits = torch.tensor([request.max_new_tokens for request in requests], device=rows.device)
-        eos = torch.tensor(sorted(self._eos_token_ids), device=rows.device)
-        draws = _draws(requests, steps, sampling)
-        tokens = torch.zeros(len(requests), room, dtype=torch.long, device=rows.device)
-        logprobs = torch.zeros(len(requests), room, device=rows.device)
-        for step in range(room):
-            logits = without(batch.logits, self._policy.scorer.absent)
-            drawn = sample(logits, draws[batch.rows, step], sampling)
-            tokens[batch.rows, step] = drawn
-            logprobs[batch.rows, step] = token_logprobs(logits, drawn, sampling.temperature)
-            ended = torch.isin(drawn, eos) | (limits[batch.rows] <= step + 1)
-            batch.live &= ~ended
-            left = int(batch.live.sum())
-            if self._most(left) == 0:
-                break
-            if 0 < left < _COMPACT_BELOW * len(batch.rows):
-                drawn = batch.compact(drawn)
-            batch.advance(drawn)
-        return self._responses(requests, tokens.tolist(), logprobs.tolist())
+    def _is_llama(self, requests: Sequence[Request]) -> bool:
+        """Tell whether `llama.py` computes this model, as it is and for rows of these lengths."""
+        if self._weights == "sharded" or not self._pads:  # a layer's own forward gathers it
+            return False
+        model = self._policy.model
+        if not has_layout(model) or _longest(requests) > longest_exact(model):
+            return False
+        if self._agrees is None:
+            self._agrees = agrees(model)
+        return self._agrees
 
-    def _responses(
-        self,
-        requests: Sequence[Request],
-        tokens: Sequence[Sequence[int]],
-        logprobs: Sequence[Sequence[float]],
-    ) -> list[Response]:
-        """Cut each row behind its first end token, or at its limit."""
-        responses = []
-        for request, ids, figures in zip(requests, tokens, logprobs, strict=True):
-            limit = request.max_new_tokens
-            ends = (i for i, token in enumerate(ids[:limit]) if token in self._eos_token_ids)
-            end = next(ends, None)
-            length = limit if end is None else end + 1
-            responses.append(
-                Response(
-                    token_ids=tuple(ids[:length]),
-                    logprobs=tuple(figures[:length]),
-                    finish_reason="length" if end is None else "stop",
-                    policy_version=self._policy_version,
-                )
-            )
-        return responses
-
-
-def _draws(requests: Sequence[Request], steps: Tensor, sampling: Sampling) -> Tensor:
-    """Return the uniforms [B, T] of every token that may be drawn."""
-    index = torch.tensor([request.index for request in requests], device=steps.device)
-    first = torch.tensor([request.position for request in requests], device=steps.device)
-    return uniforms(sampling.seed, sampling.iteration, index[:, None], first[:, None] + steps)
-
-
-def _check_finite(bad: int, count: int) -> None:
-    if bad:
-        raise GenerationError(
-            f"the policy's logits are not finite for {bad} of {count} prompts, before a token was "
-            "sampled: the weights are broken.\n"
-            "Continue from an earlier checkpoint, often at a lower rate: --ppo.learning-rate 1e-6"
+    def _llama_rows(self, requests: Sequence[Request]) -> LlamaRows:
+        model = self._policy.model
+        return LlamaRows(
+            model,
+            rows=min(self._batch_size, len(requests)),
+            tokens=_longest(requests),
+            dtype=self._autocast or model.dtype,
         )
+
+    def _write_batch(self, batch: Sequence[int], written: Writing) -> None:
+        room = self._most(max(written.requests[i].max_new_tokens for i in batch))
+        model = self._policy.model
+        self._write(_Batch(model, self._pad_token_id, room, cached=self._cached), batch, written)
+
+    def _write(self, rows: _Batch | LlamaRows, waiting: Sequence[int], written: Writing) -> None:
+        """Write the responses of `waiting`; new rows take the places of those that end."""
+        members = torch.zeros(0, dtype=torch.long, device=written.device)
+        memory: Tensor | None = None
+        while True:
+            free = self._batch_size - len(members)
+            if waiting and (len(members) == 0 or free >= _REFILL_ABOVE * self._batch_size):
+                new, waiting = waiting[:free], waiting[free:]
+                rows.add([written.requests[i].token_ids for i in new])
+                self._check_finite(rows.logits[len(members) :])
+                members = torch.cat([members, torch.tensor(new, device=members.device)])
+            if memory is None and members.device.type == "cpu":
+                memory = torch.empty(rows.logits.shape, dtype=torch.float32)
+            logits = without(rows.logits, self._policy.scorer.absent)
+            tokens, live = written.draw_tokens(members, logits, memory)
+            left = int(live.sum())
+            if self._most(left + len(waiting)) == 0:
+                return
+            kept = rows.keep(live) if left < len(members) else slice(None)
+            members, tokens, live = members[kept], tokens[kept], live[kept]
+            if len(members):
+                rows.advance(tokens, live)
+
+    def _check_finite(self, logits: Tensor) -> None:
+        bad = int((~torch.stack(logits.aminmax(dim=1)).isfinite()).any(0).sum())
+        if self._most(bad):
+            raise GenerationError(
+                f"the policy's logits are not finite for {bad} of {len(logits)} prompts, before a "
+                "token was sampled: the weights are broken.\n"
+                "Continue from an earlier checkpoint, often at a lower rate: "
+                "--ppo.learning-rate 1e-6"
+            )
+
+
+def _longest(requests: Sequence[Request]) -> int:
+    return max(len(request.token_ids) + request.max_new_tokens for request in requests)
+
+
+def _order(requests: Sequence[Request]) -> list[int]:
+    """Return numbers of requests: short prompts first, equal ones side by side."""
+    first: dict[tuple[int, ...], int] = {}
+    for number, request in enumerate(requests):
+        first.setdefault(tuple(request.token_ids), number)
+    keys = [(len(r.token_ids), first[tuple(r.token_ids)]) for r in requests]
+    return sorted(range(len(requests)), key=lambda number: keys[number])
 
 
 def make_generator(parts: GeneratorParts) -> Generator:

@@ -16,7 +16,7 @@ from trainers.batch import TextInputs
 from trainers.config import Config
 from trainers.generation.base import Sampling
 from trainers.generation.kv_cache import ROOM, roomy_cache
-from trainers.generation.sampling import sample, token_logprobs
+from trainers.generation.sampling import draw_tokens
 from trainers.generation.transformers import caching, next_logits
 from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, position_ids
 from trainers.models.critic import ValueHead, read_values, value_width
@@ -91,8 +91,7 @@ class Rehearsal:
         mask = torch.ones(rows, seen + width, dtype=torch.long)
         positions = position_ids(mask)[:, seen:]
         logits = next_logits(self._shapes.policy, tokens, mask, positions, cache)
-        drawn = sample(logits, torch.zeros(rows, dtype=torch.float64), Sampling())
-        token_logprobs(logits, drawn, 1.0)
+        draw_tokens(logits, torch.zeros(rows, dtype=torch.float64), Sampling())
 
     def logprobs(self, rows: int) -> Usage:
         """Score responses without gradients."""

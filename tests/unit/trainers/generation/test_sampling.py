@@ -3,10 +3,14 @@ import pytest
 import torch
 
 from trainers.generation.base import Sampling
-from trainers.generation.sampling import mix, sample, token_logprobs, uniforms
+from trainers.generation.sampling import BLOCK, draw_tokens, mix, uniforms
 
 WORD = 2**64 - 1
 F64 = torch.float64
+
+
+def sample(logits, u, sampling):
+    return draw_tokens(logits, u, sampling).tokens
 
 
 def splitmix(word: int) -> int:
@@ -140,19 +144,61 @@ def test_top_k_and_top_p_keep_the_most_likely_tokens(settings, support):
     assert set(drawn.tolist()) == support
 
 
-def test_logprobs_are_those_of_the_tempered_distribution_in_float32():
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_logprobs_are_those_of_the_tempered_distribution_in_float32(with_memory):
     torch.manual_seed(0)
     logits = torch.randn(5, 40, dtype=torch.bfloat16) * 4
-    tokens = torch.tensor([0, 3, 39, 7, 7])
+    before = logits.clone()
+    memory = torch.full((7, 40), float("nan")) if with_memory else None
 
-    logprobs = token_logprobs(logits, tokens, 0.7)
+    drawn = draw_tokens(logits, torch.rand(5, dtype=F64), Sampling(temperature=0.7), memory)
 
     wide = logits.double().numpy() / 0.7
     wanted = [
-        row[t] - np.log(np.exp(row).sum()) for row, t in zip(wide, tokens.tolist(), strict=True)
+        row[t] - np.log(np.exp(row).sum())
+        for row, t in zip(wide, drawn.tokens.tolist(), strict=True)
     ]
-    assert logprobs.dtype == torch.float32
-    np.testing.assert_allclose(logprobs.numpy(), wanted, atol=1e-5)
+    assert drawn.logprobs.dtype == torch.float32
+    np.testing.assert_allclose(drawn.logprobs.numpy(), wanted, atol=1e-5)
+    assert torch.equal(logits, before)
+
+
+def test_the_logprob_of_a_token_that_is_nearly_impossible_is_exact():
+    logits = torch.tensor([[0.0, -95.0, -200.0]])  # e^-95 is no normal float32
+
+    drawn = draw_tokens(logits, torch.tensor([1 - 2**-52], dtype=F64), Sampling())
+
+    forced = draw_tokens(logits.flip(1), torch.zeros(1, dtype=F64), Sampling())
+    assert drawn.tokens.tolist() == [0]
+    assert forced.tokens.tolist() == [1]
+    assert forced.logprobs.item() == pytest.approx(-95.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("vocab", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 7])
+def test_a_draw_is_the_first_token_whose_cumulated_probability_exceeds_u(vocab):
+    torch.manual_seed(vocab)
+    logits = torch.randn(300, vocab) * 3
+    logits[:, vocab // 3 : vocab // 2] = -float("inf")
+    u = torch.rand(300, dtype=F64)
+
+    drawn = draw_tokens(logits, u, Sampling())
+
+    cumulated = np.cumsum(torch.softmax(logits, -1).double().numpy(), axis=1)
+    wanted = [
+        int(np.argmax(row > x * row[-1])) for row, x in zip(cumulated, u.tolist(), strict=True)
+    ]
+    assert drawn.tokens.tolist() == wanted
+
+
+def test_a_draw_at_the_boundary_of_two_blocks_has_a_probability():
+    probs = torch.zeros(1, 3 * BLOCK)
+    probs[0, [5, BLOCK - 2, 2 * BLOCK + 3]] = torch.tensor([0.1, 0.2, 0.7])
+    edge = float(probs.double().cumsum(1)[0, BLOCK - 1] / probs.double().sum())
+    around = [edge * (1 + k * 2.0**-52) for k in range(-3, 4)]
+
+    for u in around:
+        token = draw_tokens(probs.log(), torch.tensor([u], dtype=F64), Sampling()).tokens
+        assert int(token) in (BLOCK - 2, 2 * BLOCK + 3)
 
 
 def test_the_support_is_not_narrowed_to_fifty_tokens():
