@@ -1,6 +1,6 @@
 """Which seeds of a claim run by default, and which where the slow part is asked for."""
 
-import pytest
+from tests.slow import slow
 
 DEFAULT, *SLOW = range(3)
-SEEDS = [DEFAULT, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SLOW)]
+SEEDS = [DEFAULT, *(slow(seed) for seed in SLOW)]

@@ -31,12 +31,14 @@ def test_a_categorical_policy_balances_cartpole(tmp_path, seed):
     assert held_out(result) >= 450
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_gaussian_policy_swings_the_pendulum_up(tmp_path, seed):
     result = run(settings("pendulum", tmp_path, seed), loggers=[])
     assert held_out(result) >= -300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cartpole_without_reward_is_not_learned(tmp_path, seed):
     def unpaid():

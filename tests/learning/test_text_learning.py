@@ -5,6 +5,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.learning.reversing import accuracy, partial, settings
 from tests.learning.seeds import SEEDS
+from tests.slow import slow
 from trainers.runner.run import run
 
 
@@ -16,7 +17,7 @@ def test_three_letters_are_reversed_from_a_random_start(tmp_path, seed):
     assert accuracy(after) >= 0.99
 
 
-@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+@pytest.mark.parametrize("advantage", ["grpo", slow("rloo")])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_they_are_reversed_without_a_critic(tmp_path, seed, advantage):
     groups = {"ppo.num_prompts": 64, "ppo.samples_per_prompt": 4}

@@ -148,14 +148,19 @@ def frozen_heap() -> Iterator[None]:
 
     A collection of the whole heap takes a quarter of a second, and one is done before each pass.
     """
-    is_outermost = gc.get_freeze_count() == 0
     gc.collect()
     gc.freeze()
+    _frozen.append(True)
     try:
         yield
     finally:
-        if is_outermost:
+        _frozen.pop()
+        if not _frozen:
             gc.unfreeze()
+
+
+_frozen: list[bool] = []
+"""An entry for each `frozen_heap` that is open: counting what is frozen takes as long as a pass."""
 
 
 def counted(

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.slow import slow
 from trainers.cli import plan as module
 from trainers.cli.main import main
 from trainers.config import Config, GenerationConfig
@@ -39,7 +40,7 @@ def test_what_is_received_takes_time():
     assert pace.seconds(once.times(3).then(once)) == 8
 
 
-@pytest.mark.parametrize(("nodes", "link"), [(2, BETWEEN), (1, WITHIN)])
+@pytest.mark.parametrize(("nodes", "link"), [(2, BETWEEN), slow(1, WITHIN)])
 def test_a_rollout_without_a_copy_gathers_the_policy_for_every_pass(
     nodes, link, capsys, monkeypatch
 ):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
+from tests.slow import slow
 from tests.unit.trainers.models.families import FAMILIES, family_model, ragged_inputs
 from trainers.config import (
     BackendConfig,
@@ -86,7 +87,8 @@ def test_parameters_are_those_of_the_real_models(critic):
 
 
 @pytest.mark.parametrize(
-    ("critic", "lora"), [("separate", "adapters"), ("separate", "whole"), ("shared", "adapters")]
+    ("critic", "lora"),
+    [("separate", "adapters"), slow("separate", "whole"), slow("shared", "adapters")],
 )
 def test_of_adapters_only_what_learns_has_gradients_and_moments(critic, lora):
     adapters = LoRAConfig(rank=3, critic=lora)
@@ -109,7 +111,7 @@ def test_of_adapters_only_what_learns_has_gradients_and_moments(critic, lora):
     assert update.gradients <= 4 * sum(learned.values())
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "mixtral"])
+@pytest.mark.parametrize("family", ["llama", "mixtral", *map(slow, FAMILIES[1:])])
 def test_a_pass_of_a_real_model_takes_what_its_rehearsal_takes(family, tmp_path):
     model = family_model(family)
     model.save_pretrained(tmp_path)
@@ -165,7 +167,7 @@ def cached(config, rows):
     return Rehearsal(shapes_of(config), config, torch.float32).generation(rows)[2]
 
 
-@pytest.mark.parametrize("length", [1, 4, 64, 65, 66, 140])
+@pytest.mark.parametrize("length", [1, 65, *map(slow, (4, 64, 66, 140))])
 def test_the_cache_takes_what_writing_token_by_token_takes(length):
     config = with_(CONFIG, generation={"max_new_tokens": length})
     model = fresh_llama(llama_config(config.model, 512), 0)
