@@ -1,5 +1,9 @@
 """vLLM itself: its log-probabilities against the trainer's forward, and its weights kept apart."""
 
+import os
+import signal
+import threading
+
 import pytest
 import torch
 
@@ -139,3 +143,21 @@ def test_bfloat16_is_within_the_tolerance():
     gap = gaps(policy, asked, generator.generate(asked, Sampling()), 1.0)
     generator.close()
     assert 0 < gap.mean() < GenerationConfig().tolerance
+
+
+def test_a_rollout_outlives_a_worker_that_is_killed_in_its_midst():
+    policy = policy_of(1)
+    generator = started(policy)
+    generator.load_weights(((n, p.detach()) for n, p in policy.named_parameters()), 7)
+    worker = generator._pool._endpoints[0].worker
+    asked = requests([11], count=64, new=150)
+    generator.generate(asked[:1], Sampling())  # kernels are built
+    killed = worker.pid
+    killer = threading.Timer(0.3, os.kill, (killed, signal.SIGKILL))
+    killer.start()
+    responses = generator.generate(asked, Sampling(seed=2))
+    killer.join()
+    assert worker.pid != killed
+    assert {response.policy_version for response in responses} == {7}
+    assert gaps(policy, asked, responses, 1.0).max() < 1e-4
+    generator.close()
