@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -92,7 +93,7 @@ def main() -> None:
     weights = ((name, tensor.detach()) for name, tensor in policy.named_parameters())
     seconds = measured(lambda: served.load_weights(weights, 0))[1]
     print(f"weights sent in {seconds:.2f} s")
-    low = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    low: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     ids = torch.tensor(rows)
 
     @torch.no_grad()

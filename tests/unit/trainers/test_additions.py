@@ -25,8 +25,8 @@ ESTIMATOR = {
 }
 GENERATOR = {
     "trainers/config/text.py": (
-        'engine: Literal["transformers"]',
-        "engine: Literal['transformers', 'loud']",
+        'engine: Literal["transformers", "vllm"]',
+        "engine: Literal['transformers', 'vllm', 'loud']",
     ),
     "trainers/generation/loud.py": """
 from trainers.generation.transformers import TransformersGenerator
