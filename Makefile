@@ -50,7 +50,7 @@ engines: install  ## vLLM's CPU build in .engines/vllm, for generation.engine vl
 test-engines: install  ## the tests that need what `make engines` installs
 	$(PYTEST) -m engines
 
-train: install  ## run the quickstart: a warm start, then PPO, in about six CPU minutes
+train: install  ## run the quickstart: a warm start, then PPO, in five to nine CPU minutes
 	OMP_NUM_THREADS=$(TRAIN_THREADS) $(BIN)/llmgym train quickstart --clean
 
 test: install  ## the default suite: everything this machine can run, without the slow part
