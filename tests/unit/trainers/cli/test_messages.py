@@ -19,6 +19,7 @@ VERBS_OPTIONS += (report.Options, runs.ListRuns, runs.Diff, launch.Options)
 FREE = ("envs.0.kwargs.", "rewards.0.kwargs.", "eval.kwargs.")
 """Arguments of environments and rewards: their names are theirs."""
 OF_OTHERS = {"nproc_per_node", "local_rank", "nnodes", "node_rank", "master_addr", "master_port"}
+OF_OTHERS |= {"child", "host", "port", "no_deps"}  # of a generation server, and of pip
 OF_OTHERS |= {"standalone", "num_accelerators", "force_multi", "signal", "time", "kill_on_bad_exit"}
 """Options of launchers."""
 FILES = {"tokenizer.json", "run.lock", "tokenizer.pad_token", "tokenizer.eos_token"}

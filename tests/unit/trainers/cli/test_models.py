@@ -13,6 +13,7 @@ from trainers.cli import main as cli
 from trainers.config.files import dump, read
 from trainers.errors import ConfigError
 from trainers.export.folders import export_policy
+from trainers.generation import transformers as generation
 from trainers.generation.base import Sampling
 from trainers.inference.loading import load_for_inference
 from trainers.inference.targets import newest_run, target_of
@@ -146,19 +147,18 @@ def test_the_base_of_a_run_is_read_by_the_tokenizer_of_its_settings(run_dir, tmp
 def test_a_model_that_is_looked_at_computes_in_the_type_it_was_trained_in(run_dir, monkeypatch):
     seen = []
 
-    def forward(self, *args, **kwargs):
-        seen.append(torch.is_autocast_enabled("cpu"))
-        return plain(self, *args, **kwargs)
+    def make(parts):
+        seen.append(parts.autocast)
+        return plain(parts)
 
-    plain = LlamaForCausalLM.forward
-    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
+    plain = generation.make_generator
+    monkeypatch.setattr(generation, "make_generator", make)
     for dtype in ("float32", "bfloat16"):
         config = read([], {**SETTINGS, "model.dtype": dtype})
         with open(f"{run_dir}/config.yaml", "w", encoding="utf-8") as stream:
             stream.write(dump(config))
         assert cli.main(["eval", run_dir, "--n", "1"]) == 0
-        assert set(seen) == {dtype == "bfloat16"}
-        seen.clear()
+        assert seen.pop() == (None if dtype == "float32" else torch.bfloat16)
 
 
 def test_without_a_name_the_newest_run_is_meant(run_dir, tmp_path, monkeypatch):

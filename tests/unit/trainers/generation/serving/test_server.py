@@ -126,8 +126,12 @@ def answering(reply):
     def once():
         connection, _ = listener.accept()
         with listener, connection:
+            connection.settimeout(5.0)
             connection.recv(65536)
             connection.sendall(reply)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):  # a request that is left unread resets the connection
+                pass
 
     threading.Thread(target=once, daemon=True).start()
     return ServerClient(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=5.0)
