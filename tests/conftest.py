@@ -49,6 +49,7 @@ TRAINING = (
     "docs", "families", "unit/trainers", "parity", "learning", "resume", "distributed", "faults",
     "gpu", "engines",
     "unit/llmgym/test_chat_templates.py", "unit/llmgym/rewards/test_rendering.py",
+    "unit/scripts/test_bench.py",
 )  # fmt: skip
 """What imports packages that only training needs."""
 
