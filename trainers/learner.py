@@ -21,7 +21,7 @@ from trainers.functional.logprobs import EntropyMode
 from trainers.functional.packing import row_groups
 from trainers.functional.schedules import rate_factor
 from trainers.models.adapters import adapters_off
-from trainers.models.packed_rows import reads_packed
+from trainers.models.packed_rows import longest_packed
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def evaluated(
     run: Callable[[Inputs, RowIndex], Tensor],
     *,
     budget: int,
-    packed: bool,
+    packed_up_to: float,
     device: torch.device,
 ) -> Tensor:
     """Run a model over all rows by token budget, without gradients.
@@ -41,13 +41,13 @@ def evaluated(
         inputs: B rows.
         run: takes some rows, trimmed, and their numbers; returns [n, K].
         budget: tokens of one pass.
-        packed: whether the model reads no padding; else it counts.
+        packed_up_to: tokens of the longest row that it reads packed; padding of others counts.
         device: where the model is.
 
     Returns:
         [B, K'] float32 in row order, zeros where rows were trimmed.
     """
-    groups = row_groups(inputs, budget, packed=packed)
+    groups = row_groups(inputs, budget, packed_up_to=packed_up_to)
     result = torch.empty(0)
     for group in groups:
         rows = inputs.rows(group)
@@ -76,7 +76,7 @@ class Learner:
         self._version = 0
         self._rates = (config.ppo.learning_rate, config.ppo.critic_learning_rate)
         modules = [policy.module] if critic is None else [policy.module, critic.module]
-        self._packed = all(map(reads_packed, modules))
+        self._packed_up_to = min(map(longest_packed, modules))
 
     @property
     def policy_version(self) -> int:
@@ -146,7 +146,7 @@ class Learner:
         Every rank gets the same number: blank rows, without loss, fill up where there is less.
         """
         budget = self._config.backend.micro_batch_tokens
-        groups = row_groups(experience.inputs, budget, packed=self._packed)
+        groups = row_groups(experience.inputs, budget, packed_up_to=self._packed_up_to)
         parts = [experience.rows(group).trimmed().to(self._policy.device) for group in groups]
         number = int(global_max(torch.tensor(max(len(parts), 1), device=self._policy.device)))
         if number == len(parts):
@@ -204,7 +204,7 @@ class Learner:
     def _run(self, inputs: Inputs, run: Callable[[Inputs, RowIndex], Tensor]) -> Tensor:
         budget = self._config.backend.micro_batch_tokens
         return evaluated(
-            inputs, run, budget=budget, packed=self._packed, device=self._policy.device
+            inputs, run, budget=budget, packed_up_to=self._packed_up_to, device=self._policy.device
         )
 
     def _output(self, inputs: Inputs, response_mask: Tensor) -> PolicyOutput:
@@ -260,7 +260,7 @@ class FrozenPolicy:
         self._device = device
         self._autocast = autocast
         self._budget = config.backend.micro_batch_tokens
-        self._packed = reads_packed(module)
+        self._packed_up_to = longest_packed(module)
 
     def logprobs(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
         """Return [B, T] log-probabilities of the actions."""
@@ -271,7 +271,9 @@ class FrozenPolicy:
             with torch.autocast(self._device.type, self._autocast, enabled=mixed):
                 return self._module(micro, mask, entropy="none").logprobs
 
-        return evaluated(inputs, run, budget=self._budget, packed=self._packed, device=self._device)
+        return evaluated(
+            inputs, run, budget=self._budget, packed_up_to=self._packed_up_to, device=self._device
+        )
 
 
 @final

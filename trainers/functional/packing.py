@@ -34,15 +34,22 @@ def padded_groups(sizes: Tensor, budget: int) -> list[Tensor]:
     return [torch.tensor(group, device=sizes.device) for group in groups]
 
 
-def row_groups(inputs: Inputs, budget: int, *, packed: bool) -> Sequence[RowIndex]:
-    """Group rows by what the models compute: `packed` where they read text without padding.
+def row_groups(inputs: Inputs, budget: int, *, packed_up_to: float) -> Sequence[RowIndex]:
+    """Group rows by what the models compute: text without padding where they read it packed.
 
     Steps of environments are of one width and are not sorted.
+
+    Args:
+        inputs: B rows.
+        budget: tokens of a group; a longer row is a group of its own.
+        packed_up_to: tokens of the longest row that the models read packed, 0 for none. With a
+            longer one all rows count their padding, for its pass computes it.
     """
     if not isinstance(inputs, ControlInputs):
-        if packed:
-            return packed_groups(inputs.sizes, inputs.prompt_numbers, budget)
-        return padded_groups(inputs.sizes, budget)
+        sizes = inputs.sizes
+        if len(sizes) and int(sizes.sum(1).max()) <= packed_up_to:
+            return packed_groups(sizes, inputs.prompt_numbers, budget)
+        return padded_groups(sizes, budget)
     rows, width = inputs.obs.shape[:2]
     size = max(budget // width, 1)
     return [slice(begin, begin + size) for begin in range(0, rows, size)]

@@ -8,7 +8,6 @@ V vocabulary, D hidden. Logits [B, L, V] are never built:
 """
 
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Self, cast, final
 
@@ -20,7 +19,7 @@ from llmgym.rewards.context import longest_sequence, rope_limit
 from trainers.batch import PolicyOutput, TextInputs
 from trainers.errors import ConfigError
 from trainers.functional.logprobs import Absent, EntropyMode, linear_logprobs, without
-from trainers.models.packed_rows import Layout, reads_packed
+from trainers.models.packed_rows import Layout, longest_packed
 
 PROBE_TOLERANCE = 1e-3  # a wrong scale, cap or position is off by far more; rounding by far less
 LONG_ROW = 8
@@ -57,10 +56,9 @@ def hidden_states(body: PreTrainedModel, inputs: TextInputs) -> Tensor:
     Returns:
         [B, T + 1, D], the first that of the last prompt token; padding cannot reach them.
     """
-    if reads_packed(body):
-        layout = Layout.of(inputs)
-        if layout.longest <= _window(body):
-            return packed_states(body, inputs, layout)
+    limit = longest_packed(body)
+    if limit and int(inputs.sizes.sum(1).max()) <= limit:  # a plan has no values to look at
+        return packed_states(body, inputs, Layout.of(inputs))
     first = inputs.num_prompt - 1
     if hides_left_padding(body):
         return _body_states(body, inputs.tokens, inputs.attention_mask)[:, first:]
@@ -85,11 +83,6 @@ def packed_states(body: PreTrainedModel, inputs: TextInputs, layout: Layout) -> 
         layout=layout,
     ).last_hidden_state[0]
     return states.index_select(0, layout.places.flatten()).unflatten(0, layout.places.shape)
-
-
-def _window(body: PreTrainedModel) -> float:
-    """Return the tokens that attention looks back on where it slides; the layout has no window."""
-    return getattr(body.config.get_text_config(), "sliding_window", None) or math.inf
 
 
 def _body_states(body: PreTrainedModel, tokens: Tensor, mask: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ own, which transformers hands the layout; without a layout it is `sdpa`.
 B rows, P prompt, T response tokens, N packed tokens, H heads, D head size.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, final
@@ -110,7 +111,6 @@ class Layout:
         places: [B, T + 1] packed place of the last prompt token and of each response token; any at
             padding.
         pieces: the parts of N in their order, each with its attention.
-        longest: tokens of the longest row.
         readers: modules of attention that were handed the layout.
     """
 
@@ -118,7 +118,6 @@ class Layout:
     positions: Tensor
     places: Tensor
     pieces: tuple[Run | Group, ...]
-    longest: int
     readers: set[int]
 
     @classmethod
@@ -159,7 +158,6 @@ class Layout:
             positions=torch.cat(positions).to(device),
             places=torch.cat([first[:, :1], behind], dim=1).to(device),
             pieces=tuple(_placed(piece, device) for piece in pieces),
-            longest=max(sum(size) for size in sizes),
             readers=set(),
         )
 
@@ -269,11 +267,16 @@ def packed_attention(  # noqa: PLR0913 - transformers' own order
     return layout.attend(query[0], key[0], value[0].to(dtype), scaling)[None], None
 
 
-def reads_packed(module: nn.Module) -> bool:
-    """Tell whether the transformers model in a module reads packed rows."""
+def longest_packed(module: nn.Module) -> float:
+    """Return the tokens of the longest row that the transformers model in a module reads packed.
+
+    0 where it reads padded rows; its window where attention slides, for a layout has no window.
+    """
     models = (part for part in module.modules() if isinstance(part, PreTrainedModel))
     model = next(models, None)
-    return model is not None and model.config.get_text_config()._attn_implementation == KERNEL
+    if model is None or model.config.get_text_config()._attn_implementation != KERNEL:
+        return 0
+    return getattr(model.config.get_text_config(), "sliding_window", None) or math.inf
 
 
 ALL_ATTENTION_FUNCTIONS.register(KERNEL, packed_attention)

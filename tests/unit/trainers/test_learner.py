@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def real_tokens(group):
 def test_steps_of_environments_are_grouped_as_rows_of_one_width_are(shape, budget):
     steps = ControlInputs(obs=torch.zeros(*shape, 2), actions=torch.zeros(*shape))
     numbers = torch.arange(shape[0])
-    groups = [numbers[group].tolist() for group in row_groups(steps, budget, packed=True)]
+    groups = [numbers[group].tolist() for group in row_groups(steps, budget, packed_up_to=math.inf)]
     assert groups == [group.tolist() for group in padded_groups(steps.sizes, budget)]
 
 
@@ -76,16 +77,29 @@ def test_rows_that_share_a_prompt_are_neighbours():
     assert packed_groups(SHARED[:0], PROMPT_OF[:0], 100) == []
 
 
-@pytest.mark.parametrize("packed", [False, True])
+def test_a_row_that_is_too_long_to_be_packed_makes_all_count_their_padding():
+    inputs = tiny.text()
+    longest = int(inputs.sizes.sum(1).max())
+    for limit, expected in (
+        (longest, packed_groups(inputs.sizes, inputs.prompt_numbers, 20)),
+        (longest - 1, padded_groups(inputs.sizes, 20)),
+    ):
+        groups = row_groups(inputs, 20, packed_up_to=limit)
+        assert [group.tolist() for group in groups] == [group.tolist() for group in expected]
+
+
+@pytest.mark.parametrize("packed_up_to", [0, math.inf])
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_figures_come_back_in_row_order_for_any_budget(budget, packed):
+def test_figures_come_back_in_row_order_for_any_budget(budget, packed_up_to):
     inputs = tiny.text()
 
     def first_action(micro, rows):
         assert torch.equal(micro.actions[:, 0], inputs.actions[rows, 0])
         return micro.actions * 1.0
 
-    figures = evaluated(inputs, first_action, budget=budget, packed=packed, device=tiny.CPU)
+    figures = evaluated(
+        inputs, first_action, budget=budget, packed_up_to=packed_up_to, device=tiny.CPU
+    )
 
     real = inputs.attention_mask[:, inputs.num_prompt :]
     assert torch.equal(figures[real], inputs.actions[real] * 1.0)

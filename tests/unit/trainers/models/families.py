@@ -63,7 +63,11 @@ UNCLASSIFIED = {
 def family_config(name):
     if name == "gpt2":
         return AutoConfig.for_model("gpt2", **GPT2)
-    given = {k: v for k, v in {**WIDTH, **CHANGES[name]}.items() if v is not None}
+    given = {
+        k: v
+        for k, v in {**WIDTH, **CHANGES.get(name, UNCLASSIFIED.get(name, {}))}.items()
+        if v is not None
+    }
     return AutoConfig.for_model(name, **given)
 
 

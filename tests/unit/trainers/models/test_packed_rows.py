@@ -8,9 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.unit.trainers.models.families import (
-    CHANGES,
     FAMILIES,
-    UNCLASSIFIED,
     VOCAB,
     family_model,
     ragged_inputs,
@@ -21,10 +19,9 @@ from trainers.models.causal_lm import CausalPolicy, hidden_states
 from trainers.models.critic import SharedActorCritic
 from trainers.models.critic_folders import build_critic
 from trainers.models.loading import enable_checkpointing
-from trainers.models.packed_rows import SHORT_ROW, Layout, causal, reads_packed
+from trainers.models.packed_rows import SHORT_ROW, Layout, causal, longest_packed
 from trainers.models.packing import pack_rows, packs
 
-CHANGES.update({name: UNCLASSIFIED[name] for name in ("olmo2", "cohere", "olmoe")})
 PACKED = (*FAMILIES, "granite", "mixtral", "olmo2", "cohere", "olmoe")
 
 
@@ -73,7 +70,7 @@ def both(family, inputs, mask, change=lambda _model: None):
             assert pack_rows(model)
         critic = build_critic(model)
         torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
-        assert reads_packed(critic) == does_pack
+        assert bool(longest_packed(critic)) == does_pack
         policy = CausalPolicy(model, temperature=0.7, chunk=512)
         found.append(figures(policy, critic, inputs, mask))
     return found
@@ -191,10 +188,9 @@ def test_short_rows_in_bfloat16_have_gradients_as_exact_as_of_the_fused_kernel()
 
 
 def test_models_that_attention_alone_does_not_describe_stay_padded():
-    CHANGES["lfm2"] = UNCLASSIFIED["lfm2"]
     model = family_model("lfm2")
     assert not packs(model, "auto")
-    assert not reads_packed(model)
+    assert not longest_packed(model)
     with pytest.raises(ConfigError, match=r"--backend\.packing auto"):
         packs(model, "on")
 
@@ -213,6 +209,7 @@ def test_rows_longer_than_a_sliding_window_are_padded():
     for window, computed in ((4, inputs.tokens.numel()), (9, int(inputs.attention_mask.sum()))):
         twin = copy.deepcopy(model)
         twin.config.sliding_window = window
+        assert longest_packed(twin) == window
         seen = []
         twin.model.embed_tokens.register_forward_hook(
             lambda *args, seen=seen: seen.append(args[2].shape[:2].numel())
