@@ -7,6 +7,7 @@ B rows, P prompt, T actions, V vocabulary.
 """
 
 import inspect
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -33,6 +34,8 @@ from trainers.generation.llama import LlamaRows, agrees, has_layout, longest_exa
 from trainers.generation.writing import Writing
 from trainers.models.causal_lm import CausalPolicy, hides_left_padding
 from trainers.models.critic import SharedActorCritic
+
+_log = logging.getLogger(__name__)
 
 # Below this share of rows still being written, the finished ones leave the batch and its cache.
 # Removing copies the cache, so not at every end.
@@ -264,6 +267,11 @@ class TransformersGenerator(Generator):
             return False
         if self._agrees is None:
             self._agrees = agrees(model)
+            if not self._agrees:
+                _log.warning(
+                    "%s computes other logits than llama.py; its own forward writes, more slowly",
+                    type(model).__name__,
+                )
         return self._agrees
 
     def _llama_rows(self, requests: Sequence[Request]) -> LlamaRows:

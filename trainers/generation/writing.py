@@ -60,7 +60,7 @@ class Writing:
             memory: as `sampling.draw_tokens` takes it.
 
         Returns:
-            [B] tokens, and [B] True where the row goes on after it.
+            [B] tokens, and [B] True where the row continues after it.
         """
         position = self._position[members]
         u = uniforms_of(self._keys[members], position)

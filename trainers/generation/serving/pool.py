@@ -1,4 +1,4 @@
-"""All generation servers of a rank: requests are shared out, and those of a lost server go on.
+"""All generation servers of a rank: each writes a part of the requests, and takes over lost ones.
 
 A server is lost where it does not answer, or is silent for too long. Its requests go to the others;
 where none is left, each is tried again: a worker of this run is started anew, one at an address is
@@ -17,7 +17,7 @@ from trainers.generation.serving.client import ServerClient
 from trainers.generation.serving.process import LocalWorker
 
 REVIVALS = 2
-"""How often a rollout goes on after all servers were lost."""
+"""How often a rollout continues after all servers were lost."""
 Answer = tuple[Sequence[int], Sequence[float]]
 """Ids and log-probabilities of a response."""
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Endpoint:
         worker: the process behind it, where this rank starts it.
         url: its address; of a worker, of the process that runs now.
         failure: why it is lost; None while it serves.
-        status: what it said when it was opened.
+        status: its message when it was opened.
     """
 
     timeout: float

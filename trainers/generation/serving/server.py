@@ -36,7 +36,7 @@ from trainers.generation.serving.worker import (
 PIECE = 2**20
 """Bytes of weights that are received at once."""
 PROGRESS_SECONDS = 1.0
-"""How often a rollout is reported that goes on; one that does not is not."""
+"""How often a rollout that continues is reported."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -147,7 +147,7 @@ def _pieces(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
 
 
 def _lines(stream: "queue.Queue[Any]", count: int, version: int) -> Iterator[Mapping[str, Any]]:
-    """Yield responses as they end, a beat where the engine goes on, and `done` at the end."""
+    """Yield responses as they end, a beat where the engine continues, and `done` at the end."""
     told = time.monotonic()
     while count:
         line = stream.get()

@@ -234,11 +234,12 @@ def test_only_what_has_the_layout_is_written_so():
     assert not llama.has_layout(hooked)
 
 
-def test_a_model_that_computes_something_else_is_written_by_its_own_forward():
+def test_a_model_that_computes_something_else_is_written_by_its_own_forward(caplog):
     model, asked = make(), requests()
     model.model.layers[0].mlp.forward = lambda states: states * 2
     assert not llama.agrees(model)
     assert worst(model, asked, generator(model).generate(asked, Sampling())) < 1e-4
+    assert "its own forward writes, more slowly" in caplog.text
 
 
 def test_rows_that_outgrow_a_window_are_written_by_the_models_own_forward():
