@@ -148,7 +148,7 @@ def passes():
         calls.append(len(rows))
         return micro.actions * 1.0
 
-    scored = evaluated(made.inputs, run, budget=12, packed_up_to=0, device=tiny.CPU)
+    scored = evaluated(made.inputs, run, budget=12, packed_up_to=0.0, device=tiny.CPU)
     real = made.response_mask
     return len(calls), torch.equal(scored[real], made.inputs.actions[real] * 1.0)
 

@@ -275,8 +275,8 @@ def longest_packed(module: nn.Module) -> float:
     models = (part for part in module.modules() if isinstance(part, PreTrainedModel))
     model = next(models, None)
     if model is None or model.config.get_text_config()._attn_implementation != KERNEL:
-        return 0
-    return getattr(model.config.get_text_config(), "sliding_window", None) or math.inf
+        return 0.0
+    return float(getattr(model.config.get_text_config(), "sliding_window", None) or math.inf)
 
 
 ALL_ATTENTION_FUNCTIONS.register(KERNEL, packed_attention)

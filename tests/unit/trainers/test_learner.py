@@ -81,14 +81,14 @@ def test_a_row_that_is_too_long_to_be_packed_makes_all_count_their_padding():
     inputs = tiny.text()
     longest = int(inputs.sizes.sum(1).max())
     for limit, expected in (
-        (longest, packed_groups(inputs.sizes, inputs.prompt_numbers, 20)),
-        (longest - 1, padded_groups(inputs.sizes, 20)),
+        (float(longest), packed_groups(inputs.sizes, inputs.prompt_numbers, 20)),
+        (longest - 1.0, padded_groups(inputs.sizes, 20)),
     ):
         groups = row_groups(inputs, 20, packed_up_to=limit)
         assert [group.tolist() for group in groups] == [group.tolist() for group in expected]
 
 
-@pytest.mark.parametrize("packed_up_to", [0, math.inf])
+@pytest.mark.parametrize("packed_up_to", [0.0, math.inf])
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_figures_come_back_in_row_order_for_any_budget(budget, packed_up_to):
     inputs = tiny.text()
