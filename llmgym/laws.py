@@ -26,6 +26,7 @@ from llmgym.errors import TaskSourceError
 from llmgym.messages import Sample
 from llmgym.rewards.rounding import tolerance
 from llmgym.rewards.verdict import UNCUT
+from llmgym.step import StepInfo
 
 RESET_SECONDS = 1.0
 SLACK = 1e-6
@@ -173,11 +174,11 @@ def _vector(subject: Subject) -> Iterator[str]:
     actions[1] = JUNK["prose"]
     observations, rewards, terminated, truncated, infos = envs.step(actions)
     for slot, (env, action) in enumerate(zip(singles, actions, strict=True)):
-        got = (observations[slot], rewards[slot], terminated[slot], truncated[slot])
-        got = (*got, infos["reward_valid"][slot])
-        if infos["stop_reason"][slot] == "env_error":
-            yield f"slot {slot} of a vector raised {infos['reward_error'][slot]}"
-        elif not same([got], play(env, action, steps=1), core_env(env).reward):
+        info = StepInfo.of(infos, slot)
+        step = (observations[slot], rewards[slot], terminated[slot], truncated[slot], info.valid)
+        if info.stop_reason == "env_error":
+            yield f"slot {slot} of a vector raised {info.error}"
+        elif not same([step], play(env, action, steps=1), core_env(env).reward):
             yield "a step in a vector differs from one alone. Override advance or score_batch"
     envs.close()
 

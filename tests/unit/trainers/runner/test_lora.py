@@ -104,6 +104,22 @@ def test_a_resume_with_other_weights_behind_the_path_is_refused(model, tmp_path)
         run(config, reward=tiny.letters, loggers=[], resume=True)
 
 
+def test_adapters_learn_without_a_critic_held_by_a_kl_in_the_reward(model, tmp_path):
+    arm = {"ppo.critic": "none", "ppo.advantage": "rloo", "ppo.samples_per_prompt": 4}
+    change = {**LORA, **arm, "ppo.kl_placement": "reward"}
+    change |= {"ppo.num_epochs": 1, "ppo.num_iterations": 3}
+    moved = {}
+    for kl_coef in (0.001, 10.0):
+        runs = tmp_path / str(kl_coef)
+        config = tiny.run_settings(model, runs, **{**change, "ppo.kl_coef": kl_coef})
+        first, second, third = metrics(run(config, reward=tiny.letters).run_dir)
+        assert first["objective/kl"] == 0
+        assert "value/explained_var" not in first
+        assert second["objective/kl"] > 1e-4, "adapters did not learn"
+        moved[kl_coef] = third["objective/kl"]
+    assert moved[0.001] != moved[10.0], "the KL has no part in the rewards of the second update"
+
+
 SFT = {"sft.num_epochs": 2, "sft.batch_size": 8, "sft.learning_rate": 1e-2, "data.num_examples": 24}
 
 
