@@ -46,13 +46,26 @@ def row_groups(inputs: Inputs, budget: int, *, packed_up_to: float) -> Sequence[
             longer one all rows count their padding, for its pass computes it.
     """
     if not isinstance(inputs, ControlInputs):
-        sizes = inputs.sizes
-        if len(sizes) and int(sizes.sum(1).max()) <= packed_up_to:
-            return packed_groups(sizes, inputs.prompt_numbers, budget)
-        return padded_groups(sizes, budget)
+        return text_groups(inputs.sizes, inputs.prompt_numbers, budget, packed_up_to=packed_up_to)
     rows, width = inputs.obs.shape[:2]
     size = max(budget // width, 1)
     return [slice(begin, begin + size) for begin in range(0, rows, size)]
+
+
+def text_groups(
+    sizes: Tensor, prompts: Tensor, budget: int, *, packed_up_to: float
+) -> list[Tensor]:
+    """Group rows of text packed, or padded where one is longer than `packed_up_to` tokens.
+
+    Args:
+        sizes: [B, 2] prompt and response tokens of each row.
+        prompts: [B] a number for each prompt.
+        budget: tokens of a group; a longer row is a group of its own.
+        packed_up_to: as of `row_groups`.
+    """
+    if len(sizes) and int(sizes.sum(1).max()) <= packed_up_to:
+        return packed_groups(sizes, prompts, budget)
+    return padded_groups(sizes, budget)
 
 
 def packed_groups(sizes: Tensor, prompts: Tensor, budget: int) -> list[Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from trainers.backends.base import Engine
 from trainers.batch import Metrics, TextInputs
 from trainers.distributed.collectives import global_sum
-from trainers.functional.packing import padded_groups
+from trainers.functional.packing import text_groups
 from trainers.supervised.fit import Loss, over_ranks
 from trainers.supervised.sft_data import SFTExample
 
@@ -59,10 +59,16 @@ def pad_around_response(examples: Sequence[SFTExample]) -> SFTBatch:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTLoss(Loss[SFTExample, SFTBatch]):
-    """Cross-entropy in nats per response token, of a `CausalPolicy` at temperature 1."""
+    """Cross-entropy in nats per response token, of a `CausalPolicy` at temperature 1.
+
+    Attributes:
+        packed_up_to: tokens of the longest row that the policy reads packed; padding of others
+            counts.
+    """
 
     stage = "sft"
     held_out_loss = "sft/holdout_loss"
+    packed_up_to: float = 0.0
 
     def count(self, rows: Sequence[SFTExample]) -> int:
         """Return the number of response tokens."""
@@ -70,8 +76,13 @@ class SFTLoss(Loss[SFTExample, SFTBatch]):
 
     def batches(self, rows: Sequence[SFTExample]) -> list[SFTBatch]:
         """Group examples by the token budget, on the device."""
-        sizes = torch.tensor([[len(row.prompt), len(row.response)] for row in rows])
-        groups = padded_groups(sizes.reshape(-1, 2), self.config.backend.micro_batch_tokens)
+        sizes = torch.tensor([[len(row.prompt), len(row.response)] for row in rows]).reshape(-1, 2)
+        groups = text_groups(
+            sizes,
+            torch.arange(len(rows)),
+            self.config.backend.micro_batch_tokens,
+            packed_up_to=self.packed_up_to,
+        )
         return [
             self._moved(pad_around_response([rows[i] for i in group.tolist()])) for group in groups
         ]

@@ -27,6 +27,8 @@ from trainers.models.loading import (
     load_policy_model,
     load_tokenizer,
 )
+from trainers.models.packed_rows import longest_packed
+from trainers.models.packing import packs
 from trainers.models.shards import layer_by_layer
 from trainers.runner.assemble import Devices, card, check_prompts
 from trainers.runner.digests import demonstrations_digest, weights_digest
@@ -78,6 +80,7 @@ def base_model(
         policy = CausalPolicy(model, temperature=1.0, chunk=config.backend.logprob_chunk)
         with layer_by_layer(policy):
             check_head(policy, longest=longest_sequence(model.config))
+            packs(model, config.backend.packing)
         if config.backend.gradient_checkpointing:
             enable_checkpointing(policy.model)
         session.note("model", f"{_origin(config)}, {count_parameters(policy) / 1e6:.1f} M")
@@ -173,7 +176,12 @@ def _learn(session: Session, engine: Engine, examples: Sequence[SFTExample]) -> 
     )
     for remark in few(len(examples)) if world.is_main and config.data.path is not None else ():
         _log.warning("%s", remark)
-    loss = sft.SFTLoss(config=config, world=world, device=engine.device)
+    loss = sft.SFTLoss(
+        config=config,
+        world=world,
+        device=engine.device,
+        packed_up_to=longest_packed(engine.module),
+    )
     # Where base/ is gone, what the logs tell is of PPO.
     logs_of = "ppo" if config.ppo.num_iterations else None
     figures = take_steps(session, engine, train, loss, held_out=held_out, logs_of=logs_of)

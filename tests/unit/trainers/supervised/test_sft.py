@@ -12,6 +12,8 @@ from trainers.config import BackendConfig, Config, RunConfig, SFTConfig
 from trainers.distributed.collectives import World
 from trainers.errors import NonFiniteError
 from trainers.models.causal_lm import CausalPolicy
+from trainers.models.packed_rows import longest_packed
+from trainers.models.packing import pack_rows
 from trainers.supervised import fit as supervised
 from trainers.supervised import sft
 from trainers.supervised.fit import fit, num_steps, rows_of_step, take_step
@@ -29,8 +31,13 @@ def config(*, budget=64, **settings):
     )
 
 
-def loss_of(settings):
-    return sft.SFTLoss(config=settings, world=World(), device=torch.device("cpu"))
+def loss_of(settings, packed_up_to=0.0):
+    return sft.SFTLoss(
+        config=settings,
+        world=World(),
+        device=torch.device("cpu"),
+        packed_up_to=packed_up_to,
+    )
 
 
 def held_out_loss(one, rows):
@@ -101,12 +108,18 @@ def test_the_loss_is_the_cross_entropy_of_the_responses(no_step):
     torch.testing.assert_close(ours, gradient(one), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("budget", [1, 13, 40])
-def test_the_gradient_does_not_depend_on_the_split(no_step, budget):
+@pytest.mark.parametrize(
+    ("budget", "is_packed", "number"),
+    [(1, False, 10), (13, False, 10), (40, False, 3), (1, True, 10), (13, True, 8), (40, True, 2)],
+)
+def test_the_gradient_does_not_depend_on_the_split(no_step, budget, is_packed, number):
     rows = examples()
     whole, parts = engine(), engine()
-    take_step(whole, rows, loss_of(config(budget=1000)))
-    take_step(parts, rows, loss_of(config(budget=budget)))
+    assert not is_packed or pack_rows(parts.module.model)
+    expected = take_step(whole, rows, loss_of(config(budget=1000))).values()
+    loss = loss_of(config(budget=budget), longest_packed(parts.module))
+    assert len(loss.batches(rows)) == number
+    assert take_step(parts, rows, loss).values() == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(gradient(parts), gradient(whole), rtol=1e-4, atol=1e-6)
 
 
