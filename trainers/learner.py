@@ -18,7 +18,7 @@ from trainers.batch import Experience, Inputs, Metrics, PolicyOutput, RowIndex
 from trainers.config import Config
 from trainers.distributed.collectives import global_max
 from trainers.functional.logprobs import EntropyMode
-from trainers.functional.packing import row_groups
+from trainers.functional.row_groups import row_groups
 from trainers.functional.schedules import rate_factor
 from trainers.models.adapters import adapters_off
 from trainers.models.packed_rows import longest_packed

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import tiny
-from trainers.functional.packing import padded_groups
+from trainers.functional.row_groups import padded_groups
 
 BUDGETS = {"1 x 8": 88, "2 x 4": 44, "8 x 1": 1}
 """Micro-batches x rows, and the budget of tokens that gives them."""

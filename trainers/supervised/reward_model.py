@@ -24,7 +24,7 @@ from trainers.backends.base import Engine
 from trainers.batch import Metrics
 from trainers.distributed.collectives import global_sum
 from trainers.functional.calibration import NUM_BINS, calibration_error, reliability
-from trainers.functional.packing import padded_groups
+from trainers.functional.row_groups import padded_groups
 from trainers.supervised.fit import Loss, over_ranks
 from trainers.supervised.preference_data import RewardModelExample
 

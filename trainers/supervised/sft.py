@@ -19,7 +19,7 @@ from torch import Tensor
 from trainers.backends.base import Engine
 from trainers.batch import Metrics, TextInputs
 from trainers.distributed.collectives import global_sum
-from trainers.functional.packing import text_groups
+from trainers.functional.row_groups import text_groups
 from trainers.supervised.fit import Loss, over_ranks
 from trainers.supervised.sft_data import SFTExample
 

@@ -7,7 +7,7 @@ import torch
 from tests import tiny
 from trainers.batch import ControlInputs
 from trainers.errors import NonFiniteError
-from trainers.functional.packing import packed_groups, padded_groups, row_groups
+from trainers.functional.row_groups import packed_groups, padded_groups, row_groups
 from trainers.learner import FrozenPolicy, evaluated
 from trainers.models.causal_lm import CausalPolicy
 from trainers.ppo import describe, learn, make_experience, update

@@ -1,4 +1,4 @@
-"""RowIndex in groups that fit a budget of tokens."""
+"""Rows in groups that fit a budget of tokens."""
 
 from collections.abc import Sequence
 from typing import cast
