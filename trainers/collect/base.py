@@ -68,7 +68,7 @@ class Collector(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next rollout depends on, as plain values."""
+        """Return all that the next rollout depends on, as plain values that it does not change."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

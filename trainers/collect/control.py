@@ -19,7 +19,7 @@ from llmgym.errors import EnvTimeoutError
 from llmgym.limits import CallLimit, LateCall, within
 from trainers.batch import ControlInputs, Experience, Metrics, Rollout
 from trainers.collect.base import Actor, Collector
-from trainers.collect.env_slots import Ended, EnvSlot, Recording, Step, by_row
+from trainers.collect.env_slots import Ended, EnvSlot, EpisodeLog, Recording, Step, by_row
 from trainers.collect.metrics import Phases, performance
 from trainers.collect.reward_shaping import ScoreScale
 from trainers.config import Config
@@ -57,7 +57,8 @@ class ControlCollector(Collector):
         self._slots = [EnvSlot(env, number // size, config.run.seed) for env, number in pairs]
         self._scale = ScoreScale(config.ppo)
         self._totals = {"episodes": 0}
-        self._all_slots = self._gathered()
+        self._logs = [EpisodeLog() for _ in range(config.ppo.num_prompts * size)]
+        self._gather_logs()
         self._metrics = Metrics()
 
     def collect(self, actor: Actor, iteration: int) -> Rollout:
@@ -111,7 +112,7 @@ class ControlCollector(Collector):
     def state_dict(self) -> dict[str, Any]:
         """Return every environment's state, of all ranks, the statistics and the totals."""
         return {
-            "slots": self._all_slots,
+            "slots": [log.state_dict() for log in self._logs],
             "scale": self._scale.state_dict(),
             "totals": dict(self._totals),
         }
@@ -120,7 +121,9 @@ class ControlCollector(Collector):
         """Restore what `state_dict` returned, at this or another number of ranks."""
         for number, slot in zip(self._numbers, self._slots, strict=True):
             slot.load_state_dict(state["slots"][number])
-        self._all_slots = state["slots"]
+        self._logs = [EpisodeLog() for _ in self._logs]
+        for log, saved in zip(self._logs, state["slots"], strict=True):
+            log.add(saved)
         self._scale.load_state_dict(state["scale"])
         self._totals = dict(state["totals"])
 
@@ -206,7 +209,7 @@ class ControlCollector(Collector):
         }
         rates = {"perf/steps_per_s": int(played.taken.sum()), "perf/samples_per_s": count}
         local = Metrics(means=means) | performance(phases.seconds, rates, world=self._world)
-        self._all_slots = self._gathered()
+        self._gather_logs()
         scalars = {"train/episodes": float(self._totals["episodes"])}
         if self._totals["episodes"]:
             scalars["objective/scores_std"] = float(variance.sqrt())
@@ -232,6 +235,9 @@ class ControlCollector(Collector):
                     total, slot.nats = total + slot.nats, 0.0
         return total
 
-    def _gathered(self) -> list[dict[str, Any]]:
-        """Return the state of every environment of all ranks, by number; a collective."""
-        return [state for part in gather([s.state_dict() for s in self._slots]) for state in part]
+    def _gather_logs(self) -> None:
+        """Add what every environment of all ranks did since the last call; a collective."""
+        news = zip(self._numbers, (slot.news() for slot in self._slots), strict=True)
+        for part in gather(list(news)):
+            for number, state in part:
+                self._logs[number].add(state)

@@ -7,7 +7,7 @@ plays them again and stands where it stood, bit for bit.
 B environments, T steps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 import gymnasium
@@ -62,7 +62,8 @@ class EnvSlot:
         self._number = np.int64 if space.dtype is None else space.dtype.type
         self._key = (seed, number)
         self._episode = -1
-        self._actions: list[Any] = []
+        self._new: list[Any] = []
+        self._length = 0
         self._reward = 0.0
         self.nats = 0.0
         self.obs = self.begin()
@@ -70,7 +71,7 @@ class EnvSlot:
     def begin(self) -> np.ndarray:
         """Begin the next episode and return its first observation."""
         self._episode += 1
-        self._actions, self._reward = [], 0.0
+        self._new, self._length, self._reward = [], 0, 0.0
         seed = np.random.SeedSequence((*self._key, self._episode)).generate_state(1)[0]
         obs, _ = self._env.reset(seed=int(seed))
         self.obs = np.array(obs, dtype=np.float32)
@@ -80,10 +81,11 @@ class EnvSlot:
         """Act, and begin the next episode where this one is over."""
         if self._box is None:
             taken: Any = self._number(action)  # the type of `Discrete.sample`
-            self._actions.append(int(action))
+            self._new.append(int(action))
         else:
             taken = np.clip(action, self._box.low, self._box.high).astype(self._box.dtype)
-            self._actions.append(taken.tolist())
+            self._new.append(taken.tolist())
+        self._length += 1
         obs, reward, terminated, truncated, _ = self._env.step(taken)
         self._reward += float(reward)
         self.obs = np.array(obs, dtype=np.float32)
@@ -94,7 +96,7 @@ class EnvSlot:
 
     def end(self, *, terminated: bool) -> Ended:
         """Begin the next episode; return what became of this one."""
-        ended = Ended(self._reward, len(self._actions), terminated)
+        ended = Ended(self._reward, self._length, terminated)
         self.begin()
         return ended
 
@@ -102,22 +104,57 @@ class EnvSlot:
         """Return the step that fills rows after the end of an episode."""
         return Step(self.obs, 0.0, terminated=True, truncated=False)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the number of the episode, the actions taken in it and their nats."""
-        return {"episode": self._episode, "actions": list(self._actions), "nats": self.nats}
+    def news(self) -> dict[str, Any]:
+        """Return the number of the episode, its actions since the last call and all their nats."""
+        actions, self._new = self._new, []
+        return {"episode": self._episode, "actions": actions, "nats": self.nats}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Play the episode again up to where it stood."""
+        """Play the episode of an `EpisodeLog` again, up to where it stood."""
         self._episode = int(state["episode"]) - 1
         self.begin()
         for action in state["actions"]:
             _, ended = self.step(np.asarray(action))
             assert ended is None, "the environment does not repeat itself for equal seeds"
-        self.nats = float(state["nats"])
+        self.nats, self._new = float(state["nats"]), []
 
     def close(self) -> None:
         """Close the environment."""
         self._env.close()
+
+
+@final
+class EpisodeLog:
+    """The actions of the episode that an environment is in, collected from `EnvSlot.news`.
+
+    An addition costs what it adds, however long the episode is: the array grows by doubling, and
+    numbers that `state_dict` has returned are never written again.
+    """
+
+    def __init__(self) -> None:
+        self._state: dict[str, Any] = {"episode": -1, "nats": 0.0}
+        self._actions, self._length = np.empty(0), 0
+
+    def add(self, news: Mapping[str, Any]) -> None:
+        """Take the actions that a slot took since the last addition."""
+        if news["episode"] != self._state["episode"]:
+            self._actions, self._length = np.empty(0), 0
+        self._state = {"episode": news["episode"], "nats": news["nats"]}
+        if not len(news["actions"]):
+            return
+        added = np.asarray(news["actions"])
+        end = self._length + len(added)
+        if end > len(self._actions):
+            grown = np.empty((2 * end, *added.shape[1:]), added.dtype)
+            if self._length:
+                grown[: self._length] = self._actions[: self._length]
+            self._actions = grown
+        self._actions[self._length : end] = added
+        self._length = end
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the episode as it is now; later additions do not change what was returned."""
+        return {**self._state, "actions": self._actions[: self._length]}
 
 
 @final

@@ -4,6 +4,7 @@ E episodes, B rows (those of an episode side by side), T actions, L = P + T.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, final
 
@@ -147,12 +148,13 @@ class TextCollector(Collector):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the tasks, the memory of rewards and shaper, and the totals."""
-        return {
+        state = {
             "sampler": self._parts.sampler.state_dict(),
             "rewards": self._scales.state_dict(),
             "shaper": self._shaper.state_dict(),
-            "totals": dict(self._totals),
+            "totals": self._totals,
         }
+        return deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""

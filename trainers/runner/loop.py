@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any, Protocol
 
 from llmgym.errors import EnvTimeoutError, RewardError
@@ -107,8 +106,8 @@ def _iterate(session: Session, training: Training, begin: int) -> dict[str, floa
 
 
 def _own(training: Training) -> dict[str, Any]:
-    """Return a copy of this rank's states after an iteration: the next one changes them."""
-    return {"collector": deepcopy(training.collector.state_dict()), "random": random_state()}
+    """Return this rank's states after an iteration, as they are now."""
+    return {"collector": training.collector.state_dict(), "random": random_state()}
 
 
 def _continued(session: Session, training: Training) -> int:

@@ -1,4 +1,4 @@
-import json
+import math
 from dataclasses import replace
 
 import gymnasium
@@ -9,6 +9,7 @@ from gymnasium.spaces import Box, Discrete
 
 from tests.unit.trainers.collect.tiny import config
 from trainers.batch import ControlInputs
+from trainers.checkpoint.state_files import read_state, write_state
 from trainers.collect.control import ControlCollector
 from trainers.collect.env_slots import make_envs
 from trainers.config.files import read
@@ -203,28 +204,58 @@ def test_iterations_and_environments_differ():
 
 
 @pytest.mark.parametrize("make", [cartpole, pendulum])
-def test_a_collector_goes_on_in_the_middle_of_its_episodes_bit_for_bit(make):
+def test_a_collector_goes_on_in_the_middle_of_its_episodes_bit_for_bit(make, tmp_path):
     actor, made = Actor(make()), settings(3, 17, reward_normalize="running")
     straight = collector_of(make, made)
     straight.collect(actor, 0)
     straight.collect(actor, 1)
-    state = json.loads(json.dumps(straight.state_dict()))  # plain values only
+    write_state(straight.state_dict(), tmp_path, "state")
+    state = read_state(tmp_path, "state")
     wanted = straight.collect(actor, 2)
 
     resumed = collector_of(make, made)
     resumed.load_state_dict(state)
     got = resumed.collect(actor, 2)
 
-    assert any(slot["actions"] for slot in state["slots"])
+    assert any(len(slot["actions"]) for slot in state["slots"])
     for name in ("obs", "actions"):
         assert torch.equal(getattr(got.inputs, name), getattr(wanted.inputs, name))
     assert torch.equal(got.rewards, wanted.rewards)
     assert torch.equal(got.boundary, wanted.boundary)
-    assert resumed.state_dict() == straight.state_dict()
+    np.testing.assert_equal(resumed.state_dict(), straight.state_dict())
     ours, theirs = (one.metrics().values() for one in (resumed, straight))
     same = {"objective/scores", "objective/entropy", "train/episodes", "rewards/running_std"}
     same &= set(theirs)
     assert {key: ours[key] for key in same} == {key: theirs[key] for key in same}
+
+
+class Shipped(list):
+    """Counts the actions that ranks send one another."""
+
+    def __call__(self, news):
+        self.append(sum(len(slot["actions"]) for _, slot in news))
+        return [news]
+
+
+def test_an_episode_that_never_ends_costs_every_rollout_the_same(monkeypatch):
+    shipped = Shipped()
+    monkeypatch.setattr("trainers.collect.control.gather", shipped)
+    copies = []
+    collector = collector_of(lambda: Count(10**9), settings(2, 16))
+    actor = Actor(Count())
+    grown = set()
+    for iteration in range(64):
+        collector.collect(actor, iteration)
+        grown |= {id(slot["actions"].base) for slot in collector.state_dict()["slots"]}
+        copies.append(collector.state_dict())
+    assert shipped[1:] == [2 * 16] * 64
+    assert len(grown) <= 2 * math.ceil(math.log2(64) + 1)  # an array anew when it has doubled
+    # What was returned earlier is as it was, and what is returned now is all of it.
+    for iteration, state in enumerate(copies):
+        for slot, last in zip(state["slots"], copies[-1]["slots"], strict=True):
+            count = 16 * (iteration + 1)
+            assert slot["actions"].tolist() == last["actions"][:count].tolist()
+            assert len(slot["actions"]) == count
 
 
 def test_metrics_are_of_the_episodes_that_ended():
