@@ -52,7 +52,7 @@ FORMER_PROSE = frozenset(
 """Words of first lines of docstrings that a plain sentence has others for."""
 INTERFACES = {
     "trainers/cli": frozenset(("main", "Options", "Command")),
-    "trainers/generation": frozenset(("make_generator",)),
+    "trainers/generation": frozenset(("check_engine", "make_generator")),
     "trainers/loggers": frozenset(("make_logger",)),
     "trainers/runner/stages": frozenset(("train_stage",)),
 }

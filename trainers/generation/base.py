@@ -1,7 +1,8 @@
 """The contract of a generator, and the records it takes and gives.
 
-To add one: `NAME.py` in this folder with `make_generator(parts)`, and its name in the `Literal` of
-`generation.engine` (`config/text.py`); `runner/assemble.py` makes the one that is set.
+To add one: `NAME.py` in this folder with `check_engine(config)`, which refuses settings before
+weights load, and `make_generator(parts)`; and its name in the `Literal` of `generation.engine`
+(`config/text.py`). `runner/generators.py` checks and makes the one that is set.
 """
 
 from abc import ABC, abstractmethod

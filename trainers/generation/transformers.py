@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from trainers.config import Config
 from trainers.distributed.collectives import global_max
 from trainers.errors import GenerationError
 from trainers.functional.logprobs import without
@@ -333,6 +334,10 @@ def _order(requests: Sequence[Request]) -> list[int]:
         first.setdefault(tuple(request.token_ids), number)
     keys = [(len(r.token_ids), first[tuple(r.token_ids)]) for r in requests]
     return sorted(range(len(requests)), key=lambda number: keys[number])
+
+
+def check_engine(config: Config) -> None:
+    """Refuse nothing: this engine writes with any model that trains."""
 
 
 def make_generator(parts: GeneratorParts) -> Generator:

@@ -47,8 +47,6 @@ def check_engine(config: Config) -> None:
         GenerationError: a server is another program, or of another version.
     """
     generation = config.generation
-    if generation.engine != "vllm":
-        return
     if config.model.lora.rank:
         raise ConfigError(
             "generation.engine vllm takes whole weights, and model.lora.rank "

@@ -25,7 +25,8 @@ from trainers.inference.targets import Target
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
 from trainers.models.loading import load_chat, load_policy_model, load_tokenizer, policy_of
-from trainers.runner.assemble import Devices, GenerationModel, generator_of
+from trainers.runner.assemble import Devices
+from trainers.runner.generators import GenerationModel, generator_of
 
 
 @final

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmgym.addresses import load
 from llmgym.data.tasks import TaskSampler
 from llmgym.env import SingleTurnEnv, core_env, task_at
 from llmgym.vector import LLMVectorEnv
@@ -27,22 +26,21 @@ from trainers.config import Config, ModelConfig
 from trainers.config.batch_check import check_batch
 from trainers.distributed.collectives import World, from_main, limit_waits
 from trainers.errors import ConfigError
-from trainers.generation.base import Generator, GeneratorParts, WeightSource
 from trainers.learner import BasePolicy, FrozenPolicy, Learner
 from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
-from trainers.models.critic import Critic, SharedActorCritic
+from trainers.models.critic import Critic
 from trainers.models.critic_folders import build_critic, check_critic, critic_outline
 from trainers.models.loading import count_parameters, load_config, policy_outline
 from trainers.models.packing import packs
 from trainers.models.presets import llama_config
 from trainers.models.saving import check_savable
 from trainers.models.shards import layer_by_layer
+from trainers.runner.generators import GenerationModel, Policy
 from trainers.runner.session import Session
 
 MOST = 10_000
-Policy = CausalPolicy | SharedActorCritic
 
 LARGE_ON_CPU = 4_000_000
 """Parameters from which bfloat16 pays on a CPU: decoding at 1.7 M was 0.67 as fast as in float32,
@@ -233,14 +231,6 @@ def reference_of(config: Config, policy: Policy, devices: Devices) -> FrozenPoli
     return FrozenPolicy(placed, config, device=devices.device, autocast=devices.autocast)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationModel:
-    """The module that text is written with, and how it comes by its weights."""
-
-    policy: Policy
-    weights: WeightSource
-
-
 def writer_of(policy: Policy, devices: Devices) -> GenerationModel:
     """Return what writes: the policy itself, unless its weights are shared out over ranks.
 
@@ -255,42 +245,6 @@ def writer_of(policy: Policy, devices: Devices) -> GenerationModel:
     empty = {id(weight): nn.Parameter(torch.empty(0), False) for weight in policy.parameters()}
     copied = copy.deepcopy(policy, empty)  # every rollout brings the weights
     return GenerationModel(policy=copied.to(devices.device), weights="copied")
-
-
-def generator_of(
-    config: Config,
-    model: GenerationModel,
-    chat: ChatFormat,
-    *,
-    autocast: torch.dtype | None,
-    cached: bool,
-    max_tokens: int | None = None,
-) -> Generator:
-    """Return the generator of `generation.engine`.
-
-    Args:
-        config: of the run.
-        model: writes the text.
-        chat: says which tokens end a response.
-        autocast: the type of the trainer's forward, where it is not that of the weights.
-        cached: keep what the model has read.
-        max_tokens: longest row, prompt and response, or None.
-    """
-    make_generator = load(f"trainers.generation.{config.generation.engine}:make_generator")
-    return make_generator(
-        GeneratorParts(
-            policy=model.policy,
-            eos_token_ids=chat.eos_token_ids,
-            pad_token_id=chat.pad_token_id,
-            batch_size=config.generation.batch_size,
-            autocast=autocast,
-            weights=model.weights,
-            cached=cached,
-            config=config,
-            tokenizer=chat.digest,
-            max_tokens=max_tokens,
-        )
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from trainers.models.chat import ChatFormat
 from trainers.models.loading import load_chat, load_policy, load_tokenizer
 
 try:
-    from trainers.runner.assemble import GenerationModel, generator_of
+    from trainers.runner.generators import GenerationModel, generator_of
 except ImportError:  # version 0.1 had one generator, and made it in place
     from trainers.generation.transformers import TransformersGenerator
 

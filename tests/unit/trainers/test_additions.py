@@ -45,6 +45,9 @@ class LoudGenerator(TransformersGenerator.__mro__[1]):
         self.inner.sleep()
 
 make_generator = LoudGenerator
+
+def check_engine(config):
+    print("LOUD CHECK")
 """,
 }
 LOGGER = {

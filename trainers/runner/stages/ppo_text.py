@@ -17,7 +17,6 @@ from trainers.distributed.collectives import from_main
 from trainers.evaluation.text import check_disjoint, evaluate_text
 from trainers.export.folders import copy_export, export_critic, export_policy
 from trainers.generation.probe import NO_CACHE, check_rows, keeps_cache
-from trainers.generation.vllm import check_engine
 from trainers.models.adapters import Adapter, adapter_of, check_lora, has_adapters
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import Critic, SharedActorCritic
@@ -29,11 +28,11 @@ from trainers.runner.assemble import (
     check_folders,
     check_prompts,
     engines_json,
-    generator_of,
     task_sampler,
     text_models,
 )
 from trainers.runner.digests import reward_digests, tasks_digest, weights_digest
+from trainers.runner.generators import check_generator, generator_of
 from trainers.runner.loop import improve
 from trainers.runner.session import Session
 from trainers.runner.stages.sft import base_model
@@ -50,7 +49,7 @@ def train_stage(
     config = session.config
     check_data(config, has_env=env is not None)
     check_lora(config)
-    check_engine(config)
+    check_generator(config)
     cached = check_rows(config.model.path)
     check_folders(config, session.folder.path)
     rewarded = reward_of(config, reward)

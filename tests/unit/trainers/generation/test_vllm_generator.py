@@ -18,6 +18,7 @@ from trainers.generation.serving.protocol import read_records
 from trainers.generation.vllm import check_engine, described, make_generator
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import SharedActorCritic
+from trainers.runner.generators import check_generator
 
 EOS = (7, 9)
 
@@ -185,9 +186,11 @@ def test_an_environment_that_is_not_there_or_lacks_vllm_is_named(tmp_path, monke
         check_engine(config_of(vllm=VllmConfig(python=sys.executable)))
 
 
-def test_the_exact_engine_needs_nothing_of_it(monkeypatch):
+def test_the_engine_that_is_set_is_checked_and_no_other(monkeypatch):
     monkeypatch.setenv("LLMGYM_VLLM_PYTHON", "/nowhere")
-    check_engine(Config())
+    check_generator(Config())
+    with pytest.raises(ConfigError, match="/nowhere is no file"):
+        check_generator(config_of())
 
 
 @pytest.mark.parametrize(
