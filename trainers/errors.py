@@ -21,6 +21,10 @@ class LostRankError(BackendError):
     """Raised on every rank that is left when one fails, dies or does not answer; says which."""
 
 
+class MeasurementError(RuntimeError):
+    """Raised when a measured time cannot be trusted: a busy machine, a sum that predicts badly."""
+
+
 class GenerationError(RuntimeError):
     """Raised when text cannot be generated: no end token, stale weights, non-finite logits."""
 
