@@ -2,8 +2,8 @@
 
     .venv/bin/python -m scripts.evidence.time_to_90 [--seeds 0 1 2] [--tune 3]
 
-PPO of this project, TRL 1.12 PPO and TRL 1.16 GRPO begin with the weights of one SFT checkpoint of
-`quickstart`, learn two-digit addition from the same prompts with the same scorer, and are judged
+PPO of this project, TRL 1.12 PPO and TRL 1.16 GRPO begin with the weights of one SFT checkpoint,
+that of `quickstart` with seed 0, in every run. They learn two-digit addition from the same prompts with the same scorer, and are judged
 greedily on the same 512 held-out sums after every third rollout of 512 responses. The clock is CPU
 time of the process on one thread; it stands still while a model is judged. Each trainer's learning
 rate and epochs are those of the same grid that reached 90 % first on the seed `--tune`. A run ends
@@ -57,12 +57,12 @@ def write_sums() -> None:
             file.write_text(json.dumps(sums(split, number)), encoding="utf-8")
 
 
-def start_of(seed: int) -> Path:
-    """Return the folder of a seed's SFT checkpoint, made once."""
-    name = f"time-to-90-start-{seed}"
+def start() -> Path:
+    """Return the folder of the SFT checkpoint, made once."""
+    name = "time-to-90-start"
     folder = ROOT / "runs" / name / "model"
     if not (folder / "config.json").is_file():
-        command = ["sft", "quickstart", "--clean", "--name", name, "--run.seed", str(seed)]
+        command = ["sft", "quickstart", "--clean", "--name", name]
         run([sys.executable, "-m", "trainers.cli", *command], name)
     return folder
 
@@ -93,7 +93,7 @@ def one_run(trainer: str, seed: int, rate: float, epochs: int) -> Record:
     file = KEPT / f"{name}.json"
     if not file.exists():
         job = {
-            "model": str(start_of(seed)),
+            "model": str(start()),
             "train": str(KEPT / "time-to-90-train.json"),
             "test": str(KEPT / "time-to-90-test.json"),
             "seed": seed,
