@@ -1,11 +1,12 @@
 """Make the table of docs/results/smollm2.md: PPO on a real chat model, all weights and LoRA.
 
     make smollm2
-    .venv/bin/python scripts/evidence/smollm2.py [--seeds 0 1 2] [--arms full lora]
+    .venv/bin/python scripts/evidence/smollm2.py [--seeds 0 1 2] [--arms full lora vllm]
 
 For each seed it runs, on one thread,
   full   llmgym train smollm2_instructions --run.seed S
   lora   the same with -c models/lora and --ppo.learning-rate 9e-4
+  vllm   as full, its responses written by vLLM (make engines)
 About 25 CPU minutes a run, 2.5 hours in all. A run that is done is kept in
 runs/evidence/smollm2-ARM-S.json and not done again; one that was stopped goes on from its newest
 checkpoint. The run itself scores 512 held-out prompts greedily before and after.
@@ -26,6 +27,7 @@ SCORE = "eval/llmgym/Instructions-v0"
 ARMS = {
     "full": [],
     "lora": ["-c", "models/lora", "--ppo.learning-rate", "9e-4"],
+    "vllm": ["--generation.engine", "vllm"],
 }
 
 
@@ -79,7 +81,7 @@ def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["full", "lora"])
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)
     lines = ["| weights | seed | before | after | gain | KL | CPU seconds |"]
