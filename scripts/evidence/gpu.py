@@ -4,8 +4,10 @@
 
 Each case asks `llmgym plan` first, then runs three iterations under the deepspeed launcher on every
 GPU there is. A row says the peak of torch's memory on the fullest GPU (`perf/gpu_gb`) against the
-plan's, and the median seconds of each phase. Needs a GPU with 80 GB for the largest case; `smoke`
-is small enough for any, and runs without one as well, where memory is that of the whole process.
+plan's, the median seconds of each phase, and the response tokens per second of writing them and of
+learning from them. `0.5B-packed` puts rows end to end, `0.5B-vllm` writes with vLLM next to the
+trainer (its interpreter in LLMGYM_VLLM_PYTHON). Needs a GPU with 80 GB for the largest case;
+`smoke` is small enough for any, and runs without one as well, where memory is that of the process.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
-ITERATIONS = 3
+ITERATIONS, NUM_PROMPTS = 3, 64
 Row = Mapping[str, Any]
 
 
@@ -45,6 +47,8 @@ HALF, ONE_AND_A_HALF = sizes(1024, 4096, 29), sizes(2048, 8192, 22)
 CASES = {
     "smoke": [*sizes(128, 256, 2), *zero(3, "params"), "--model.dtype", "float32"],
     "0.5B-zero2": [*HALF, *zero(2, "none")],
+    "0.5B-packed": [*HALF, *zero(2, "none"), "--backend.packing", "on"],
+    "0.5B-vllm": [*HALF, *zero(2, "none"), "--generation.engine", "vllm"],
     "0.5B-zero2-phases": [*HALF, *zero(2, "none"), "--backend.offload-between-phases", "true"],
     "1.5B-zero2-offload": [*ONE_AND_A_HALF, *zero(2, "optimizer")],
     "1.5B-zero3-offload": [*ONE_AND_A_HALF, *zero(3, "params")],
@@ -52,8 +56,8 @@ CASES = {
 COMMON = [
     "--envs.0.id", "llmgym/GSM8K-v0", "--sft.num-epochs", "0", "--data.too-long", "drop",
     "--generation.max-prompt-tokens", "256", "--generation.max-new-tokens", "128",
-    "--ppo.num-prompts", "64", "--ppo.samples-per-prompt", "1", "--ppo.num-minibatches", "2",
-    "--ppo.num-epochs", "1", "--ppo.num-iterations", str(ITERATIONS),
+    "--ppo.num-prompts", str(NUM_PROMPTS), "--ppo.samples-per-prompt", "1",
+    "--ppo.num-minibatches", "2", "--ppo.num-epochs", "1", "--ppo.num-iterations", str(ITERATIONS),
     "--backend.name", "deepspeed", "--backend.gradient-checkpointing", "true",
     "--eval.num-tasks", "0", "--log.wandb.enabled", "false", "--clean",
 ]  # fmt: skip
@@ -67,7 +71,7 @@ def arguments(case: str, folder: Path) -> list[str]:
 
 
 def row_of(case: str, planned: Row, metrics: Sequence[Row]) -> str:
-    """Return a row of the table: peaks in GiB, and the median seconds of each phase."""
+    """Return a row: peaks in GiB, tokens per second, and the median seconds of each phase."""
     updates = [row for row in metrics if "objective/scores" in row]
     name = "perf/gpu_gb" if "perf/gpu_gb" in updates[-1] else "perf/cpu_gb"
     real = max(float(row[name]) for row in updates)
@@ -78,7 +82,9 @@ def row_of(case: str, planned: Row, metrics: Sequence[Row]) -> str:
         if key.startswith("timing_s/")
     }
     times = ", ".join(f"{phase} {spent:.2f}" for phase, spent in seconds.items())
-    return f"| {case} | {most:.2f} | {real:.2f} | {most / real - 1:+.0%} | {times} |"
+    tokens = NUM_PROMPTS * median(float(row["completions/mean_length"]) for row in updates)
+    rates = " | ".join(f"{tokens / seconds[phase]:.0f}" for phase in ("rollout", "update"))
+    return f"| {case} | {most:.2f} | {real:.2f} | {most / real - 1:+.0%} | {rates} | {times} |"
 
 
 def compared(case: str, folder: Path) -> str:
@@ -107,8 +113,9 @@ def main() -> None:
     cases = parser.parse_args().cases
     if cases != ["smoke"] and not torch.cuda.is_available():
         raise SystemExit("torch finds no GPU here; without one there is: gpu.py smoke")
-    print("| model | planned GiB | measured GiB | difference | seconds an iteration |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| model | planned GiB | measured GiB | difference | tokens/s written | learned "
+          "| seconds per iteration |")  # fmt: skip
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for case in cases:
         with tempfile.TemporaryDirectory() as folder:
             print(compared(case, Path(folder)), flush=True)
