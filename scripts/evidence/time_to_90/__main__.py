@@ -7,7 +7,7 @@ that of `quickstart` with seed 0, in every run. They learn two-digit addition fr
 with the same scorer, and are judged greedily on the same 512 held-out sums after every third
 rollout of 512 responses. The clock is CPU time of the process on one thread; it stands still while
 a model is judged. Each trainer's learning rate and epochs are those of the same grid that reached
-90 % first on the seed `--tune`. A run ends at 90 %, or after 120 rollouts or 600 CPU seconds.
+90 % first on the seed `--tune`. A run ends at 90 %, or after 120 rollouts or 300 CPU seconds.
 About 60 CPU minutes; what is done is kept in runs/evidence/time-to-90-*.json and not done again.
 """
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROLLOUTS, SECONDS, GOAL = 120, 600.0, 0.9
+ROLLOUTS, SECONDS, GOAL = 120, 300.0, 0.9
 EVERY = 3
 """Rollouts between two evaluations."""
 RESPONSE_TOKENS = 8

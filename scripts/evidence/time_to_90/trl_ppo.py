@@ -90,7 +90,7 @@ def main() -> None:
 
     config = PPOConfig(
         output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=512 // MINIBATCHES,
+        per_device_train_batch_size=512,  # a rollout; a minibatch is one pass of 128
         gradient_accumulation_steps=1,
         local_rollout_forward_batch_size=512,
         num_mini_batches=MINIBATCHES,
