@@ -94,6 +94,10 @@ class LLMVectorEnv(VectorEnv):
         self._live = np.zeros(self.num_envs, dtype=np.bool_)
         self._actions: Sequence[str | None] | None = None
 
+    def scoring_envs(self) -> list[gymnasium.Env]:
+        """Return the environment of each score group that scores for all its slots."""
+        return [self.envs[slots[0]] for slots in self._score_groups]
+
     def num_tasks(self) -> int | None:
         """Return how many indices every slot has; None where the sources have no end."""
         sizes = [num_tasks(self._source(slots[0])) for slots in self._score_groups]

@@ -2,6 +2,7 @@
 
 from llmgym.wrappers.action import ExtractAnswer, StopAt, StripThink
 from llmgym.wrappers.budget import TokenBudget
+from llmgym.wrappers.length import LengthReward
 from llmgym.wrappers.observation import FewShot, KeepTurns, SystemPrompt
 from llmgym.wrappers.reward import (
     ClipReward,
@@ -19,6 +20,7 @@ __all__ = [
     "FormatReward",
     "KeepTurns",
     "LengthPenalty",
+    "LengthReward",
     "RepetitionPenalty",
     "ScaleReward",
     "SoftOverlong",

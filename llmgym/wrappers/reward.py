@@ -98,7 +98,7 @@ class LengthPenalty(AddTerm, RecordConstructorArgs):
         )
         super().__init__(env)
         self.free, self.slope, self.only_correct = free, slope, only_correct
-        self.unit: Unit = _checked_unit(unit)
+        self.unit: Unit = checked_unit(unit)
 
     def term(self, sample: Sample, score: Score) -> float:
         """Return -slope * max(0, length - free)."""
@@ -136,7 +136,7 @@ class SoftOverlong(AddTerm, RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, max_len=max_len, cache=cache, unit=unit)
         super().__init__(env)
         self.max_len, self.cache = max_len, cache
-        self.unit: Unit = _checked_unit(unit)
+        self.unit: Unit = checked_unit(unit)
 
     def term(self, sample: Sample, score: Score) -> float:
         """Return the value of the table above."""
@@ -254,7 +254,12 @@ def response_length(sample: Sample, unit: Unit) -> int:
     return len(sample.response.token_ids) if unit == "tokens" else len(sample.response)
 
 
-def _checked_unit(unit: Unit) -> Unit:
+def checked_unit(unit: Unit) -> Unit:
+    """Return a unit of length.
+
+    Raises:
+        EnvContractError: it is none.
+    """
     if unit not in ("tokens", "characters"):
         raise EnvContractError(f'unit is "tokens" or "characters"; received {unit!r}')
     return unit
