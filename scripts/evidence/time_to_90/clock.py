@@ -22,25 +22,25 @@ class Job:
     """A worker's job: what it is given, and the scores by CPU seconds it has written so far.
 
     Attributes:
-        given: the JSON of the first argument.
+        settings: the JSON of the first argument.
     """
 
     def __init__(self) -> None:
         """Read the first argument."""
-        self.given: dict[str, Any] = json.loads(sys.argv[1])
+        self.settings: dict[str, Any] = json.loads(sys.argv[1])
         self._points: list[dict[str, float]] = []
         self._began = self._stopped = 0.0
 
     def sums(self, split: str) -> list[dict[str, str]]:
         """Return the prompts and answers of `train` or `test`."""
-        return json.loads(Path(self.given[split]).read_text(encoding="utf-8"))
+        return json.loads(Path(self.settings[split]).read_text(encoding="utf-8"))
 
     def start(self) -> None:
         """Start the clock: models are built, nothing was generated."""
         self._began, self._stopped = time.process_time(), 0.0
 
     def leave_out(self, seconds: float) -> None:
-        """Count CPU seconds that were spent on a judgement out of the run's."""
+        """Count CPU seconds of an evaluation out of those of the run."""
         self._stopped += seconds
 
     def judge(self, rollouts: int, score: Callable[[], float]) -> None:
@@ -52,7 +52,7 @@ class Job:
         print(json.dumps(point), flush=True)
         self._stopped += time.process_time() - before
         if point["score"] >= GOAL or rollouts >= ROLLOUTS or spent >= SECONDS:
-            Path(self.given["out"]).write_text(json.dumps(self._points), encoding="utf-8")
+            Path(self.settings["out"]).write_text(json.dumps(self._points), encoding="utf-8")
             os._exit(0)  # past what a library does at the end of training
 
 

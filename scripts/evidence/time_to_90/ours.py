@@ -17,7 +17,7 @@ class Judge(Logger):
     """Takes the held-out scores of a run, which its own evaluation measures."""
 
     def __init__(self, job: Job) -> None:
-        """Take the job, whose clock stands still while the run evaluates."""
+        """Take the job, whose clock is stopped while the run evaluates."""
         self._job = job
         evaluate = ppo_text.evaluate_text
 
@@ -49,15 +49,15 @@ class Judge(Logger):
 def main() -> None:
     """Train until the run ends."""
     job = Job()
-    rate = job.given["rate"]
+    rate = job.settings["rate"]
     changes = {
         "run.dir": tempfile.mkdtemp(),
-        "run.seed": job.given["seed"],
-        "model.path": job.given["model"],
+        "run.seed": job.settings["seed"],
+        "model.path": job.settings["model"],
         "sft.num_epochs": 0,
         "ppo.learning_rate": rate,
         "ppo.critic_learning_rate": 5 * rate,
-        "ppo.num_epochs": job.given["epochs"],
+        "ppo.num_epochs": job.settings["epochs"],
         "ppo.num_iterations": ROLLOUTS,
         "eval.every": EVERY,
         "checkpoint.every": 0,

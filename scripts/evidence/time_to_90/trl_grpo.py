@@ -24,7 +24,7 @@ def reward(completions: Sequence[Any], answer: Sequence[str], **_: Any) -> list[
 def main() -> None:
     """Train until the run ends."""
     job = Job()
-    folder, epochs = job.given["model"], job.given["epochs"]
+    folder, epochs = job.settings["model"], job.settings["epochs"]
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     held_out = job.sums("test")
@@ -52,8 +52,8 @@ def main() -> None:
         num_generations=GROUP,
         max_completion_length=RESPONSE_TOKENS,
         max_steps=ROLLOUTS * steps,
-        learning_rate=job.given["rate"],
-        seed=job.given["seed"],
+        learning_rate=job.settings["rate"],
+        seed=job.settings["seed"],
         gradient_checkpointing=False,
         use_cpu=True,
         bf16=False,

@@ -67,7 +67,7 @@ class SumReward(nn.Module):
 def main() -> None:
     """Train until the run ends."""
     job = Job()
-    folder, rate = job.given["model"], job.given["rate"]
+    folder, rate = job.settings["model"], job.settings["rate"]
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     dtype = {"dtype": torch.float32}
     policy: Any = AutoModelForCausalLM.from_pretrained(folder, **dtype)
@@ -94,7 +94,7 @@ def main() -> None:
         gradient_accumulation_steps=1,
         local_rollout_forward_batch_size=512,
         num_mini_batches=MINIBATCHES,
-        num_ppo_epochs=job.given["epochs"],
+        num_ppo_epochs=job.settings["epochs"],
         total_episodes=len(ids),
         response_length=RESPONSE_TOKENS,
         stop_token="eos",
@@ -102,7 +102,7 @@ def main() -> None:
         kl_coef=0.01,
         lam=1.0,
         learning_rate=rate,
-        seed=job.given["seed"],
+        seed=job.settings["seed"],
         num_sample_generations=0,
         use_cpu=True,
         bf16=False,
