@@ -264,7 +264,8 @@ class LengthReward(LLMWrapper, RecordConstructorArgs):
         unit: Unit = "tokens",
         **settings: float,
     ) -> None:
-        RecordConstructorArgs.__init__(self, mode=mode, correct=correct, unit=unit, **settings)
+        recorded: dict[str, Any] = {"mode": mode, "correct": correct, "unit": unit, **settings}
+        RecordConstructorArgs.__init__(self, **recorded)
         super().__init__(env)
         self.rule = _rule(mode, settings)
         self.correct = correct
