@@ -6,9 +6,16 @@ plugins (entry points `llmgym.envs` and `llmgym.rewards`).
 
 from llmgym.data.tasks import TaskSource, from_file, from_list, procedural
 from llmgym.env import LLMEnv, LLMWrapper, SingleTurnEnv
-from llmgym.envs import BUILT_IN
+from llmgym.envs import BUILT_IN, NUMERIC
 from llmgym.messages import Completion, Message, Reply, Sample, Score, StopReason, Task
-from llmgym.registry import ids, load_entry_points, load_plugins, register, spec
+from llmgym.registry import (
+    ids,
+    load_entry_points,
+    load_plugins,
+    register,
+    register_numeric,
+    spec,
+)
 from llmgym.rewards.base import Reward, per_sample, resolve
 from llmgym.vector import LLMVectorEnv
 
@@ -33,10 +40,13 @@ __all__ = [
     "per_sample",
     "procedural",
     "register",
+    "register_numeric",
     "resolve",
     "spec",
 ]
 
 for _id, _target, _tags in BUILT_IN:
     register(_id, _target, tags=_tags)
+for _id, _target, _tags in NUMERIC:
+    register_numeric(_id, _target, tags=_tags)
 load_entry_points()

@@ -42,6 +42,7 @@ ENV_SETTINGS = ("reward", "system", "render_mode")
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 _TAGS: dict[str, tuple[str, ...]] = {}
+_NUMERIC: dict[str, tuple[str, ...]] = {}
 _PLUGINS: dict[str, str] = {}
 
 
@@ -78,6 +79,25 @@ def register(
         kwargs={"target": target, **kwargs},
     )
     _TAGS[id] = tuple(tags)
+
+
+def register_numeric(id: str, target: str, *, tags: Sequence[str] = (), **kwargs: Any) -> None:
+    """Register an environment of numbers: as `register`, for `gym.make` alone.
+
+    `ids` does not list it, and `make_vec` builds Gymnasium's own vectors of it.
+
+    Raises:
+        EnvContractError: the target is no address, or a keyword is reserved or no plain JSON.
+    """
+    if target.count(":") != 1:
+        raise EnvContractError(
+            f"The target of {id} must be an address, package.module:Name; received {target!r}"
+        )
+    _check_kwargs(id, kwargs)
+    gymnasium.register(
+        id, entry_point="llmgym.registry:create", kwargs={"target": target, **kwargs}
+    )
+    _NUMERIC[id] = tuple(tags)
 
 
 def create(target: str, *, wrap: Sequence[Mapping[str, Any]] = (), **kwargs: Any) -> gymnasium.Env:
@@ -168,13 +188,18 @@ def spec(id: str) -> EnvSpec:
 
 
 def ids(tag: str | None = None) -> list[str]:
-    """Return every id registered here, sorted; with a tag, those that carry it."""
+    """Return every id of text registered here, sorted; with a tag, those that carry it."""
     return sorted(id for id, tags in _TAGS.items() if tag is None or tag in tags)
+
+
+def numeric_ids() -> list[str]:
+    """Return every id of an environment of numbers that is registered here, sorted."""
+    return sorted(_NUMERIC)
 
 
 def tags(id: str) -> tuple[str, ...]:
     """Return the tags an id was registered with; none for an id of another registrar."""
-    return _TAGS.get(id, ())
+    return _TAGS.get(id, _NUMERIC.get(id, ()))
 
 
 def load_plugins(modules: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from llmgym import registry
 from llmgym.data.tasks import num_tasks
 from llmgym.env import LLMEnv, core_env
-from llmgym.envs import BUILT_IN
+from llmgym.envs import BUILT_IN, NUMERIC
 from llmgym.episodes import JUNK
 
 FOLDER = Path(__file__).parents[1] / "docs" / "envs"
@@ -52,10 +52,30 @@ def page(env_id: str, target: str, tags: Sequence[str]) -> str:
         if answer() is not None:
             transcript, reward = _episode(env, answer)
             lines += [f"{word}: earns {reward:g}", "", "```text", *transcript, "```", ""]
-    lines += ["## Settings", "", f"Set by `--envs.0.kwargs.NAME VALUE`, or `gym.make(\"{env_id}\", "
-              "NAME=VALUE)`.", ""]  # fmt: skip
-    lines += ["| name | default | meaning |", "| --- | --- | --- |", *_settings(factory)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines[:-1] + _settings_part(env_id, factory)) + "\n"
+
+
+def numeric_page(env_id: str, target: str, tags: Sequence[str]) -> str:
+    """Return the page of an environment of numbers in Markdown."""
+    factory = registry.load(target)
+    about = inspect.getdoc(inspect.getmodule(factory)) or ""
+    about = re.sub(f"`{env_id}`: .", lambda match: match[0][-1].upper(), about)
+    env = registry.create(target)
+    facts = {
+        "tags": ", ".join(tags),
+        "observation": f"`{env.observation_space}`",
+        "action": f"`{env.action_space}`",
+    }
+    lines = [f"# {env_id}", "", about, "", "| what | value |", "| --- | --- |"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    return "\n".join(lines + _settings_part(env_id, factory)) + "\n"
+
+
+def _settings_part(env_id: str, factory: object) -> list[str]:
+    """Return the lines of a page that explain the settings."""
+    how = f'Set by `--envs.0.kwargs.NAME VALUE`, or `gym.make("{env_id}", NAME=VALUE)`.'
+    head = ["", "## Settings", "", how, "", "| name | default | meaning |", "| --- | --- | --- |"]
+    return head + _settings(factory)
 
 
 def _episode(env: LLMEnv, answer: Callable[[], str | None]) -> tuple[list[str], float]:
@@ -105,7 +125,8 @@ def index(ids: Sequence[str]) -> str:
 def pages() -> dict[str, str]:
     """Return every page by its file's name."""
     made = {file_name(env_id): page(env_id, target, tags) for env_id, target, tags in BUILT_IN}
-    return {"index.md": index([env_id for env_id, *_ in BUILT_IN]), **made}
+    made |= {file_name(row[0]): numeric_page(*row) for row in NUMERIC}
+    return {"index.md": index([env_id for env_id, *_ in (*BUILT_IN, *NUMERIC)]), **made}
 
 
 def stale() -> list[str]:
@@ -126,7 +147,7 @@ def main(argv: Sequence[str]) -> int:
         (FOLDER / name).unlink(missing_ok=True)
     for name, text in pages().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
-    print(f"{FOLDER}: {len(BUILT_IN)} environments")
+    print(f"{FOLDER}: {len(BUILT_IN) + len(NUMERIC)} environments")
     return 0
 
 

@@ -19,3 +19,6 @@ BUILT_IN = (
     ("llmgym/Sentiment-v0", "llmgym.envs.feedback:make_sentiment", ("feedback",)),
 )
 """(id, "module:factory", tags) of every environment that comes with the package."""
+
+NUMERIC = (("llmgym/Compression-v0", "llmgym.envs.compression:make", ("compression", "numeric")),)
+"""The same for environments of numbers, which any Gymnasium library acts in."""

@@ -7,7 +7,7 @@ import pytest
 
 import llmgym.errors
 import trainers.errors
-from llmgym.envs import BUILT_IN
+from llmgym.envs import BUILT_IN, NUMERIC
 from scripts import env_pages
 from tests.docs.pages import PAGES, ROOT, name, prose, quoted
 from trainers.cli.main import VERBS
@@ -80,7 +80,7 @@ def test_every_verb_is_shown(verb):
     assert f"llmgym {verb}" in EVERYTHING
 
 
-@pytest.mark.parametrize("env_id", [env_id for env_id, *_ in BUILT_IN])
+@pytest.mark.parametrize("env_id", [env_id for env_id, *_ in (*BUILT_IN, *NUMERIC)])
 def test_every_environment_is_shown(env_id):
     assert env_id in EVERYTHING
 

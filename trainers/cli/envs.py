@@ -95,7 +95,8 @@ def arguments(pairs: Sequence[str]) -> dict[str, Any]:
 
 def show_list(command: ListEnvs) -> int:
     """Print a line for each id."""
-    rows = [(env_id, ", ".join(registry.tags(env_id))) for env_id in registry.ids()]
+    every = sorted([*registry.ids(), *registry.numeric_ids()])
+    rows = [(env_id, ", ".join(registry.tags(env_id))) for env_id in every]
     shown = [row for row in rows if command.filter.lower() in " ".join(row).lower()]
     width = max((len(env_id) for env_id, _ in shown), default=0)
     for env_id, tags in shown:

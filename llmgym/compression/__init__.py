@@ -1,0 +1,1 @@
+"""Making a model smaller under a budget, in numpy: tables, masks, the best additive plan."""
