@@ -44,12 +44,8 @@ class TextInputs:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "TextInputs":
         logprobs = None if self.logprobs is None else change(self.logprobs)
-        return replace(
-            self,
-            tokens=change(self.tokens),
-            attention_mask=change(self.attention_mask),
-            logprobs=logprobs,
-        )
+        tokens, mask = change(self.tokens), change(self.attention_mask)
+        return replace(self, tokens=tokens, attention_mask=mask, logprobs=logprobs)
 
     @property
     def actions(self) -> Int[Tensor, "B T"]:
@@ -107,10 +103,23 @@ class TextInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlInputs:
-    """Steps of numeric environments: obs [B, T, ...] and actions [B, T] or [B, T, A]."""
+    """Steps of numeric environments: obs [B, T, ...] and actions [B, T] or [B, T, A].
+
+    `action_mask` [B, T, K] is True on allowed actions, `action_prior` [B, T, K] is added to logits.
+    """
 
     obs: Float[Tensor, "B T ..."]
     actions: Tensor
+    action_mask: Bool[Tensor, "B T K"] | None = None
+    action_prior: Float[Tensor, "B T K"] | None = None
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ControlInputs":
+        named: dict[str, Tensor | None] = {
+            item.name: getattr(self, item.name) for item in fields(self)
+        }
+        return replace(
+            self, **{n: change(value) for n, value in named.items() if value is not None}
+        )
 
     @property
     def sizes(self) -> Int[Tensor, "B 2"]:
@@ -121,24 +130,19 @@ class ControlInputs:
 
     def rows(self, index: RowIndex) -> "ControlInputs":
         """Return the rows of `index`."""
-        return replace(self, obs=self.obs[index], actions=self.actions[index])
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> "ControlInputs":
         """Return a copy on `device`."""
-        return replace(self, obs=self.obs.to(device), actions=self.actions.to(device))
+        return self._each(lambda tensor: tensor.to(device))
 
     def flat(self) -> "ControlInputs":
         """Return every step as a row of its own, [B * T, 1, ...]: an MLP has no memory."""
-        return replace(
-            self,
-            obs=self.obs.flatten(0, 1).unsqueeze(1),
-            actions=self.actions.flatten(0, 1).unsqueeze(1),
-        )
+        return self._each(lambda tensor: tensor.flatten(0, 1).unsqueeze(1))
 
     def blank(self) -> "ControlInputs":
-        """Return one row of zeros."""
-        zeros = self.obs.new_zeros(1, *self.obs.shape[1:])
-        return replace(self, obs=zeros, actions=self.actions.new_zeros(1, *self.actions.shape[1:]))
+        """Return one row of zeros; nothing is allowed in it, and nothing counts."""
+        return self._each(lambda tensor: tensor.new_zeros(1, *tensor.shape[1:]))
 
     def window(self) -> tuple[int, int]:
         """Return (0, 0): there is no padding."""

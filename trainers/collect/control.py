@@ -18,6 +18,7 @@ from torch import Tensor
 from llmgym.errors import EnvTimeoutError
 from llmgym.limits import CallLimit, LateCall, within
 from trainers.batch import ControlInputs, Experience, Metrics, Rollout
+from trainers.collect.action_limits import LimitsRecording, stacked_limits
 from trainers.collect.base import Actor, Collector
 from trainers.collect.env_slots import Ended, EnvSlot, EpisodeLog, Recording, Step, by_row
 from trainers.collect.metrics import Phases, performance
@@ -144,11 +145,15 @@ class ControlCollector(Collector):
         )
         played = Recording(self._slots, num_steps)
         actions: list[Tensor] = []
+        limits = LimitsRecording()
         live = [True] * len(self._slots)
         for t, u in enumerate(drawn.to(device).split(dims, 1)):
             played.obs[t] = [slot.obs for slot in self._slots]
             played.taken[t] = live
-            action = act(torch.from_numpy(played.obs[t]).to(device), u).cpu()
+            step_limits = stacked_limits([slot.limits for slot in self._slots])
+            limits.add(step_limits)
+            there = [None if value is None else value.to(device) for value in step_limits]
+            action = act(torch.from_numpy(played.obs[t]).to(device), u, *there).cpu()
             actions.append(action)
             steps = self._step(action.numpy(), live)
             played.add(t, steps)
@@ -160,7 +165,13 @@ class ControlCollector(Collector):
             for number in (number for number, is_live in enumerate(live) if is_live):
                 played.cut(number, self._slots[number].end(terminated=False))
         actions += actions[-1:] * (num_steps - len(actions))  # any that is one, where none is taken
-        inputs = ControlInputs(obs=by_row(played.obs), actions=torch.stack(actions, 1))
+        mask, prior = limits.columns(num_steps)
+        inputs = ControlInputs(
+            obs=by_row(played.obs),
+            actions=torch.stack(actions, 1),
+            action_mask=mask,
+            action_prior=prior,
+        )
         return inputs, played
 
     def _step(self, actions: np.ndarray, live: Sequence[bool]) -> list[tuple[Step, Ended | None]]:

@@ -17,6 +17,8 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import FlattenObservation
 from torch import Tensor
 
+from trainers.collect.action_limits import ActionLimits, limits_of
+
 
 class Step(NamedTuple):
     """What an environment answered; `obs` is the true last one where the episode is over."""
@@ -53,11 +55,13 @@ class EnvSlot:
 
     Attributes:
         nats: minus the log-probability of the episode's actions so far; kept by the collector.
+        limits: which actions may follow, where the environment says so.
     """
 
     def __init__(self, env: gymnasium.Env, number: int, seed: int) -> None:
         self._env = env
         space = env.action_space  # wrappers would look for it anew at each step
+        self._space = space
         self._box = space if isinstance(space, Box) else None
         self._number = np.int64 if space.dtype is None else space.dtype.type
         self._key = (seed, number)
@@ -66,6 +70,7 @@ class EnvSlot:
         self._length = 0
         self._reward = 0.0
         self.nats = 0.0
+        self.limits = ActionLimits()
         self.obs = self.begin()
 
     def begin(self) -> np.ndarray:
@@ -73,7 +78,8 @@ class EnvSlot:
         self._episode += 1
         self._new, self._length, self._reward = [], 0, 0.0
         seed = np.random.SeedSequence((*self._key, self._episode)).generate_state(1)[0]
-        obs, _ = self._env.reset(seed=int(seed))
+        obs, info = self._env.reset(seed=int(seed))
+        self.limits = limits_of(info, self._space)
         self.obs = np.array(obs, dtype=np.float32)
         return self.obs
 
@@ -86,11 +92,12 @@ class EnvSlot:
             taken = np.clip(action, self._box.low, self._box.high).astype(self._box.dtype)
             self._new.append(taken.tolist())
         self._length += 1
-        obs, reward, terminated, truncated, _ = self._env.step(taken)
+        obs, reward, terminated, truncated, info = self._env.step(taken)
         self._reward += float(reward)
         self.obs = np.array(obs, dtype=np.float32)
         step = Step(self.obs, float(reward), bool(terminated), bool(truncated))
         if not (terminated or truncated):
+            self.limits = limits_of(info, self._space)
             return step, None
         return step, self.end(terminated=bool(terminated))
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from trainers.batch import Evaluation
+from trainers.collect.action_limits import limits_of, stacked_limits
 from trainers.distributed.collectives import World, gather
 from trainers.evaluation.statistics import summarize
 from trainers.evaluation.undisturbed import undisturbed
@@ -57,18 +58,27 @@ def _play_control(
     """Play one episode in each environment, side by side."""
     device = next(policy.parameters()).device
     live = dict(zip(episodes, envs, strict=False))
-    obs = {episode: env.reset(seed=_seed(seed, episode))[0] for episode, env in live.items()}
+    space = envs[0].action_space
+    begun = {episode: env.reset(seed=_seed(seed, episode)) for episode, env in live.items()}
+    obs = {episode: first for episode, (first, _) in begun.items()}
+    limits = {episode: limits_of(info, space) for episode, (_, info) in begun.items()}
     returns = dict.fromkeys(episodes, 0.0)
     for _ in range(MAX_STEPS):
         if not live:
             break
         batch = torch.from_numpy(np.stack([obs[episode] for episode in live])).to(device)
-        actions = policy.mode(batch).cpu().numpy()
+        allowed = [
+            None if value is None else value.to(device)
+            for value in stacked_limits([limits[episode] for episode in live])
+        ]
+        actions = policy.mode(batch, *allowed).cpu().numpy()
         for action, (episode, env) in zip(actions, list(live.items()), strict=True):
-            obs[episode], reward, terminated, truncated, _ = env.step(_allowed(action, env))
+            obs[episode], reward, terminated, truncated, info = env.step(_allowed(action, env))
             returns[episode] += float(reward)
             if terminated or truncated:
                 del live[episode]
+            else:
+                limits[episode] = limits_of(info, space)
     return returns
 
 

@@ -189,3 +189,84 @@ def test_acting_draws_what_the_modules_would_and_follows_the_weights(kind, space
             for parameter in policy.parameters():
                 parameter.add_(0.5)
     assert not torch.equal(act(obs, uniforms), before)
+
+
+def limited_steps(policy, *, seed=3):
+    """Steps with random masks and priors, their actions drawn under both."""
+    count = policy.head.logits.out_features
+    obs = torch.randn(4, 5, 3, generator=seeded(2))
+    mask = torch.rand(4, 5, count, generator=seeded(seed)) < 0.5
+    mask[..., 1] = True
+    prior = torch.randn(4, 5, count, generator=seeded(seed + 1))
+    uniforms = torch.rand(20, 1, generator=seeded(seed + 2), dtype=torch.float64)
+    flat = (obs.flatten(0, 1), uniforms, mask.flatten(0, 1), prior.flatten(0, 1))
+    actions = policy.acting()(*flat).reshape(4, 5)
+    return ControlInputs(obs=obs, actions=actions, action_mask=mask, action_prior=prior)
+
+
+@pytest.mark.parametrize("kind", [PolicyMLP, SharedMLP])
+def test_a_masked_policy_is_the_categorical_of_the_allowed_logits_alone(kind):
+    policy = policy_of(Discrete(4, start=2), kind)
+    inputs = limited_steps(policy)
+    output = policy(inputs, torch.ones(4, 5, dtype=torch.bool), entropy="loss")
+    logits = policy.head.logits(policy.trunk(inputs.obs)) + inputs.action_prior
+    for row in range(4):
+        for step in range(5):
+            allowed = inputs.action_mask[row, step].nonzero().flatten()
+            theirs = Categorical(logits=logits[row, step, allowed])
+            action = int(inputs.actions[row, step]) - 2
+            assert action in allowed.tolist()
+            position = allowed.tolist().index(action)
+            expected = theirs.log_prob(torch.tensor(position))
+            torch.testing.assert_close(output.logprobs[row, step], expected)
+            torch.testing.assert_close(output.entropy[row, step], theirs.entropy())
+
+
+def test_gradients_through_a_mask_are_finite_and_leave_other_logits_alone():
+    policy = policy_of(Discrete(4))
+    inputs = limited_steps(policy)
+    inputs.action_mask[..., 3], inputs.action_mask[..., 1] = False, True
+    inputs.actions.fill_(1)
+    output = policy(inputs, torch.ones(4, 5, dtype=torch.bool), entropy="loss")
+    (output.logprobs.sum() + output.entropy.sum()).backward()
+    for parameter in policy.parameters():
+        assert torch.isfinite(parameter.grad).all()
+    assert policy.head.logits.bias.grad[3] == 0
+    assert policy.head.logits.bias.grad[1] != 0
+
+
+def test_one_allowed_action_is_certain_and_has_no_entropy():
+    policy = policy_of(Discrete(4))
+    inputs = limited_steps(policy)
+    inputs.action_mask[:] = False
+    inputs.action_mask[..., 2] = True
+    inputs.actions.fill_(2)
+    output = policy(inputs, torch.ones(4, 5, dtype=torch.bool), entropy="loss")
+    assert output.logprobs.abs().max() == 0
+    assert output.entropy.abs().max() == 0
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
+def test_only_allowed_actions_are_drawn_and_are_the_mode(uniform):
+    policy = policy_of(Discrete(5))
+    mask = torch.tensor([[False, True, False, True, False]]).expand(3, 5)
+    obs = torch.randn(3, 3, generator=seeded(7))
+    uniforms = torch.full((3, 1), uniform, dtype=torch.float64)
+    for actions in (policy.acting()(obs, uniforms, mask), policy.mode(obs, mask)):
+        assert set(actions.tolist()) <= {1, 3}
+    prior = torch.zeros(3, 5)
+    prior[:, 4] = 1e6
+    assert policy.mode(obs, None, prior).tolist() == [4, 4, 4]
+    assert set(policy.mode(obs, mask, prior).tolist()) <= {1, 3}
+
+
+def test_rows_copies_and_blanks_take_masks_along():
+    inputs = limited_steps(policy_of(Discrete(4)))
+    flat = inputs.flat()
+    assert flat.action_mask.shape == flat.action_prior.shape == (20, 1, 4)
+    assert torch.equal(flat.action_mask[7, 0], inputs.action_mask[1, 2])
+    assert torch.equal(inputs.rows(slice(1, 3)).action_prior, inputs.action_prior[1:3])
+    assert not inputs.blank().action_mask.any()
+    plain = ControlInputs(obs=inputs.obs, actions=inputs.actions)
+    assert plain.rows(slice(1, 3)).action_mask is None
+    assert inputs.to(torch.device("cpu")).action_mask.dtype == torch.bool
