@@ -49,11 +49,12 @@ class Database:
 
     Attributes:
         evaluations: those paid for so far.
+        model: the dense model.
         variants: smaller weights.
     """
 
     def __init__(self, model: PreTrainedModel, splits: Splits) -> None:
-        self._model = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
         self._splits = splits
         self.variants = WeightVariants(model, gram_matrices(model, splits.calibration))
         self._dense = dense_plan(self.variants.geometry)
@@ -84,15 +85,15 @@ class Database:
 
     def report_kl(self, plan: SizePlan, *, method: Method = OURS) -> float:
         """Return the mean KL of a plan on *report*: to be read when the search is over."""
-        passes = (dense_pass(self._model, part) for part in blocks(self._splits.report))
+        passes = (dense_pass(self.model, part) for part in blocks(self._splits.report))
         return self._kl(list(passes), plan, method)
 
     def logits(self, plan: SizePlan, rows: TokenRows, *, method: Method = OURS) -> Tensor:
         """Return the logits [B, L, V] float32 of a candidate on `rows` [B, L]."""
         hidden = candidate_hidden(
-            self._model, dense_pass(self._model, rows), self._overrides(plan, method)
+            self.model, dense_pass(self.model, rows), self._overrides(plan, method)
         )
-        return head_logits(self._model, hidden)
+        return head_logits(self.model, hidden)
 
     def sensitivities(self, choices: Sequence[Sequence[Choice]]) -> list[list[float]]:
         """Return the KL of every choice of every unit alone, all others dense."""
@@ -107,7 +108,7 @@ class Database:
 
         Source: Men et al. 2024, ShortGPT, arXiv:2403.03853, eq. 1.
         """
-        dense = dense_pass(self._model, blocks(self._splits.calibration)[0])
+        dense = dense_pass(self.model, blocks(self._splits.calibration)[0])
         states = [call.hidden for call in dense.calls] + [dense.final]
         mask, influences = dense.rows.mask, []
         for before, after in pairwise(states):
@@ -137,15 +138,15 @@ class Database:
     def _selection(self, tokens: int) -> list[DensePass]:
         if tokens not in self._passes:
             rows = self._splits.selection.first(tokens)
-            self._passes[tokens] = [dense_pass(self._model, part) for part in blocks(rows)]
+            self._passes[tokens] = [dense_pass(self.model, part) for part in blocks(rows)]
         return self._passes[tokens]
 
     def _kl(self, passes: list[DensePass], plan: SizePlan, method: Method) -> float:
         overrides = self._overrides(plan, method)
         total, count = 0.0, 0
         for dense in passes:
-            hidden = candidate_hidden(self._model, dense, overrides)
-            nats, tokens = summed_kl(self._model, dense, hidden)
+            hidden = candidate_hidden(self.model, dense, overrides)
+            nats, tokens = summed_kl(self.model, dense, hidden)
             total, count = total + nats, count + tokens
         return total / count
 

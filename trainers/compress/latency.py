@@ -1,8 +1,8 @@
 """What every unit of a model costs in time on this machine, and whether the sum is true.
 
-    latency(plan) = constant + sum over units ( scale * alone(unit) + overhead of a unit )
+    latency(plan) = constant + sum over units ( scale_kind * alone(unit) + overhead of a unit )
 
-`alone` is the time of the unit by itself; the three numbers are fitted to complete models of some
+`alone` is the time of the unit by itself; the four numbers are fitted to complete models of some
 shapes, and judged on at least ten of others. Above 10 % error the table is refused.
 """
 
@@ -263,14 +263,15 @@ def complete_times(
 
 
 def terms(plan: SizePlan, alone: Mapping[tuple[UnitKind, int], float]) -> list[float]:
-    """Return what the fit multiplies: time of the units alone, number of units, 1."""
+    """Return what the fit multiplies: seconds alone of each kind, number of units, 1."""
     choices: list[tuple[UnitKind, int]] = [
         (kind, choice.size)
         for layer in plan.layers
         for kind, choice in zip(KINDS, layer, strict=True)
         if choice.size
     ]
-    return [sum(alone[key] for key in choices), float(len(choices)), 1.0]
+    by_kind = [sum(alone[key] for key in choices if key[0] == kind) for kind in KINDS]
+    return [*by_kind, float(len(choices)), 1.0]
 
 
 def judged(measured: np.ndarray, predicted: np.ndarray) -> Fit:
@@ -288,7 +289,7 @@ def measure_latency(
     config: PreTrainedConfig,
     workload: Workload | None = None,
     *,
-    rounds: int = 30,
+    rounds: int = 60,
     models: int = 12,
     seed: int = 0,
 ) -> LatencyTable:
@@ -313,8 +314,9 @@ def measure_latency(
     rows = np.array([terms(plan, alone) for plan in plans])
     fitted, held = slice(0, models), slice(models, None)
     weights, _ = nnls(rows[fitted] / seconds[fitted, None], np.ones(models))
-    scale, overhead, constant = map(float, weights)
-    units = {key: scale * value + overhead for key, value in alone.items()}
+    *scales, overhead, constant = map(float, weights)
+    scale = dict(zip(KINDS, scales, strict=True))
+    units = {key: scale[key[0]] * value + overhead for key, value in alone.items()}
     empty: dict[tuple[UnitKind, int], float] = dict.fromkeys([(kind, 0) for kind in KINDS], 0.0)
     return LatencyTable(
         constant=constant,

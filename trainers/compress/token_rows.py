@@ -4,7 +4,7 @@ In a causal model no token sees what comes after it, so rows need no attention m
 after a token that ends a text are asked of nobody, and do not count.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -48,27 +48,34 @@ class TokenRows:
 
 
 def pad_rows(
-    rows: Iterable[Sequence[int]], *, end_ids: Collection[int] = (), pad_id: int = 0
+    rows: Sequence[Sequence[int]],
+    *,
+    prompts: Sequence[int] | None = None,
+    end_ids: Collection[int] = (),
+    pad_id: int = 0,
 ) -> TokenRows:
     """Return rows of ids as a matrix.
 
     Args:
-        rows: ids, at least one each.
+        rows: ids; empty rows are left out.
+        prompts: tokens of each row before the response, whose predictions alone are then counted.
         end_ids: ids that end a text; what follows them is not counted.
         pad_id: what fills rows.
 
     Raises:
         ConfigError: there is no token.
     """
-    filled = [list(row) for row in rows if len(row)]
+    starts = prompts or [1] * len(rows)
+    filled = [(list(row), start) for row, start in zip(rows, starts, strict=True) if len(row)]
     if not filled:
         raise ConfigError("there is no token to measure quality on: give text")
-    width = max(map(len, filled))
-    tokens = torch.tensor([row + [pad_id] * (width - len(row)) for row in filled])
-    lengths = torch.tensor(list(map(len, filled)))
-    mask = torch.arange(width) < lengths[:, None]
+    width = max(len(row) for row, _ in filled)
+    tokens = torch.tensor([row + [pad_id] * (width - len(row)) for row, _ in filled])
+    places = torch.arange(width)
+    mask = places < torch.tensor([len(row) for row, _ in filled])[:, None]
     ends = torch.isin(tokens, torch.tensor(sorted(end_ids), dtype=tokens.dtype))
-    return TokenRows(tokens, mask, mask & ~ends)
+    begun = places >= torch.tensor([start - 1 for _, start in filled])[:, None]
+    return TokenRows(tokens, mask, mask & ~ends & begun)
 
 
 @final

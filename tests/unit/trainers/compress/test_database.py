@@ -74,7 +74,7 @@ def test_the_ridge_weight_minimizes_the_regularized_error():
 def test_scores_rank_inputs_by_weight_and_data_and_heads_together():
     database = database_of()
     variants, unit = database.variants, Unit(1, "attention")
-    weight = last_linear(database._model, unit).weight
+    weight = last_linear(database.model, unit).weight
     gram = gram_matrices(model_of(), splits().calibration)[unit]
     by_hand = [
         sum(
@@ -128,17 +128,19 @@ def test_what_follows_the_end_of_a_text_is_not_counted():
     rows = pad_rows([[5, 6, 2], [5, 6, 7]], end_ids=[2])
     assert rows.counted.tolist() == [[True, True, False], [True, True, True]]
     assert rows.mask.all()
+    answers = pad_rows([[5, 6, 7, 2], [5, 8, 2]], prompts=[2, 1], end_ids=[2])
+    assert answers.counted.tolist() == [[False, True, True, False], [True, True, False, False]]
 
 
 def test_no_weight_is_touched_even_when_a_candidate_fails(monkeypatch):
     database = database_of("llama biased")
-    before = copy.deepcopy(database._model.state_dict())
+    before = copy.deepcopy(database.model.state_dict())
     database.evaluate([half(database), half(database, dropped=[0])])
     plan = half(database, channels=8)
     monkeypatch.setattr("trainers.compress.database.summed_kl", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         database.evaluate([plan])
-    for name, tensor in database._model.state_dict().items():
+    for name, tensor in database.model.state_dict().items():
         assert torch.equal(tensor, before[name])
     monkeypatch.undo()
     assert database.evaluate([plan])[0] > 0  # what failed was not remembered
@@ -147,7 +149,7 @@ def test_no_weight_is_touched_even_when_a_candidate_fails(monkeypatch):
 def test_states_before_the_first_changed_layer_are_reused_and_change_nothing(monkeypatch):
     database = database_of()
     ran = []
-    for number, layer in enumerate(database._model.model.layers):
+    for number, layer in enumerate(database.model.model.layers):
         layer.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
     geometry = database.variants.geometry
     choices = list(dense_plan(geometry).choices)
@@ -233,19 +235,19 @@ def test_a_dropped_unit_leaves_its_residual_alone():
     rows = rows_of(4)
     choices = [Choice(0)] * 8
     plan = SizePlan(tuple(choices))
-    embedded = database._model.model.embed_tokens(rows.tokens)
-    expected = database._model.lm_head(database._model.model.norm(embedded))
+    embedded = database.model.model.embed_tokens(rows.tokens)
+    expected = database.model.lm_head(database.model.model.norm(embedded))
     torch.testing.assert_close(database.logits(plan, rows), expected)
     attention_only = SizePlan((Choice(0), *database.dense.choices[1:]))
-    layer = dense_pass(database._model, rows).calls[0].hidden
-    mlp = database._model.model.layers[0].mlp
-    after = layer + mlp(database._model.model.layers[0].post_attention_layernorm(layer))
-    hidden = dense_pass(database._model, rows)
+    layer = dense_pass(database.model, rows).calls[0].hidden
+    mlp = database.model.model.layers[0].mlp
+    after = layer + mlp(database.model.model.layers[0].post_attention_layernorm(layer))
+    hidden = dense_pass(database.model, rows)
     from_here = hidden.calls[1]._replace(hidden=after)
     for number in range(1, 4):
-        after = database._model.model.layers[number](after, **hidden.calls[number].options)
+        after = database.model.model.layers[number](after, **hidden.calls[number].options)
     assert from_here.options.keys() == hidden.calls[1].options.keys()
-    expected = database._model.lm_head(database._model.model.norm(after))
+    expected = database.model.lm_head(database.model.model.norm(after))
     torch.testing.assert_close(database.logits(attention_only, rows), expected)
 
 

@@ -115,7 +115,7 @@ def test_shapes_are_distinct_plain_and_hold_both_ends():
 def test_terms_count_units_that_stay():
     alone = {("attention", 1): 2.0, ("mlp", 8): 3.0}
     plan = SizePlan((Choice(1), Choice(8), Choice(0), Choice(8), Choice(0), Choice(0)))
-    assert terms(plan, alone) == [8.0, 3.0, 1.0]
+    assert terms(plan, alone) == [2.0, 6.0, 3.0, 1.0]
 
 
 @pytest.mark.parametrize("phase", ["decode", "prefill"])
