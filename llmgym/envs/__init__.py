@@ -20,5 +20,8 @@ BUILT_IN = (
 )
 """(id, "module:factory", tags) of every environment that comes with the package."""
 
-NUMERIC = (("llmgym/Compression-v0", "llmgym.envs.compression:make", ("compression", "numeric")),)
+NUMERIC = (
+    ("llmgym/Compression-v0", "llmgym.envs.compression:make", ("compression", "numeric")),
+    ("llmgym/Speculative-v0", "llmgym.envs.speculative:make", ("compression", "numeric")),
+)
 """The same for environments of numbers, which any Gymnasium library acts in."""

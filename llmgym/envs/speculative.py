@@ -1,0 +1,188 @@
+"""`llmgym/Speculative-v0`: decide how far a small model drafts before the large one verifies.
+
+An episode is a recorded sequence of the target. Each cycle drafts some tokens and verifies them
+all; the text is the target's own whatever is decided (`llmgym.speculative.traces`). Two forms:
+
+    cycle    an action per cycle: draft 0 to K tokens
+    token    an action per token: 0 verify now, 1 draft one more
+
+Rewards of a cycle that takes t milliseconds and yields n tokens, t1 those of a token by plain
+decoding, s the speed of what was played before:
+
+    throughput   n - s t / t1      whose fixed point is the largest speed (Dinkelbach 1967)
+    ratio        n t1 / t          the mean of ratios (Learning to Draft, ICLR 2026)
+
+Only the last action of a cycle is paid.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, final
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from llmgym.errors import EpisodeOverError, TaskSourceError
+from llmgym.speculative.traces import FEATURES, Trace, made_trace, read_trace
+
+Form = Literal["cycle", "token"]
+Paid = Literal["throughput", "ratio"]
+BOUND = 20.0
+"""Of an observation."""
+MEMORY = 0.8
+"""Share that the running acceptance keeps in a cycle, and the running speed in an episode."""
+OBSERVATION_NAMES = (
+    *(f"target_{name}" for name in FEATURES),
+    *(f"draft_{name}" for name in FEATURES),
+    "draft_sum_logprob",
+    "depth",
+    "acceptance",
+    "last_accepted",
+    "position",
+    "draft_cost",
+    "verify_cost",
+)
+
+
+@final
+class Speculative(gymnasium.Env[np.ndarray, np.integer]):
+    """Drafts and verifies along the sequences of a trace.
+
+    Args:
+        trace: what is replayed.
+        form: an action per cycle or per token.
+        paid: the reward of a cycle.
+
+    Attributes:
+        speed: times faster than plain decoding, of the episodes so far, the latest most.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - as Gymnasium declares it
+
+    def __init__(self, trace: Trace, *, form: Form = "cycle", paid: Paid = "throughput") -> None:
+        self.trace = trace
+        self._form, self._paid = form, paid
+        shape = (len(OBSERVATION_NAMES),)
+        self.observation_space = Box(-BOUND, BOUND, shape, np.float32)
+        self.action_space = Discrete(trace.longest + 1 if form == "cycle" else 2)
+        self.speed = 1.0
+        self._position = self._start = self._end = 0
+        self._depth = self._last = 0
+        self._acceptance = 0.5
+        self._spent = 0.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a sequence.
+
+        Args:
+            seed: of the sequence that is drawn.
+            options: {"index": number of a sequence} takes that one.
+
+        Raises:
+            TaskSourceError: there is no such sequence.
+        """
+        super().reset(seed=seed)
+        index = (options or {}).get("index")
+        if index is None:
+            index = int(self.np_random.integers(self.trace.num_sequences))
+        if not 0 <= index < self.trace.num_sequences:
+            raise TaskSourceError(
+                f"the trace {self.trace.name} has sequences 0 to {self.trace.num_sequences - 1}, "
+                f"got {index}"
+            )
+        self._start, self._end = (int(self.trace.starts[index + i]) for i in (0, 1))
+        self._position, self._depth, self._last = self._start, 0, 0
+        self._acceptance, self._spent = 0.5, 0.0
+        return self._obs(), self._info()
+
+    def step(
+        self, action: np.integer | int
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Draft, verify, or both.
+
+        Raises:
+            EpisodeOverError: the sequence has ended.
+        """
+        if self._position >= self._end:
+            raise EpisodeOverError("the sequence has ended: reset before another step")
+        if self._form == "cycle":
+            self._depth = int(action)
+        elif int(action) and self._depth < self.trace.longest:
+            self._depth += 1
+            if self._depth < self.trace.longest:
+                return self._obs(), 0.0, False, False, self._info()
+        reward = self._verify()
+        over = self._position >= self._end
+        info = self._info()
+        if over:
+            info["speed"] = self._episode_speed()
+            self.speed = MEMORY * self.speed + (1 - MEMORY) * info["speed"]
+        return self._obs(), reward, over, False, info
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the speed so far, which rewards are measured against."""
+        return {"speed": self.speed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.speed = float(state["speed"])
+
+    def _verify(self) -> float:
+        """End a cycle and return its reward."""
+        tokens = self.trace.taken(self._position, self._depth, self._end)
+        spent = float(self.trace.cycle_ms[self._depth])
+        if self._depth:
+            share = (tokens - 1) / self._depth
+            self._acceptance = MEMORY * self._acceptance + (1 - MEMORY) * share
+        self._position += tokens
+        self._spent += spent
+        self._last, self._depth = tokens - 1, 0
+        if self._paid == "ratio":
+            return tokens * self.trace.plain_ms / spent
+        return tokens - self.speed * spent / self.trace.plain_ms
+
+    def _episode_speed(self) -> float:
+        return (self._end - self._start) * self.trace.plain_ms / self._spent
+
+    def _obs(self) -> np.ndarray:
+        trace, position = self.trace, min(self._position, self._end - 1)
+        drafted = trace.draft[position, : self._depth]
+        latest = drafted[-1] if len(drafted) else np.zeros(len(FEATURES))
+        values = [
+            *trace.target[position],
+            *latest,
+            float(drafted[:, 0].sum()),
+            self._depth / trace.longest,
+            self._acceptance,
+            self._last / trace.longest,
+            float(np.log1p(position - self._start)),
+            trace.draft_ms / trace.plain_ms,
+            float(trace.verify_ms[-1]) / trace.plain_ms,
+        ]
+        return np.clip(np.array(values), -BOUND, BOUND).astype(np.float32)
+
+    def _info(self) -> dict[str, Any]:
+        return {"position": self._position - self._start, "milliseconds": self._spent}
+
+
+def make(
+    *, trace: str | None = None, form: Form = "cycle", paid: Paid = "throughput"
+) -> Speculative:
+    """Build the environment of a file of drafts.
+
+    Args:
+        trace: a file that `write_trace` of `llmgym.speculative.traces` wrote; None for a drawn one,
+            in which easy and hard passages alternate.
+        form: "cycle", an action per cycle, or "token", an action per drafted token.
+        paid: "throughput" or "ratio".
+
+    Raises:
+        TaskSourceError: the file is no trace, or a setting is none of these.
+    """
+    if form not in ("cycle", "token") or paid not in ("throughput", "ratio"):
+        raise TaskSourceError(
+            f'form is "cycle" or "token" and paid "throughput" or "ratio"; got {form!r}, {paid!r}'
+        )
+    return Speculative(made_trace(0) if trace is None else read_trace(trace), form=form, paid=paid)
