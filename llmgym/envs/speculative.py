@@ -11,12 +11,13 @@ decoding, s the speed of what was played before:
 
     throughput   n - s t / t1      whose fixed point is the largest speed (Dinkelbach 1967)
     ratio        n t1 / t          the mean of ratios (Learning to Draft, ICLR 2026)
+    speed        that of the sequence, at its end: for evaluation
 
 Only the last action of a cycle is paid.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 import gymnasium
 import numpy as np
@@ -26,7 +27,7 @@ from llmgym.errors import EpisodeOverError, TaskSourceError
 from llmgym.speculative.traces import FEATURES, Trace, made_trace, read_trace
 
 Form = Literal["cycle", "token"]
-Paid = Literal["throughput", "ratio"]
+Paid = Literal["throughput", "ratio", "speed"]
 BOUND = 20.0
 """Of an observation."""
 MEMORY = 0.8
@@ -118,6 +119,7 @@ class Speculative(gymnasium.Env[np.ndarray, np.integer]):
         info = self._info()
         if over:
             info["speed"] = self._episode_speed()
+            reward = info["speed"] if self._paid == "speed" else reward
             self.speed = MEMORY * self.speed + (1 - MEMORY) * info["speed"]
         return self._obs(), reward, over, False, info
 
@@ -139,6 +141,8 @@ class Speculative(gymnasium.Env[np.ndarray, np.integer]):
         self._position += tokens
         self._spent += spent
         self._last, self._depth = tokens - 1, 0
+        if self._paid == "speed":
+            return 0.0
         if self._paid == "ratio":
             return tokens * self.trace.plain_ms / spent
         return tokens - self.speed * spent / self.trace.plain_ms
@@ -176,13 +180,14 @@ def make(
         trace: a file that `write_trace` of `llmgym.speculative.traces` wrote; None for a drawn one,
             in which easy and hard passages alternate.
         form: "cycle", an action per cycle, or "token", an action per drafted token.
-        paid: "throughput" or "ratio".
+        paid: "throughput", "ratio" or "speed".
 
     Raises:
         TaskSourceError: the file is no trace, or a setting is none of these.
     """
-    if form not in ("cycle", "token") or paid not in ("throughput", "ratio"):
+    if form not in get_args(Form) or paid not in get_args(Paid):
+        forms, kinds = ", ".join(get_args(Form)), ", ".join(get_args(Paid))
         raise TaskSourceError(
-            f'form is "cycle" or "token" and paid "throughput" or "ratio"; got {form!r}, {paid!r}'
+            f"form is one of {forms}, and paid one of {kinds}; got {form!r} and {paid!r}"
         )
     return Speculative(made_trace(0) if trace is None else read_trace(trace), form=form, paid=paid)

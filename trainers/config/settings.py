@@ -177,7 +177,8 @@ class EvalConfig:
     min_delta: NonNegative = 0.0
     """By how much a held-out score must exceed the last improvement to be one."""
     kwargs: dict[str, Any] = Field(default_factory=lambda: {"split": "test"})
-    """Arguments that make the environment's tasks held out, over those of `envs`; text only."""
+    """Arguments that make the environment's tasks held out, over those of `envs`; in control runs
+    `split: test` has no meaning and is left out."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

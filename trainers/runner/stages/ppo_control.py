@@ -1,8 +1,7 @@
 """A run on numeric environments: the same PPO with an actor-critic MLP."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import final
+from typing import Any, final
 
 import gymnasium
 import torch
@@ -12,7 +11,7 @@ from trainers.batch import Evaluation
 from trainers.collect.control import ControlCollector
 from trainers.collect.env_slots import make_envs
 from trainers.collect.environments import accepted, constructing, is_text
-from trainers.config import Config
+from trainers.config import Config, EvalConfig
 from trainers.config.environments import EnvFactory, check_data
 from trainers.errors import ConfigError
 from trainers.evaluation.control import evaluate_control
@@ -40,11 +39,8 @@ def train_stage(
             "a numeric environment pays its own rewards: drop --reward, or wrap the environment."
         )
     _check_numeric(config)
-    if callable(env):
-        make = partial(env, **accepted(env, config.env.kwargs))
-    else:
-        make = _factory(config, env)
-    training = ControlTraining(session, make)
+    makes = [_maker(config, env, kwargs) for kwargs in (config.env.kwargs, _held_out(config))]
+    training = ControlTraining(session, *makes)
     try:
         return improve(session, training)
     finally:
@@ -79,14 +75,23 @@ def _check_numeric(config: Config) -> None:
             )
 
 
-def _factory(config: Config, env: str | None) -> EnvFactory:
-    """Return what makes the environment of an id, or of the config."""
+def _held_out(config: Config) -> dict[str, Any]:
+    """Return the arguments of evaluation: those of `eval.kwargs` that are not there by default."""
+    usual = EvalConfig().kwargs
+    own = {k: v for k, v in config.eval.kwargs.items() if k not in usual or v != usual[k]}
+    return {**config.env.kwargs, **own}
+
+
+def _maker(config: Config, env: EnvFactory | str | None, kwargs: dict[str, Any]) -> EnvFactory:
+    """Return what makes the environment of a callable, of an id, or of the config."""
+    if callable(env):
+        return partial(env, **accepted(env, kwargs))
     env_spec = spec(env or config.env.id)
     if is_text(env_spec):
         raise ConfigError(
             f"{env_spec.id} speaks text, and run.kind control reads numbers. Set --run.kind text."
         )
-    return partial(gymnasium.make, env_spec, **config.env.kwargs)
+    return partial(gymnasium.make, env_spec, **kwargs)
 
 
 @final
@@ -96,11 +101,12 @@ class ControlTraining:
     Args:
         session: of the run.
         make: builds one environment.
+        make_held_out: builds one for evaluation.
     """
 
-    def __init__(self, session: Session, make: Callable[[], gymnasium.Env]) -> None:
+    def __init__(self, session: Session, make: EnvFactory, make_held_out: EnvFactory) -> None:
         config, world = session.config, session.world
-        self._session, self._make = session, make
+        self._session, self._make_held_out = session, make_held_out
         with constructing(config.env.id, "envs.0.kwargs"):
             envs = make_envs(make, len(world.share(config.ppo.num_prompts)) * config.ppo.group_size)
         self._policy, value = build_control(
@@ -132,13 +138,17 @@ class ControlTraining:
         return [
             evaluate_control(
                 self._policy,
-                lambda: make_envs(self._make, 1)[0],
+                self._held_out_env,
                 env=config.env.id,
                 num_episodes=config.eval.num_tasks,
                 seed=config.run.seed + 1,
                 world=self._session.world,
             )
         ]
+
+    def _held_out_env(self) -> gymnasium.Env:
+        with constructing(self._session.config.env.id, "envs.0.kwargs and eval.kwargs"):
+            return make_envs(self._make_held_out, 1)[0]
 
     def export(self, name: str) -> None:
         """Write the current policy with its critic; the name `critic` is left out."""

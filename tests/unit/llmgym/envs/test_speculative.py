@@ -34,7 +34,7 @@ def play(env, rule, index):
 
 
 @pytest.mark.parametrize("form", ["cycle", "token"])
-@pytest.mark.parametrize("paid", ["throughput", "ratio"])
+@pytest.mark.parametrize("paid", ["throughput", "ratio", "speed"])
 def test_it_is_an_environment_of_gymnasium(form, paid):
     env = gym.make("llmgym/Speculative-v0", form=form, paid=paid)
     check_env(env.unwrapped, skip_render_check=True)
@@ -89,6 +89,11 @@ def test_ratio_rewards_are_tokens_per_time():
     assert info["speed"] == pytest.approx(1.0)
 
 
+def test_for_evaluation_a_sequence_earns_its_speed():
+    rewards, info = play(Speculative(MADE, paid="speed"), fixed(2), 0)
+    assert sum(rewards) == rewards[-1] == info["speed"]
+
+
 def test_the_last_token_of_a_draft_is_verified_at_once():
     env = Speculative(MADE, form="token")
     env.reset(options={"index": 0})
@@ -121,7 +126,7 @@ def test_a_step_behind_the_end_and_wrong_settings_are_refused(tmp_path):
         env.step(0)
     with pytest.raises(TaskSourceError, match="sequences 0 to 5"):
         env.reset(options={"index": 6})
-    with pytest.raises(TaskSourceError, match="form is"):
+    with pytest.raises(TaskSourceError, match="form is one of cycle, token"):
         make(form="turn")
     write_trace(tmp_path / "made.npz", MADE)
     assert make(trace=str(tmp_path / "made.npz")).trace.num_sequences == 6
