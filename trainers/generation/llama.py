@@ -30,10 +30,9 @@ from transformers import (
 from transformers.activations import SiLUActivation
 
 from trainers.generation.kv_cache import SharedColumns
+from trainers.models.lean_layers import FIXED_ROPES
 
 FAMILIES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
-ROPES = ("default", "linear", "llama3", "yarn")
-"""Kinds of rotary positions whose angles do not depend on the length of a row."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 TOLERANCES = {torch.float32: 1e-3}
 """Difference of logits that rounding may make, in standard deviations; 0.3 in smaller types."""
@@ -52,7 +51,7 @@ def has_layout(model: PreTrainedModel) -> bool:
     # Checkpointing hooks into the embedding; `agrees` sees what a hook there changes.
     read = (nn.Linear, nn.Embedding)
     return (
-        rope in ROPES
+        rope in FIXED_ROPES
         and not (model.training and model.config.attention_dropout)
         and not any(_is_hooked(part) for part in model.modules() if not isinstance(part, read))
     )

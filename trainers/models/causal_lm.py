@@ -19,6 +19,7 @@ from llmgym.rewards.context import longest_sequence, rope_limit
 from trainers.batch import PolicyOutput, TextInputs
 from trainers.errors import ConfigError
 from trainers.functional.logprobs import Absent, EntropyMode, linear_logprobs, without
+from trainers.models.lean_layers import lean_states, reads_lean
 from trainers.models.packed_rows import Layout, longest_packed
 
 PROBE_TOLERANCE = 1e-3  # a wrong scale, cap or position is off by far more; rounding by far less
@@ -74,6 +75,8 @@ def hidden_states(body: PreTrainedModel, inputs: TextInputs) -> Tensor:
 def packed_states(body: PreTrainedModel, inputs: TextInputs, layout: Layout) -> Tensor:
     """Return the same of rows put end to end."""
     tokens = inputs.tokens.masked_fill(~inputs.attention_mask, 0).flatten()[layout.source]
+    if reads_lean(body):
+        return lean_states(body, tokens, layout)
     states = body(
         input_ids=tokens[None],
         position_ids=layout.positions[None],

@@ -29,6 +29,11 @@ from trainers.batch import TextInputs
 KERNEL = "llmgym_packed"
 """The name of the kernel, as `attn_implementation`; a model that has it reads packed rows."""
 
+LEAN_KERNEL = "llmgym_packed_lean"
+"""Another name of it, in models whose packed rows `lean_layers.py` reads where it can."""
+
+KERNELS = (KERNEL, LEAN_KERNEL)
+
 SHORT_ROW = 512
 """Up to here bfloat16 attention on a CPU is two products and a softmax in float32. torch's fused
 kernel takes 1.4 to 2.2 times as long with its backward pass, and its gradients are less exact."""
@@ -163,6 +168,8 @@ class Layout:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """Return [N, H, D] of queries [H, N, D]; keys and values may have fewer heads."""
+        if len(self.pieces) == 1:
+            return self.pieces[0].attend(query, key, value, scale)
         sizes = [piece.tokens for piece in self.pieces]
         parts = (states.split(sizes, 1) for states in (query, key, value))
         return torch.cat(
@@ -274,10 +281,11 @@ def longest_packed(module: nn.Module) -> float:
     """
     models = (part for part in module.modules() if isinstance(part, PreTrainedModel))
     model = next(models, None)
-    if model is None or model.config.get_text_config()._attn_implementation != KERNEL:
+    if model is None or model.config.get_text_config()._attn_implementation not in KERNELS:
         return 0.0
     return float(getattr(model.config.get_text_config(), "sliding_window", None) or math.inf)
 
 
-ALL_ATTENTION_FUNCTIONS.register(KERNEL, packed_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(KERNEL, sdpa_mask)
+for _name in KERNELS:
+    ALL_ATTENTION_FUNCTIONS.register(_name, packed_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_name, sdpa_mask)

@@ -4,6 +4,7 @@ import inspect
 from typing import Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trainers.batch import TextInputs
@@ -15,7 +16,8 @@ from trainers.models.causal_lm import (
     hides_left_padding,
     packed_states,
 )
-from trainers.models.packed_rows import KERNEL, Layout
+from trainers.models.lean_layers import has_lean_layers
+from trainers.models.packed_rows import KERNEL, LEAN_KERNEL, Layout
 
 
 def packs(model: PreTrainedModel, packing: Literal["auto", "on", "off"]) -> bool:
@@ -51,19 +53,26 @@ def pack_rows(model: PreTrainedModel) -> bool:
         return False
     inputs = _probe_rows(config.vocab_size, model.device)
     expected = hidden_states(body, inputs)
-    layout = Layout.of(inputs)
-    config._attn_implementation = KERNEL
-    try:
-        packed = packed_states(body, inputs, layout)
-    except TypeError:  # this family does not take what it does not know
-        packed = expected
-        layout.readers.clear()
-    real = inputs.attention_mask[:, inputs.num_prompt - 1 :]
-    difference = float((packed - expected)[real].abs().max() / expected[real].abs().max())
-    works = len(layout.readers) == config.num_hidden_layers and difference <= PROBE_TOLERANCE
+    works = has_lean_layers(body) and _agrees(body, LEAN_KERNEL, inputs, expected)
+    if not works:
+        works = _agrees(body, KERNEL, inputs, expected)
     if not works:
         config._attn_implementation = "sdpa"
     return works
+
+
+def _agrees(body: PreTrainedModel, kernel: str, inputs: TextInputs, expected: Tensor) -> bool:
+    """Give a body a kernel; tell whether its states of packed rows are the expected ones."""
+    config, layout = body.config.get_text_config(), Layout.of(inputs)
+    config._attn_implementation = kernel
+    try:
+        packed = packed_states(body, inputs, layout)
+    except TypeError:  # this family does not take what it does not know
+        return False
+    real = inputs.attention_mask[:, inputs.num_prompt - 1 :]
+    difference = float((packed - expected)[real].abs().max() / expected[real].abs().max())
+    has_read = kernel == LEAN_KERNEL or len(layout.readers) == config.num_hidden_layers
+    return has_read and difference <= PROBE_TOLERANCE
 
 
 def _probe_rows(vocab_size: int, device: torch.device) -> TextInputs:

@@ -22,7 +22,7 @@ from trainers.models.loading import enable_checkpointing
 from trainers.models.packed_rows import SHORT_ROW, Layout, causal, longest_packed
 from trainers.models.packing import pack_rows, packs
 
-PACKED = (*FAMILIES, "granite", "mixtral", "olmo2", "cohere", "olmoe")
+PACKED = (*FAMILIES, "qwen2", "granite", "mixtral", "olmo2", "cohere", "olmoe")
 
 
 def grouped_inputs():
