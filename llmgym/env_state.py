@@ -1,16 +1,16 @@
 """What environments remember over episodes, for the checkpoint of a trainer.
 
 A wrapper or an environment that learns from what it scores has `state_dict()` and
-`load_state_dict(state)`. Only the environment that scores for its slots has anything to remember.
+`load_state_dict(state)`. Of the slots of a vector, only the one that scores for the others has
+anything to remember.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 
 from llmgym.errors import EnvContractError
-from llmgym.vector import LLMVectorEnv
 
 
 @runtime_checkable
@@ -26,18 +26,31 @@ class Stateful(Protocol):
         ...
 
 
-def env_states(envs: LLMVectorEnv) -> list[dict[str, Any]]:
-    """Return what the layers of each scoring environment remember, from the outside in."""
-    return [dict(layer.state_dict()) for layer in _stateful(envs)]
+def stateful_layers(envs: Iterable[gymnasium.Env]) -> list[Stateful]:
+    """Return the layers of environments that remember something, each from the outside in."""
+    layers: list[Stateful] = []
+    for env in envs:
+        layer = env
+        while True:
+            if isinstance(layer, Stateful):
+                layers.append(layer)
+            if not isinstance(layer, gymnasium.Wrapper):
+                break
+            layer = layer.env
+    return layers
 
 
-def load_env_states(envs: LLMVectorEnv, states: Sequence[Mapping[str, Any]]) -> None:
-    """Restore what `env_states` returned.
+def states_of(layers: Iterable[Stateful]) -> list[dict[str, Any]]:
+    """Return what each layer remembers."""
+    return [dict(layer.state_dict()) for layer in layers]
+
+
+def load_states(layers: Sequence[Stateful], states: Sequence[Mapping[str, Any]]) -> None:
+    """Restore what `states_of` returned.
 
     Raises:
-        EnvContractError: the environments have other layers than those the states are of.
+        EnvContractError: there are other layers than those the states are of.
     """
-    layers = list(_stateful(envs))
     if len(layers) != len(states):
         raise EnvContractError(
             f"{len(states)} layers of environments are to be restored, and {len(layers)} remember "
@@ -45,17 +58,3 @@ def load_env_states(envs: LLMVectorEnv, states: Sequence[Mapping[str, Any]]) -> 
         )
     for layer, state in zip(layers, states, strict=True):
         layer.load_state_dict(state)
-
-
-def _stateful(envs: LLMVectorEnv) -> Iterator[Stateful]:
-    for env in envs.scoring_envs():
-        for layer in _layers(env):
-            if isinstance(layer, Stateful):
-                yield layer
-
-
-def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
-    yield env
-    while isinstance(env, gymnasium.Wrapper):
-        env = env.env
-        yield env

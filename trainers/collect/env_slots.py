@@ -1,8 +1,9 @@
 """One environment of a control rollout, and what several of them answered over T steps.
 
 Every episode is reset with a seed of its own, made of (run seed, environment, episode number), so
-an environment in the middle of an episode is known by that number and the actions since: a resume
-plays them again and stands where it stood, bit for bit.
+an environment in the middle of an episode is known by that number, the actions since, and what it
+remembered when the episode began (`llmgym.env_state`): a resume plays them again and is where it
+was, bit for bit.
 
 B environments, T steps.
 """
@@ -17,6 +18,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import FlattenObservation
 from torch import Tensor
 
+from llmgym.env_state import load_states, stateful_layers, states_of
 from trainers.collect.action_limits import ActionLimits, limits_of
 
 
@@ -67,6 +69,8 @@ class EnvSlot:
         self._key = (seed, number)
         self._episode = -1
         self._new: list[Any] = []
+        self._layers = stateful_layers([env])
+        self._memory: list[dict[str, Any]] = []
         self._length = 0
         self._reward = 0.0
         self.nats = 0.0
@@ -76,6 +80,7 @@ class EnvSlot:
     def begin(self) -> np.ndarray:
         """Begin the next episode and return its first observation."""
         self._episode += 1
+        self._memory = states_of(self._layers)
         self._new, self._length, self._reward = [], 0, 0.0
         seed = np.random.SeedSequence((*self._key, self._episode)).generate_state(1)[0]
         obs, info = self._env.reset(seed=int(seed))
@@ -112,13 +117,19 @@ class EnvSlot:
         return Step(self.obs, 0.0, terminated=True, truncated=False)
 
     def news(self) -> dict[str, Any]:
-        """Return the number of the episode, its actions since the last call and all their nats."""
+        """Return the episode so far: its actions since the last call, its memory at the start."""
         actions, self._new = self._new, []
-        return {"episode": self._episode, "actions": actions, "nats": self.nats}
+        return {
+            "episode": self._episode,
+            "actions": actions,
+            "nats": self.nats,
+            "memory": self._memory,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Play the episode of an `EpisodeLog` again, up to where it stood."""
         self._episode = int(state["episode"]) - 1
+        load_states(self._layers, state.get("memory", []))
         self.begin()
         for action in state["actions"]:
             _, ended = self.step(np.asarray(action))
@@ -139,14 +150,15 @@ class EpisodeLog:
     """
 
     def __init__(self) -> None:
-        self._state: dict[str, Any] = {"episode": -1, "nats": 0.0}
+        self._state: dict[str, Any] = {"episode": -1, "nats": 0.0, "memory": []}
         self._actions, self._length = np.empty(0), 0
 
     def add(self, news: Mapping[str, Any]) -> None:
         """Take the actions that a slot took since the last addition."""
         if news["episode"] != self._state["episode"]:
             self._actions, self._length = np.empty(0), 0
-        self._state = {"episode": news["episode"], "nats": news["nats"]}
+        self._state = {name: news[name] for name in ("episode", "nats")}
+        self._state["memory"] = news.get("memory", [])
         if not len(news["actions"]):
             return
         added = np.asarray(news["actions"])

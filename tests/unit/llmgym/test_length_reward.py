@@ -7,7 +7,7 @@ import pytest
 
 from llmgym import LLMVectorEnv
 from llmgym.addresses import load
-from llmgym.env_state import env_states, load_env_states
+from llmgym.env_state import load_states, stateful_layers, states_of
 from llmgym.errors import EnvContractError, RewardError
 from llmgym.messages import Completion
 from llmgym.rewards.base import per_sample
@@ -114,16 +114,17 @@ def test_restored_state_scores_as_the_first_one_does(mode):
     first, other = (vector(4, mode=mode, **settings) for _ in range(2))
     for _ in range(3):
         rewards(first, [(True, 10), (True, 20), (True, 30), (False, 3)])
-    states = env_states(first)
-    load_env_states(other, states)
+    layers = [stateful_layers(envs.scoring_envs()) for envs in (first, other)]
+    states = states_of(layers[0])
+    load_states(layers[1], states)
     better = [*ROWS[:2], (True, 20), (True, 5)]
     assert rewards(other, better) == rewards(first, better)
-    assert env_states(other) == env_states(first) != states
+    assert states_of(layers[1]) == states_of(layers[0]) != states
 
 
 def test_states_of_other_layers_are_refused():
     with pytest.raises(EnvContractError, match=r"1 layers .* 0 remember"):
-        load_env_states(LLMVectorEnv([say]), env_states(vector(1, mode="lazy")))
+        load_states(stateful_layers([say()]), [{"accuracy": 1.0}])
 
 
 def test_a_group_of_too_few_names_the_setting():

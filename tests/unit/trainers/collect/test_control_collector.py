@@ -7,6 +7,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from llmgym.envs.speculative import Speculative
+from llmgym.speculative.traces import made_trace
 from tests.unit.trainers.collect.tiny import config
 from trainers.batch import ControlInputs
 from trainers.checkpoint.state_files import read_state, write_state
@@ -203,7 +205,12 @@ def test_iterations_and_environments_differ():
     assert not torch.equal(first.inputs.obs[0], first.inputs.obs[1])
 
 
-@pytest.mark.parametrize("make", [cartpole, pendulum])
+def drafts():
+    """Pays by a running speed, which it remembers over episodes."""
+    return Speculative(made_trace(1, sequences=4, length=12))
+
+
+@pytest.mark.parametrize("make", [cartpole, pendulum, drafts])
 def test_a_collector_goes_on_in_the_middle_of_its_episodes_bit_for_bit(make, tmp_path):
     actor, made = Actor(make()), settings(3, 17, reward_normalize="running")
     straight = collector_of(make, made)
@@ -223,6 +230,7 @@ def test_a_collector_goes_on_in_the_middle_of_its_episodes_bit_for_bit(make, tmp
     assert torch.equal(got.rewards, wanted.rewards)
     assert torch.equal(got.boundary, wanted.boundary)
     np.testing.assert_equal(resumed.state_dict(), straight.state_dict())
+    assert make is not drafts or state["slots"][0]["memory"][0]["speed"] != 1.0
     ours, theirs = (one.metrics().values() for one in (resumed, straight))
     same = {"objective/scores", "objective/entropy", "train/episodes", "rewards/running_std"}
     same &= set(theirs)

@@ -130,7 +130,7 @@ def test_no_environment_acts_once_every_episode_is_over():
 
     def counted():
         act = acting()
-        return lambda obs, uniforms: (calls.append(len(obs)), act(obs, uniforms))[1]
+        return lambda obs, *rest: (calls.append(len(obs)), act(obs, *rest))[1]
 
     actor.policy_module.acting = counted
     rollout = made.collect(actor, 0)
