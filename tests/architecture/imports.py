@@ -65,6 +65,8 @@ NO_TORCH = (
     "trainers/generation/serving/server.py",
     "trainers/generation/serving/worker.py",
     "trainers/collect/environments.py",
+    "trainers/compress/baselines.py",
+    "trainers/compress/spaces.py",
     "trainers/compress/units.py",
     "trainers/loggers/formatting.py",
     "trainers/inference/targets.py",
