@@ -24,25 +24,13 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from llmgym.errors import EpisodeOverError, TaskSourceError
-from llmgym.speculative.traces import FEATURES, Trace, made_trace, read_trace
+from llmgym.speculative.observing import BOUND, OBSERVATION_NAMES, DraftView
+from llmgym.speculative.traces import Trace, made_trace, read_trace
 
 Form = Literal["cycle", "token"]
 Paid = Literal["throughput", "ratio", "speed"]
-BOUND = 20.0
-"""Of an observation."""
 MEMORY = 0.8
-"""Share that the running acceptance keeps in a cycle, and the running speed in an episode."""
-OBSERVATION_NAMES = (
-    *(f"target_{name}" for name in FEATURES),
-    *(f"draft_{name}" for name in FEATURES),
-    "draft_sum_logprob",
-    "depth",
-    "acceptance",
-    "last_accepted",
-    "position",
-    "draft_cost",
-    "verify_cost",
-)
+"""Share that the running speed keeps in an episode."""
 
 
 @final
@@ -68,8 +56,7 @@ class Speculative(gymnasium.Env[np.ndarray, np.integer]):
         self.action_space = Discrete(trace.longest + 1 if form == "cycle" else 2)
         self.speed = 1.0
         self._position = self._start = self._end = 0
-        self._depth = self._last = 0
-        self._acceptance = 0.5
+        self._view = self._new_view()
         self._spent = 0.0
 
     def reset(
@@ -94,9 +81,9 @@ class Speculative(gymnasium.Env[np.ndarray, np.integer]):
                 f"got {index}"
             )
         self._start, self._end = (int(self.trace.starts[index + i]) for i in (0, 1))
-        self._position, self._depth, self._last = self._start, 0, 0
-        self._acceptance, self._spent = 0.5, 0.0
-        return self._obs(), self._info()
+        self._position, self._view, self._spent = self._start, self._new_view(), 0.0
+        self._view.target = self.trace.target[self._start].tolist()
+        return self._view.observation(), self._info()
 
     def step(
         self, action: np.integer | int
@@ -109,11 +96,11 @@ class Speculative(gymnasium.Env[np.ndarray, np.integer]):
         if self._position >= self._end:
             raise EpisodeOverError("the sequence has ended: reset before another step")
         if self._form == "cycle":
-            self._depth = int(action)
-        elif int(action) and self._depth < self.trace.longest:
-            self._depth += 1
-            if self._depth < self.trace.longest:
-                return self._obs(), 0.0, False, False, self._info()
+            self._draft(int(action))
+        elif int(action):
+            self._draft(1)
+            if self._view.depth < self.trace.longest:
+                return self._view.observation(), 0.0, False, False, self._info()
         reward = self._verify()
         over = self._position >= self._end
         info = self._info()
@@ -121,7 +108,7 @@ class Speculative(gymnasium.Env[np.ndarray, np.integer]):
             info["speed"] = self._episode_speed()
             reward = info["speed"] if self._paid == "speed" else reward
             self.speed = MEMORY * self.speed + (1 - MEMORY) * info["speed"]
-        return self._obs(), reward, over, False, info
+        return self._view.observation(), reward, over, False, info
 
     def state_dict(self) -> dict[str, float]:
         """Return the speed so far, which rewards are measured against."""
@@ -131,16 +118,27 @@ class Speculative(gymnasium.Env[np.ndarray, np.integer]):
         """Restore what `state_dict` returned."""
         self.speed = float(state["speed"])
 
+    def _new_view(self) -> DraftView:
+        trace = self.trace
+        return DraftView(
+            longest=trace.longest,
+            draft_cost=trace.draft_ms / trace.plain_ms,
+            verify_cost=float(trace.verify_ms[-1]) / trace.plain_ms,
+        )
+
+    def _draft(self, tokens: int) -> None:
+        begin = self._view.depth
+        self._view.drafted += self.trace.draft[self._position, begin : begin + tokens].tolist()
+
     def _verify(self) -> float:
         """End a cycle and return its reward."""
-        tokens = self.trace.taken(self._position, self._depth, self._end)
-        spent = float(self.trace.cycle_ms[self._depth])
-        if self._depth:
-            share = (tokens - 1) / self._depth
-            self._acceptance = MEMORY * self._acceptance + (1 - MEMORY) * share
+        depth = self._view.depth
+        tokens = self.trace.taken(self._position, depth, self._end)
+        spent = float(self.trace.cycle_ms[depth])
         self._position += tokens
         self._spent += spent
-        self._last, self._depth = tokens - 1, 0
+        newest = self.trace.target[min(self._position, self._end - 1)]
+        self._view.end_cycle(tokens, newest.tolist())
         if self._paid == "speed":
             return 0.0
         if self._paid == "ratio":
@@ -149,23 +147,6 @@ class Speculative(gymnasium.Env[np.ndarray, np.integer]):
 
     def _episode_speed(self) -> float:
         return (self._end - self._start) * self.trace.plain_ms / self._spent
-
-    def _obs(self) -> np.ndarray:
-        trace, position = self.trace, min(self._position, self._end - 1)
-        drafted = trace.draft[position, : self._depth]
-        latest = drafted[-1] if len(drafted) else np.zeros(len(FEATURES))
-        values = [
-            *trace.target[position],
-            *latest,
-            float(drafted[:, 0].sum()),
-            self._depth / trace.longest,
-            self._acceptance,
-            self._last / trace.longest,
-            float(np.log1p(position - self._start)),
-            trace.draft_ms / trace.plain_ms,
-            float(trace.verify_ms[-1]) / trace.plain_ms,
-        ]
-        return np.clip(np.array(values), -BOUND, BOUND).astype(np.float32)
 
     def _info(self) -> dict[str, Any]:
         return {"position": self._position - self._start, "milliseconds": self._spent}

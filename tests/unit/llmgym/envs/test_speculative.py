@@ -8,8 +8,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from llmgym.env_state import Stateful
-from llmgym.envs.speculative import OBSERVATION_NAMES, Speculative, make
+from llmgym.envs.speculative import Speculative, make
 from llmgym.errors import EpisodeOverError, TaskSourceError
+from llmgym.speculative.observing import OBSERVATION_NAMES
 from llmgym.speculative.replay import entropy_below, fixed, oracle, replay
 from llmgym.speculative.traces import made_trace, write_trace
 
