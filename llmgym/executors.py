@@ -121,7 +121,7 @@ class _Crew:
             except queue.Empty:
                 return
             self._started[slot] = time.monotonic(), threading.get_ident()
-            self._done.put((slot, _outcome(self._function, slot, self._limit)))
+            self._done.put((slot, _outcome(self._function, slot, CallLimit(None))))
 
     def _running(self) -> dict[int, float]:
         started = self._started.copy()

@@ -1,9 +1,10 @@
-"""A time limit for calls into an environment that run in the main thread.
+"""A time limit for calls into an environment.
 
 A thread cannot be killed, but Python's main thread can be interrupted: a second thread sends it a
 signal (SIGVTALRM) once a call is late, and the handler raises there. That ends what sleeps, waits
 for a lock or a socket, or loops in Python. A call that stays inside of a C library is reported to
-`CallLimit.on_stuck`. In other threads, and on Windows, no call is interrupted.
+`CallLimit.on_stuck`. On Windows no call is interrupted. In another thread a call with a limit is
+made in one more, which is left behind where it is late.
 """
 
 import math
@@ -13,6 +14,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, final
@@ -27,7 +29,7 @@ IDLE_SECONDS = 5.0
 
 
 class LateCall(BaseException):
-    """Raised in the main thread, inside a call that is late; no `except Exception` catches it."""
+    """Raised in a call that is late, or by who waits for it; no `except Exception` catches it."""
 
 
 @final
@@ -139,13 +141,39 @@ class _MainThread:
 _MAIN = _MainThread()
 
 
+def _left_behind(limit: CallLimit, function: Callable[[], Any]) -> Any:  # noqa: ANN401
+    """Call a function in a thread of its own.
+
+    Raises:
+        LateCall: it took too long; the thread continues, and nobody reads what it returns.
+    """
+    result: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - the thread that waits raises it
+            result.set_exception(error)
+
+    began = time.monotonic()
+    thread = threading.Thread(target=call, daemon=True, name="env-call")
+    thread.start()
+    while not wait([result], POLL_SECONDS).done:
+        if time.monotonic() >= limit.deadline(began):
+            frame = sys._current_frames().get(thread.ident or 0)
+            raise LateCall(limit.message(began, place(frame)))
+    return result.result()
+
+
 def within(limit: CallLimit, function: Callable[[], Any]) -> Any:  # noqa: ANN401
-    """Call a function in this thread, for as long as the limit allows.
+    """Call a function, for as long as the limit allows: in this thread, if it is the main one.
 
     Raises:
         LateCall: it took too long.
     """
     is_main = threading.current_thread() is threading.main_thread()
+    if not is_main and limit.seconds is not None:
+        return _left_behind(limit, function)
     if sys.platform == "win32" or not is_main:
         return function()
     return _MAIN.run(limit, function)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -110,14 +111,28 @@ def test_what_cannot_be_interrupted_is_reported_with_its_line(monkeypatch):
     assert f"{HERE}:" in messages[0]
 
 
-def test_other_threads_are_not_interrupted():
-    done = []
-    thread = threading.Thread(
-        target=lambda: done.append(within(CallLimit(0.05), lambda: time.sleep(0.4) or "done"))
+def in_a_thread(function):
+    """What a function returns or raises in another thread."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(function).result()
+
+
+def test_in_another_thread_a_late_call_is_left_behind_and_named():
+    ended, message = threading.Event(), rf"env_timeout=0.05 s: it was at .*{HERE}:"
+    with pytest.raises(LateCall, match=message):
+        in_a_thread(lambda: within(CallLimit(0.05), lambda: time.sleep(0.4) or ended.set()))
+    assert not ended.is_set()
+    assert ended.wait(10)
+    assert in_a_thread(lambda: within(CallLimit(10.0), lambda: "done")) == "done"
+    with pytest.raises(ZeroDivisionError):
+        in_a_thread(lambda: within(CallLimit(10.0), lambda: 1 / 0))
+
+
+def test_in_another_thread_a_call_without_a_limit_is_made_there():
+    made = in_a_thread(
+        lambda: (within(CallLimit(None), threading.get_ident), threading.get_ident())
     )
-    thread.start()
-    thread.join()
-    assert done == ["done"]
+    assert made[0] == made[1]
 
 
 class Resets(llmgym.LLMEnv):
