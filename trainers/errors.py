@@ -37,6 +37,10 @@ class MismatchError(GenerationError):
     """Raised on every rank when generator and trainer disagree on log-probabilities too much."""
 
 
+class RolloutStoppedError(GenerationError):
+    """Raised in the thread of a rollout that nobody waits for any more; never reaches the user."""
+
+
 SAID_ELSEWHERE = "another rank prints this error"
 """A note on an error that one rank prints for all."""
 

@@ -262,7 +262,7 @@ def update(
     for number, micro in enumerate(micro_batches, start=1):
         last = number == len(micro_batches)
         output = learner.forward(micro, entropy=entropy, last=last, critic_only=critic_only)
-        if ppo.reuses_logprobs:  # these are the old ones: nothing has moved since the rollout
+        if config.reuses_logprobs:  # these are the old ones: nothing has moved since the rollout
             micro = replace(micro, old_logprobs=output.logprobs.detach())
         terms = _terms(micro, output, ppo)
         assert micro.weights is not None
@@ -276,7 +276,7 @@ def update(
         parts["total"] = objective.detach() + ppo.value_weight * parts["value"].detach()
         micro_losses = floats(torch.stack([parts[name].detach() for name in LOSSES.values()]))
         losses = [total + part for total, part in zip(losses, micro_losses, strict=True)]
-        metrics += describe_update(micro, output, ppo)
+        metrics += describe_update(micro, output, config)
     metrics = global_metrics(metrics) | pooled_losses(dict(zip(LOSSES, losses, strict=True)), ppo)
     return metrics | learner.step(critic_only=critic_only)
 

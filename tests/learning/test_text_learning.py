@@ -17,6 +17,17 @@ def test_three_letters_are_reversed_from_a_random_start(tmp_path, seed):
     assert accuracy(after) >= 0.99
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_they_are_reversed_by_rollouts_that_are_written_ahead(tmp_path, seed):
+    config = settings(tmp_path, seed, **{"generation.ahead": 1})
+    result = run(config, reward=partial, loggers=[])
+    assert accuracy(result.evaluations[-1][1][0]) >= 0.99
+    assert (
+        result.metrics["policy/version_lag"] == config.ppo.num_epochs * config.ppo.num_minibatches
+    )
+
+
 @pytest.mark.parametrize("advantage", ["grpo", slow("rloo")])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_they_are_reversed_without_a_critic(tmp_path, seed, advantage):

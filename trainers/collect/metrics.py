@@ -16,6 +16,7 @@ from torch import Tensor
 from trainers.batch import Metrics
 from trainers.collect.episodes import Episodes, Slot
 from trainers.collect.reward_shaping import Shaped
+from trainers.config import Config
 from trainers.config.ppo import PPOConfig
 from trainers.distributed.collectives import World, gather, global_metrics, global_moments
 from trainers.distributed.collectives import phase as named
@@ -84,12 +85,13 @@ class Outcome:
 def text_metrics(
     outcome: Outcome,
     seconds: Mapping[str, float],
-    ppo: PPOConfig,
+    config: Config,
     *,
     world: World,
     running_std: float,
 ) -> Metrics:
     """Return every figure of a text rollout, pooled over all ranks; a collective."""
+    ppo = config.ppo
     tokens = float(outcome.episodes.sampled.sum())
     local = (
         _objective(outcome, ppo)
@@ -102,7 +104,7 @@ def text_metrics(
         )
         | _padding(outcome)
     )
-    if not ppo.reuses_logprobs:  # else the update says it: it has the trainer's own figures
+    if not config.reuses_logprobs:  # else the update says it: it has the trainer's own figures
         local |= _agreement(outcome)
     _, variance = global_moments(outcome.episodes.scores, outcome.episodes.valid)
     scalars = {"objective/scores_std": float(variance.sqrt())}

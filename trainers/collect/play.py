@@ -5,7 +5,7 @@ equally often, and a failure on one is raised on all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from trainers.collect.ledger import Limits, TokenLedger
 from trainers.collect.metrics import Phases
 from trainers.config import Config
 from trainers.distributed.collectives import World, gather, global_max, global_sum
-from trainers.errors import GenerationError
+from trainers.errors import GenerationError, RolloutStoppedError
 from trainers.generation.base import Generator, Request, Response, Sampling
 from trainers.models.chat import ChatFormat
 
@@ -35,6 +35,7 @@ class PlayOptions:
         group_size: neighbouring slots that play the same task.
         world: this process among its peers.
         max_tokens: longest sequence the model takes, or None.
+        is_stopping: tells whether to give up, asked after each turn's responses; None: never.
     """
 
     indices: Sequence[int]
@@ -42,6 +43,7 @@ class PlayOptions:
     world: World
     group_size: int = 1
     max_tokens: int | None = None
+    is_stopping: Callable[[], bool] | None = None
 
 
 def play(
@@ -61,6 +63,7 @@ def play(
         TaskSourceError: on every rank, when a prompt is too long and `data.too_long` is raise.
         RewardError: on every rank, when a reward function is broken on one.
         GenerationError: a response was written by other weights than the generator's.
+        RolloutStoppedError: on every rank, where one is stopping.
     """
     reset = {"indices": list(options.indices), "group_size": options.group_size}
     observations, _ = envs.reset(seed=_seeds(sampling, options), options=reset)
@@ -78,6 +81,7 @@ def play(
     while _anywhere(ledger.any_live(), options.world):
         requests = ledger.requests()
         responses = generator.generate(requests or [idle], sampling)
+        _check_stopping(options)
         _check_versions(responses, generator.policy_version)
         actions = ledger.commit(responses if requests else [])
         with phases.of("score"):
@@ -107,6 +111,11 @@ def _check_prompts(ledger: TokenLedger, limits: Limits) -> None:
             f"generation.max_prompt_tokens {limits.max_prompt_tokens} (longest {longest}).\n"
             "Raise it, or drop them: --data.too-long drop"
         )
+
+
+def _check_stopping(options: PlayOptions) -> None:
+    if options.is_stopping is not None and _anywhere(options.is_stopping(), options.world):
+        raise RolloutStoppedError("the run ends, and this rollout is not needed")
 
 
 def _check_versions(responses: Sequence[Response], version: int) -> None:

@@ -3,65 +3,25 @@
 E episodes, B rows (those of an episode side by side), T actions, L = P + T.
 """
 
-from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, final
+from dataclasses import replace
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from llmgym.env import SingleTurnEnv, inner_env
-from llmgym.errors import RewardError
 from llmgym.messages import StopReason
-from llmgym.vector import LLMVectorEnv
 from trainers.batch import Experience, Metrics, Rollout, TextInputs
-from trainers.collect.base import Actor, Collector, Reference
+from trainers.collect.base import Actor, Collector
 from trainers.collect.episodes import Episodes, summed_by
 from trainers.collect.metrics import Outcome, Phases, sample_rows, text_metrics
-from trainers.collect.play import PlayOptions, play
 from trainers.collect.reward_shaping import RewardShaper, Unshaped, last_true
-from trainers.collect.reward_statistics import RewardScales
+from trainers.collect.rollout_checks import check_error_rate, check_mismatch
+from trainers.collect.rollout_writer import RolloutWriter, TextParts, WrittenRollout
 from trainers.config import Config
-from trainers.distributed.collectives import World, gather, global_max, global_sum
-from trainers.errors import MismatchError
+from trainers.distributed.collectives import World, global_sum
 from trainers.functional.kl import kl_estimate
-from trainers.generation.base import Generator, Sampling
-from trainers.models.chat import ChatFormat
-
-
-class Sampler(Protocol):
-    """Deals out task numbers, each rank its own."""
-
-    def next(self, n: int) -> list[int]:
-        """Return this rank's next `n` task numbers."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextParts:
-    """What a text collector is made of.
-
-    Attributes:
-        envs: one slot for each of this rank's episodes of an iteration.
-        reference: None where no KL to a reference is measured.
-        max_tokens: longest sequence the model takes, or None.
-    """
-
-    envs: LLMVectorEnv
-    generator: Generator
-    chat: ChatFormat
-    sampler: Sampler
-    reference: Reference | None = None
-    max_tokens: int | None = None
 
 
 @final
@@ -79,7 +39,7 @@ class TextCollector(Collector):
         self._config = config
         self._world = world
         self._shaper = RewardShaper(config.ppo)
-        self._scales = RewardScales(parts.envs)
+        self._writer = RolloutWriter(parts, config, world)
         self._env_ids = [config.env.id] * parts.envs.num_envs
         self._totals = {"episodes": 0, "tokens": 0}
         self._metrics = Metrics()
@@ -91,22 +51,16 @@ class TextCollector(Collector):
         Raises:
             RewardError: on every rank, when too many rewards failed.
             GenerationError: the generator's weights are not the actor's.
+            Exception: what a rollout that was written ahead raised.
         """
-        phases = Phases()
-        with phases.of("sync"):
-            self.sync(actor)
-        with phases.of("rollout"):
-            self._scales.forget()
-            episodes = self._play(iteration)
-            self._parts.generator.sleep()
-            self._scales.learn()
-        phases.move("rollout", "score", episodes.score_seconds)
+        written = self._writer.write(actor, iteration)
+        episodes, phases = written.episodes, written.phases
         check_error_rate(episodes, self._config.ppo.max_error_rate)
         shaped = self._shaper.shape(self._unshaped(episodes))
         mask = episodes.sampled & shaped.keep[:, None]
         reference = self._parts.reference
         with phases.of("logprobs"):
-            logprobs = self._logprobs(actor, episodes, mask)
+            logprobs = self._logprobs(actor, written, mask)
             if not self._parts.generator.exact:
                 check_mismatch(
                     logprobs, episodes.generator_logprobs, mask, self._config.generation.tolerance
@@ -126,7 +80,7 @@ class TextCollector(Collector):
             kl_coef=self._shaper.controller.coef,
         )
         rollout = self._rollout(outcome, inputs, values)
-        self._note(outcome, phases)
+        self._note(outcome, phases, lag=actor.policy_version - written.version)
         return rollout
 
     def record(self, experience: Experience) -> None:
@@ -147,19 +101,16 @@ class TextCollector(Collector):
         return self._samples
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the tasks, the memory of rewards and shaper, and the totals."""
-        state = {
-            "sampler": self._parts.sampler.state_dict(),
-            "rewards": self._scales.state_dict(),
-            "shaper": self._shaper.state_dict(),
-            "totals": self._totals,
-        }
-        return deepcopy(state)
+        """Return the position in the tasks, the memory of rewards and shaper, and the totals.
+
+        A rollout that is written ahead is in none of it: after a resume it is written anew.
+        """
+        mine = {"shaper": self._shaper.state_dict(), "totals": self._totals}
+        return {**self._writer.state_dict(), **deepcopy(mine)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._parts.sampler.load_state_dict(state["sampler"])
-        self._scales.load_state_dict(state["rewards"])
+        self._writer.load_state_dict(state)
         self._shaper.load_state_dict(state["shaper"])
         self._totals = dict(state["totals"])
 
@@ -168,35 +119,12 @@ class TextCollector(Collector):
         self._parts.envs.close()
 
     def sync(self, actor: Actor) -> None:
-        """Give the generator the actor's weights, where it has others."""
-        generator, version = self._parts.generator, actor.policy_version
-        if generator.policy_version != version:
-            generator.load_weights(actor.weights(), version)
+        """Give the generator the actor's weights; waits for what is written ahead."""
+        self._writer.sync(actor)
 
-    def _play(self, iteration: int) -> Episodes:
-        config, parts = self._config, self._parts
-        prompts = self._world.share(config.ppo.num_prompts)
-        size = config.ppo.samples_per_prompt
-        # Counted over all ranks, so that a row draws the same at any number of them.
-        index = [prompt * size + k for prompt in prompts for k in range(size)]
-        sampling = Sampling(
-            temperature=config.generation.temperature, seed=config.run.seed, iteration=iteration
-        )
-        options = PlayOptions(
-            indices=parts.sampler.next(len(prompts)),
-            index=index,
-            group_size=size,
-            world=self._world,
-            max_tokens=parts.max_tokens,
-        )
-        return play(
-            parts.envs,
-            parts.generator,
-            chat=parts.chat,
-            config=config,
-            sampling=sampling,
-            options=options,
-        )
+    def stop(self) -> None:
+        """Drop a rollout that is written ahead; the last call but `close`."""
+        self._writer.stop()
 
     def _unshaped(self, episodes: Episodes) -> Unshaped:
         envs = [env.unwrapped for env in self._parts.envs.envs]
@@ -211,10 +139,12 @@ class TextCollector(Collector):
             unscored=at_end & torch.tensor(stopped),
         )
 
-    def _logprobs(self, actor: Actor, episodes: Episodes, mask: Tensor) -> Tensor:
+    def _logprobs(self, actor: Actor, written: WrittenRollout, mask: Tensor) -> Tensor:
         """Return [B, T] by the trainer's forward, unless nothing depends on that pass."""
-        ppo = self._config.ppo
-        if ppo.reuses_logprobs and ppo.kl_placement != "reward" and self._parts.generator.exact:
+        if written.logprobs is not None:
+            return torch.where(mask, written.logprobs, 0.0)
+        episodes, config, exact = written.episodes, self._config, self._parts.generator.exact
+        if config.reuses_logprobs and config.ppo.kl_placement != "reward" and exact:
             return episodes.generator_logprobs * mask
         return actor.logprobs(episodes.inputs, mask)
 
@@ -247,7 +177,7 @@ class TextCollector(Collector):
             index=episodes.index,
         )
 
-    def _note(self, outcome: Outcome, phases: Phases) -> None:
+    def _note(self, outcome: Outcome, phases: Phases, *, lag: int) -> None:
         counts = torch.stack([outcome.episodes.valid.sum(), outcome.episodes.sampled.sum()])
         episodes, tokens = global_sum(counts).tolist()
         self._totals["episodes"] += episodes
@@ -255,7 +185,7 @@ class TextCollector(Collector):
         self._metrics = text_metrics(
             outcome,
             phases.seconds,
-            self._config.ppo,
+            self._config,
             world=self._world,
             running_std=self._shaper.scale.running_std,
         ) | Metrics.scalars(
@@ -264,6 +194,9 @@ class TextCollector(Collector):
                 "train/tokens": self._totals["tokens"],
             }
         )
+        if self._parts.copy is not None:
+            figures = {"policy/version_lag": lag, "timing_s/wait": self._writer.waited}
+            self._metrics |= Metrics.scalars(figures)
         self._samples = sample_rows(outcome)
 
 
@@ -286,59 +219,6 @@ def next_values(values: Tensor, episodes: Episodes) -> Tensor:
     goes_on = torch.cat([owner[1:] == owner[:-1], torch.tensor([False])])
     leaves = last_true(sampled) & goes_on[:, None]
     return torch.where(leaves, values.roll(-1, 0)[:, :1], values.gather(1, ahead))
-
-
-def check_mismatch(
-    logprobs: Tensor, generator_logprobs: Tensor, mask: Tensor, tolerance: float | None
-) -> None:
-    """Raise on every rank where a generator is too far from the trainer; a collective.
-
-    Args:
-        logprobs: [B, T] by the trainer's forward.
-        generator_logprobs: [B, T] as the generator reported them.
-        mask: [B, T] True on actions.
-        tolerance: maximum mean difference, in nats per token; None: no maximum.
-
-    Raises:
-        MismatchError: with both figures.
-    """
-    if tolerance is None:
-        return
-    apart = (logprobs - generator_logprobs).abs().double()[mask]
-    total, count = global_sum(torch.stack([apart.sum(), mask.sum().double()])).tolist()
-    largest = float(global_max(apart.max() if len(apart) else apart.new_zeros(())))
-    mean = total / max(count, 1)
-    if not mean <= tolerance:
-        raise MismatchError(
-            f"the generator's log-probabilities are {mean:.3g} nats per token from the trainer's "
-            f"(maximum {largest:.3g}), and generation.tolerance is {tolerance:g}: it has other "
-            "weights, another temperature, or rounds too coarsely.\n"
-            "Use --generation.engine transformers, or --model.dtype float32; a larger "
-            "--generation.tolerance only with --ppo.mismatch-correction tis"
-        )
-
-
-def check_error_rate(episodes: Episodes, max_error_rate: float) -> None:
-    """Raise on every rank where more than a share of all rewards failed; a collective.
-
-    Raises:
-        RewardError: with the first failure, of the lowest rank that had one.
-    """
-    played = [slot for slot in episodes.slots if not slot.too_long]
-    failed = [slot for slot in played if not slot.valid]
-    counts = global_sum(torch.tensor([len(failed), len(played)], dtype=torch.float64))
-    errors, total = counts.tolist()
-    first = None
-    if failed:
-        completion = failed[0].completions[-1][:80]
-        first = f"{failed[0].error} on task {failed[0].task_id} (response {completion!r})"
-    reasons = [text for text in gather(first) if text is not None]
-    if errors > max_error_rate * total:
-        raise RewardError(
-            f"the reward failed on {errors / total:.0%} of samples, max_error_rate is "
-            f"{max_error_rate:.0%}. First: {reasons[0]}. A failed reward is never counted as 0.\n"
-            "Mend the reward or the environment; failures that are its nature: --ppo.max-error-rate"
-        )
 
 
 def _scores_at_end(env: Any) -> bool:  # noqa: ANN401 - the unwrapped environment of a slot

@@ -77,6 +77,12 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "set ppo.num_prompts, the number of environments",
     ),
     (
+        "generation.ahead",
+        lambda config: config.is_control,
+        "run.kind is control",
+        "train on text",
+    ),
+    (
         "ppo.num_steps",
         lambda config: not config.is_control,
         "the run is of text",

@@ -122,7 +122,8 @@ class PPOConfig:
     """What the loss is a mean over: actions, rows, or rows times the longest response."""
     old_logprobs: Literal["auto", "recompute", "generator"] = "auto"
     """Whose log-probabilities the ratio divides by; auto is recompute, but skips that pass where
-    one epoch of one minibatch makes the ratio 1 and no KL in the reward needs it."""
+    one epoch of one minibatch makes the ratio 1 and no KL in the reward needs it. Both are of the
+    weights that wrote the rollout."""
     mismatch_correction: Literal["none", "tis"] = "none"
     """Truncated importance sampling, for generators whose log-probabilities are not exact."""
     max_error_rate: Share = 0.2
@@ -177,11 +178,6 @@ class PPOConfig:
     def value_weight(self) -> float:
         """What the value loss counts in the total: its own optimizer, or a part of the trunk's."""
         return self.value_coef if self.critic == "shared" else 1.0
-
-    @property
-    def reuses_logprobs(self) -> bool:
-        """True where the only step of an iteration is exactly on-policy: the ratio is 1."""
-        return self.old_logprobs == "auto" and self.num_epochs == self.num_minibatches == 1
 
     @property
     def kl_weight(self) -> float:

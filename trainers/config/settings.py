@@ -285,6 +285,13 @@ class Config:
         return self.run.kind == "control"
 
     @property
+    def reuses_logprobs(self) -> bool:
+        """True where the only step of an iteration is exactly on-policy: the ratio is 1."""
+        ppo, is_older = self.ppo, self.generation.ahead > 0
+        is_single = ppo.num_epochs == ppo.num_minibatches == 1
+        return ppo.old_logprobs == "auto" and is_single and not is_older
+
+    @property
     def env(self) -> EnvConfig:
         """The environment; what reads a run's environments reads them here."""
         return self.envs[0]

@@ -135,6 +135,9 @@ class GenerationConfig:
     servers: list[str] = Field(default_factory=list)
     """Addresses of running workers, `http://HOST:PORT`, that all ranks share; empty: each rank
     starts one."""
+    ahead: Annotated[int, Field(ge=0, le=1)] = 0
+    """1: a rollout is written while the one before is learned from, by weights one iteration older;
+    0: by the weights that it changes. With 1 a resume is not bitwise exact."""
     timeout_seconds: Positive = 300.0
     """Time in which a worker must write a token or take weights; a slower one counts as lost, and
     its requests go to another."""

@@ -7,12 +7,13 @@ MASTER_PORT, where the ranks meet. Starts no process.
 import gc
 import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import reduce
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, final
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,7 @@ Item = TypeVar("Item")
 IN_PHASE = "in phase "
 _phases: list[str] = []
 _waits = [0]
+_thread = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +148,51 @@ def limit_waits(timeout_seconds: float) -> None:
         c10d._set_pg_timeout(timedelta(seconds=timeout_seconds), group)
 
 
+@final
+class SideGroup:
+    """All ranks once more, for one thread of each: it does not wait for the main threads.
+
+    Made by the main threads of all ranks together. What the thread waits for goes over gloo, and
+    is not counted: the watchdog watches the main thread.
+    """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._group = None
+        if dist.is_initialized():
+            limit = timedelta(seconds=timeout_seconds)
+            self._group = dist.new_group(backend="gloo", timeout=limit)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Let what this thread does inside go over this group."""
+        _thread.group, _thread.phases, _thread.waits = self._group, [], [0]
+        try:
+            yield
+        finally:
+            del _thread.group, _thread.phases, _thread.waits
+
+
+def _group() -> Any:  # noqa: ANN401 - a group of torch, or None for that of the main thread
+    return getattr(_thread, "group", None)
+
+
+def _wait() -> None:
+    """Count that this rank begins to wait for others."""
+    getattr(_thread, "waits", _waits)[0] += 1
+
+
 @contextmanager
 def phase(name: str) -> Iterator[None]:
     """Name what is done inside in each error that leaves it; the innermost name counts."""
-    _phases.append(name)
+    phases = getattr(_thread, "phases", _phases)
+    phases.append(name)
     try:
         yield
     except Exception as error:
         error.add_note(f"{IN_PHASE}{name}")
         raise
     finally:
-        _phases.pop()
+        phases.pop()
 
 
 def current_phase() -> str:
@@ -192,12 +228,18 @@ def shutdown(*, together: bool = False) -> None:
 def _reduced(value: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
     if not dist.is_initialized():
         return value
-    # NCCL reduces on GPUs only; what comes from the CPU goes back there.
-    _waits[0] += 1
-    device = "cuda" if dist.get_backend() == "nccl" else value.device
-    result = value.detach().to(device, copy=True)
-    dist.all_reduce(result, op=op)
+    # NCCL reduces on GPUs only, gloo on the CPU; what comes from elsewhere goes back there.
+    _wait()
+    result = value.detach().to(_device(value), copy=True)
+    dist.all_reduce(result, op=op, group=_group())
     return result.to(value.device)
+
+
+def _device(value: Tensor) -> torch.device:
+    """Return where a tensor has to be, for the group of this thread."""
+    if dist.get_backend(_group()) == "nccl":
+        return torch.device("cuda")
+    return torch.device("cpu") if _group() is not None else value.device
 
 
 def global_sum(value: Tensor) -> Tensor:
@@ -214,9 +256,9 @@ def gather(item: Item) -> list[Item]:
     """Return every rank's picklable `item`, in rank order, on every rank."""
     if not dist.is_initialized():
         return [item]
-    _waits[0] += 1
+    _wait()
     items: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(items, item)
+    dist.all_gather_object(items, item, group=_group())
     return items
 
 
@@ -224,10 +266,11 @@ def gather_runs(run: Tensor) -> Tensor:
     """Return every rank's `run` [n], in rank order, in one tensor [ranks * n]."""
     if not dist.is_initialized():
         return run
-    _waits[0] += 1
-    device = "cuda" if dist.get_backend() == "nccl" else run.device
+    _wait()
+    device = _device(run)
     gathered = run.new_empty(dist.get_world_size() * run.numel(), device=device)
-    dist.all_gather(list(gathered.chunk(dist.get_world_size())), run.to(device))
+    parts = list(gathered.chunk(dist.get_world_size()))
+    dist.all_gather(parts, run.to(device), group=_group())
     return gathered.to(run.device)
 
 
@@ -235,9 +278,9 @@ def broadcast(item: Item) -> Item:
     """Return rank 0's picklable `item` on every rank."""
     if not dist.is_initialized():
         return item
-    _waits[0] += 1
+    _wait()
     items = [item]
-    dist.broadcast_object_list(items, src=0)
+    dist.broadcast_object_list(items, src=0, group=_group())
     return items[0]
 
 
@@ -284,7 +327,7 @@ def is_main() -> bool:
 def barrier() -> None:
     """Wait for every rank."""
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group=_group())
 
 
 def global_metrics(metrics: Metrics) -> Metrics:

@@ -14,7 +14,7 @@ from llmgym.vector import LLMVectorEnv
 from trainers.batch import Evaluation
 from trainers.collect.episodes import Slot
 from trainers.collect.play import PlayOptions, play
-from trainers.collect.rollout import check_error_rate
+from trainers.collect.rollout_checks import check_error_rate
 from trainers.config import Config
 from trainers.distributed.collectives import World, gather
 from trainers.evaluation.statistics import summarize

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from trainers.batch import Experience, Metrics, PolicyOutput
+from trainers.config import Config
 from trainers.config.ppo import PPOConfig
 from trainers.distributed.collectives import global_metrics, global_moments, global_sum
 from trainers.errors import LOWER_RATES, NonFiniteError
@@ -16,8 +17,9 @@ from trainers.functional.kl import kl_estimate, ratio_of
 
 
 @torch.no_grad()
-def describe_update(experience: Experience, output: PolicyOutput, config: PPOConfig) -> Metrics:
+def describe_update(experience: Experience, output: PolicyOutput, settings: Config) -> Metrics:
     """Describe one micro-batch [B, T] of an update; every mean is over its actions."""
+    config = settings.ppo
     logprobs, entropies, values = output
     assert entropies is not None
     old, advantages = experience.old_logprobs, experience.advantages
@@ -38,7 +40,7 @@ def describe_update(experience: Experience, output: PolicyOutput, config: PPOCon
         assert experience.old_values is not None
         moved = (values - experience.old_values).abs() > config.value_clip
         figures["value/clipfrac_avg"] = moved.float()
-    if config.reuses_logprobs and experience.generator_logprobs is not None:
+    if settings.reuses_logprobs and experience.generator_logprobs is not None:
         difference = (logprobs - experience.generator_logprobs).abs()
         figures["policy/generator_logp_diff"] = difference
     metrics = Metrics.masked(figures, mask)

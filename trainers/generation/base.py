@@ -130,6 +130,12 @@ class Generator(ABC):
     def sleep(self) -> None:
         """Give back the memory that is only needed while generating."""
 
+    def stop(self) -> None:  # noqa: B027 - an engine that ends its responses soon needs none
+        """Let `generate`, which runs in another thread, end soon, and every later call at once.
+
+        It returns what it has, which nobody reads, or raises `RolloutStoppedError` on every rank.
+        """
+
     def describe(self) -> str:
         """Return what a run says of its generator in the header; empty: nothing."""
         return ""

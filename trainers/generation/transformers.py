@@ -185,6 +185,7 @@ class TransformersGenerator(Generator):
         self._pads = hides_left_padding(self._policy.model) and parts.cached
         self._policy_version = -1 if parts.weights == "copied" else 0
         self._agrees: bool | None = None
+        self._is_stopping = False
 
     @property
     def policy_version(self) -> int:
@@ -243,6 +244,10 @@ class TransformersGenerator(Generator):
                 parameter.data = parameter.data.new_empty(0)
             self._policy_version = -1
 
+    def stop(self) -> None:
+        """Let `generate`, which runs in another thread, end with the token that it writes."""
+        self._is_stopping = True
+
     def _most(self, count: int) -> int:
         """Return how often the rank with most to do does it, where ranks take steps together."""
         return int(global_max(torch.tensor(count))) if self._weights == "sharded" else count
@@ -293,7 +298,7 @@ class TransformersGenerator(Generator):
         """Write the responses of `waiting`; new rows take the places of those that end."""
         members = torch.zeros(0, dtype=torch.long, device=written.device)
         memory: Tensor | None = None
-        while True:
+        while not self._is_stopping:
             free = self._batch_size - len(members)
             if waiting and (len(members) == 0 or free >= _REFILL_ABOVE * self._batch_size):
                 new, waiting = waiting[:free], waiting[free:]

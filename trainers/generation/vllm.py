@@ -191,6 +191,10 @@ class VllmGenerator(Generator):
         if together(self._pool.sleep):
             self._version = -1
 
+    def stop(self) -> None:
+        """Let `generate`, which runs in another thread, raise soon, on every rank."""
+        self._pool.stop()
+
     def close(self) -> None:
         """End the workers of this run."""
         self._pool.close()

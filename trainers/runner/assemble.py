@@ -21,6 +21,7 @@ from trainers.backends.torch import OptimizerSettings, TorchEngine
 from trainers.backends.zero.engine import DeepSpeedEngine, frozen
 from trainers.backends.zero.setup import Zero, loading
 from trainers.checkpoint.identity import same_everywhere
+from trainers.collect.ahead import PolicyCopy
 from trainers.collect.base import Reference
 from trainers.config import Config, ModelConfig
 from trainers.config.batch_check import check_batch
@@ -252,13 +253,23 @@ class TextModels:
     """What a text run trains, is held against and writes with.
 
     Attributes:
+        copy: writes rollouts ahead; None: nothing does.
         num_trained: parameters of the policy that learn.
     """
 
     learner: Learner
     reference: Reference | None
     writer: GenerationModel
+    copy: PolicyCopy | None
     num_trained: int
+
+
+def copy_of(config: Config, policy: Policy, devices: Devices) -> tuple[Policy, PolicyCopy]:
+    """Copy the policy, as a module and as the actor of rollouts that are written ahead."""
+    module = copy.deepcopy(policy).requires_grad_(False)
+    placed = devices.frozen(module)
+    scorer = FrozenPolicy(placed, config, device=devices.device, autocast=devices.autocast)
+    return module, PolicyCopy(module, scorer)
 
 
 def text_models(config: Config, policy: Policy, devices: Devices) -> TextModels:
@@ -269,6 +280,10 @@ def text_models(config: Config, policy: Policy, devices: Devices) -> TextModels:
         adapt(policy.model, lora, seed=config.run.seed)
     count = sum(weight.numel() for weight in policy.parameters() if weight.requires_grad)
     writer = writer_of(policy, devices)  # copied before an engine shares the weights out
+    ahead = None
+    if config.generation.ahead:
+        module, ahead = copy_of(config, policy, devices)
+        writer = GenerationModel(policy=module, weights="shared")
     reference: Reference | None = reference_of(config, policy, devices)
     second = None
     if critic is not None:
@@ -278,7 +293,9 @@ def text_models(config: Config, policy: Policy, devices: Devices) -> TextModels:
     learner = Learner(engine, second, config)
     if lora.rank and ppo.kl_placement != "none":
         reference = BasePolicy(learner)
-    return TextModels(learner=learner, reference=reference, writer=writer, num_trained=count)
+    return TextModels(
+        learner=learner, reference=reference, writer=writer, copy=ahead, num_trained=count
+    )
 
 
 def engines_json(config: Config, zero: Zero) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ import torch
 
 from llmgym.addresses import load
 from trainers.config import Config
+from trainers.errors import ConfigError
 from trainers.generation.base import Generator, GeneratorParts, WeightSource
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
@@ -29,7 +30,36 @@ def check_generator(config: Config) -> None:
         ConfigError: says which setting, or what is not installed.
         GenerationError: a server is lost, or another program.
     """
+    if config.generation.ahead:
+        _check_ahead(config)
     load(f"trainers.generation.{config.generation.engine}:check_engine")(config)
+
+
+def _check_ahead(config: Config) -> None:
+    """Refuse to write ahead where there is no room for a second policy, or for both to work."""
+    generation, backend = config.generation, config.backend
+    sleeps = generation.engine == "vllm" and not generation.servers and torch.cuda.is_available()
+    for is_wrong, why, remedy in (
+        (
+            backend.name == "deepspeed" and backend.zero.stage == 3,
+            "keeps a copy of the policy on every rank, and backend.zero.stage 3 has no rank that "
+            "holds all of it",
+            "--backend.zero.stage 2",
+        ),
+        (
+            backend.offload_between_phases,
+            "leaves no time between phases, and backend.offload_between_phases moves the "
+            "optimizer away in it",
+            "--backend.offload-between-phases false",
+        ),
+        (
+            sleeps,
+            "writes during the update, when a vLLM worker on the GPU of its rank sleeps",
+            "--generation.servers http://HOST:PORT with workers on other GPUs",
+        ),
+    ):
+        if is_wrong:
+            raise ConfigError(f"generation.ahead 1 {why}. Set --generation.ahead 0, or {remedy}.")
 
 
 def generator_of(

@@ -85,8 +85,18 @@ class ServerClient:
             with self._sent("POST", "/weights", file, sized):
                 return
 
-    def generate(self, asked: Mapping[str, Any], session: str, version: int, take: Take) -> None:
+    def generate(
+        self,
+        asked: Mapping[str, Any],
+        session: str,
+        version: int,
+        take: Take,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """Write responses to requests; each is taken as it ends.
+
+        `check` is called about once a second, and raises where they are not needed any more.
 
         Raises:
             LostServerError: the server was lost, or silent for too long, in mid-rollout.
@@ -97,6 +107,7 @@ class ServerClient:
         with self._sent("POST", "/generate", body, headers) as response:
             while True:
                 line = _parsed(response.readline())
+                check()
                 if "request" in line:
                     take(line["request"], line["ids"], line["logprobs"])
                 elif "error" in line:

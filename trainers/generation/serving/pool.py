@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from trainers.errors import LostServerError
+from trainers.errors import LostServerError, RolloutStoppedError
 from trainers.generation.serving.client import ServerClient
 from trainers.generation.serving.process import LocalWorker
 
@@ -88,6 +88,7 @@ class Pool:
         self._endpoints = list(endpoints)
         self._session, self._described, self._owns = session, described, owns
         self._weights: tuple[Path, int] | None = None
+        self._is_stopping = False
 
     @property
     def engine(self) -> str:
@@ -145,11 +146,12 @@ class Pool:
 
         Raises:
             LostServerError: no server is left, though each was tried again.
-            GenerationError: one refused, or holds weights of another version.
+            GenerationError: one refused, or holds weights of another version; or it is stopping.
         """
         answers: dict[int, Answer] = {}
         revivals = 0
         while left := [i for i in range(len(requests)) if i not in answers]:
+            self.check_stopping()
             live = self._live()
             if not live:
                 if revivals == REVIVALS:
@@ -175,7 +177,8 @@ class Pool:
         self, endpoint: Endpoint, asked: Mapping[str, Any], version: int, take: Callable[..., None]
     ) -> None:
         try:
-            endpoint.client.generate(asked, self._session, version, take)
+            check = self.check_stopping
+            endpoint.client.generate(asked, self._session, version, take, check=check)
         except LostServerError as error:
             endpoint.failure = str(error)
             if endpoint.worker is not None:
@@ -195,6 +198,19 @@ class Pool:
                 continue
             if (status["session"], status["version"]) == (self._session, version):
                 endpoint.failure = None
+
+    def stop(self) -> None:
+        """Let `write`, which runs in another thread, raise `RolloutStoppedError` soon."""
+        self._is_stopping = True
+
+    def check_stopping(self) -> None:
+        """Raise where the rollout is not needed any more.
+
+        Raises:
+            RolloutStoppedError: it is not.
+        """
+        if self._is_stopping:
+            raise RolloutStoppedError("the run ends, and this rollout is not needed")
 
     def sleep(self) -> bool:
         """Let workers of this run give memory back; True where weights are gone with it."""

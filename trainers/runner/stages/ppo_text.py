@@ -10,7 +10,8 @@ from llmgym.vector import LLMVectorEnv
 from trainers.backends.zero.setup import loading, save_json
 from trainers.batch import Evaluation
 from trainers.collect.environments import accepted, reward_of, text_envs
-from trainers.collect.rollout import TextCollector, TextParts
+from trainers.collect.rollout import TextCollector
+from trainers.collect.rollout_writer import TextParts
 from trainers.config import Config
 from trainers.config.environments import EnvFactory, check_data
 from trainers.distributed.collectives import from_main
@@ -36,6 +37,11 @@ from trainers.runner.generators import check_generator, generator_of
 from trainers.runner.loop import improve
 from trainers.runner.session import Session
 from trainers.runner.stages.sft import base_model
+
+AHEAD = (
+    "each rollout is written by weights one iteration older, while the one before is learned from; "
+    "a resume writes the one that was under way anew, and is not bitwise exact"
+)
 
 
 def train_stage(
@@ -70,7 +76,7 @@ def train_stage(
         try:
             figures = improve(session, training)
         finally:
-            training.generator.close()
+            training.close()
         training.learner.close()
         return figures
     finally:
@@ -176,6 +182,7 @@ class TextTraining:
             sampler=task_sampler(config, envs, world),
             reference=models.reference,
             max_tokens=self._longest,
+            copy=models.copy,
         )
         self.collector = TextCollector(parts, config, world)
         self._note_parts(envs, held_out, num_trained=models.num_trained)
@@ -191,6 +198,8 @@ class TextTraining:
         kept = kept if there is None else min(kept, there)
         if description := self.generator.describe():
             session.note("generation", description)
+        if config.generation.ahead:
+            session.note("ahead", AHEAD)
         session.note("model", f"{size / 1e6:.1f} M parameters, critic {config.ppo.critic}")
         if num_trained < size:
             session.note("lora", f"{num_trained / 1e6:.2f} M parameters of them learn, "
@@ -206,6 +215,11 @@ class TextTraining:
         if not tried:
             self._session.note("generation", NO_CACHE)
         return tried
+
+    def close(self) -> None:
+        """End what writes text: the rollout that is written ahead, and the engine."""
+        self.collector.stop()
+        self.generator.close()
 
     def evaluate(self) -> list[Evaluation]:
         """Answer held-out tasks greedily; empty where there are none."""

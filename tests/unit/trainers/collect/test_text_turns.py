@@ -153,7 +153,7 @@ def test_a_dialogue_that_fills_the_model_is_cut_and_bootstraps_behind_its_last_t
     script = {i: [[40, end], [41, end], [42, end]] for i in range(4)}
     opening = len(chat.prompt_ids([{"role": "user", "content": "ask 0"}]))
     collector = talking(chat, 9, scripted(chat, script))
-    collector._parts = replace(collector._parts, max_tokens=opening + 12)
+    collector._writer._parts = replace(collector._parts, max_tokens=opening + 12)
     rollout = collector.collect(Actor(policy(chat)), 0)
 
     assert {row["stop_reason"] for row in collector.samples()} == {"context"}

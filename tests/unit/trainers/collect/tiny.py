@@ -8,7 +8,8 @@ from llmgym.env import LLMEnv, SingleTurnEnv
 from llmgym.messages import Reply, Task
 from llmgym.rewards.base import per_sample
 from llmgym.vector import LLMVectorEnv
-from trainers.collect.rollout import TextCollector, TextParts
+from trainers.collect.rollout import TextCollector
+from trainers.collect.rollout_writer import TextParts
 from trainers.config import Config, EnvConfig
 from trainers.distributed.collectives import World
 from trainers.generation.base import Generator, GeneratorParts, Response

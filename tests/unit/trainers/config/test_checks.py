@@ -22,6 +22,7 @@ IN_VAIN = [
     ("ppo.kl_horizon", 3.0, {}, "ppo.kl_controller adaptive"),
     ("ppo.truncation_penalty", -1.0, {}, "ppo.on_truncation penalty"),
     ("ppo.samples_per_prompt", 2, MLP, "ppo.num_prompts"),
+    ("generation.ahead", 1, MLP, "train on text"),
     ("ppo.num_steps", 7, {}, "generation.max_new_tokens"),
     ("data.response_column", "a", {}, "envs.0.kwargs.solution_column"),
     ("data.num_examples", 8, {}, "sft.num_epochs"),
