@@ -43,7 +43,7 @@ def entropy_rule(threshold: float) -> DraftRule:
     return lambda view: not view.drafted or view.drafted[-1][1] < threshold
 
 
-def features_of(logits: Tensor) -> list[float]:
+def logit_features(logits: Tensor) -> list[float]:
     """Return the numbers of `llmgym.speculative.traces.FEATURES` of logits [V]."""
     logprobs = torch.log_softmax(logits.double(), -1)
     best = logprobs.topk(2).values.tolist()
@@ -151,7 +151,7 @@ class RowDrawing:
         return float(self._uniform(position, ACCEPT)) < acceptance(p, q, token)
 
     def redrawn(self, p: Tensor, q: Tensor, position: int) -> int:
-        """Draw the token that takes the place of one that was not kept."""
+        """Draw the token in the place of one that was not kept, of distributions p and q [V]."""
         if self._sampling.greedy:
             return int(p.argmax())
         rest = residual(p, q).cumsum(-1)
@@ -203,7 +203,7 @@ class RowPair:
             if new[-1] in self.ends or len(done.token_ids) == request.max_new_tokens:
                 return done
             row += new
-            self.view.end_cycle(len(new), features_of(logits[len(new) - 1]))
+            self.view.end_cycle(len(new), logit_features(logits[len(new) - 1]))
             for reader in (self.target, self.drafter):
                 reader.keep(begin + len(new) - 1)
 
@@ -216,7 +216,7 @@ class RowPair:
             token, _ = self.drawing.token(logits, position + len(drafts), DRAFT)
             drafts.append(token)
             guesses.append(self.drawing.probabilities(logits))
-            self.view.drafted.append(features_of(logits))
+            self.view.drafted.append(logit_features(logits))
             if token in self.ends:
                 break
         return drafts, guesses

@@ -14,7 +14,13 @@ from transformers import PreTrainedModel
 from llmgym.speculative.observing import DraftView
 from llmgym.speculative.traces import FEATURES, Trace
 from trainers.generation.base import Request, Sampling
-from trainers.generation.drafting import RowDrawing, RowPair, RowReader, features_of, fixed_length
+from trainers.generation.drafting import (
+    RowDrawing,
+    RowPair,
+    RowReader,
+    fixed_length,
+    logit_features,
+)
 
 REPEATS = 15
 """Measurements of each time; the median counts."""
@@ -78,7 +84,7 @@ def _target_features(
     """Return the features [n, F] of the distribution behind the token before each position."""
     row = [*request.token_ids, *text]
     logits = RowReader(target).read(row)[len(request.token_ids) - 1 : len(row) - 2]
-    return [[0.0] * len(FEATURES), *(features_of(values) for values in logits)]
+    return [[0.0] * len(FEATURES), *(logit_features(values) for values in logits)]
 
 
 def _drafts(
@@ -94,7 +100,7 @@ def _drafts(
         for _ in range(longest):
             logits = reader.read([*row, *drafts])[-1]
             drafts.append(int(logits.argmax()))
-            seen.append(features_of(logits))
+            seen.append(logit_features(logits))
         reader.keep(len(row))
         pairs = enumerate(zip(drafts, text[position:], strict=False))
         most = min(longest, len(text) - position)

@@ -18,8 +18,8 @@ from trainers.generation.drafting import (
     acceptance,
     controller_rule,
     entropy_rule,
-    features_of,
     fixed_length,
+    logit_features,
     residual,
 )
 
@@ -287,7 +287,7 @@ def test_uniforms_of_one_position_do_not_repeat_each_other():
 
 
 def test_features_are_those_of_the_distribution():
-    best, entropy, margin = features_of(torch.tensor([0.0, 1.0, 3.0]).log().clamp(min=-1e9))
+    best, entropy, margin = logit_features(torch.tensor([0.0, 1.0, 3.0]).log().clamp(min=-1e9))
     assert best == pytest.approx(torch.tensor(0.75).log().item())
     assert entropy == pytest.approx(0.5623351446)
     assert margin == pytest.approx(torch.tensor(3.0).log().item())
