@@ -8,6 +8,7 @@ from typing import Any, Protocol, final
 
 from torch import Tensor
 
+from llmgym.env_state import load_states, stateful_layers, states_of
 from llmgym.vector import LLMVectorEnv
 from trainers.collect.ahead import AheadThread, PolicyCopy
 from trainers.collect.base import Actor, Reference
@@ -77,7 +78,7 @@ class WrittenRollout:
 
 @final
 class RolloutWriter:
-    """Plays the environments of a run, and remembers where it is in tasks and rewards.
+    """Plays the environments of a run, and remembers where it is in tasks, rewards and environments.
 
     Args:
         parts: environments, generator, chat format, sampler, and the copy that writes ahead.
@@ -91,6 +92,7 @@ class RolloutWriter:
     def __init__(self, parts: TextParts, config: Config, world: World) -> None:
         self._parts, self._config, self._world = parts, config, world
         self._scales = RewardScales(parts.envs)
+        self._layers = stateful_layers(parts.envs.scoring_envs())
         self._ahead: AheadThread[WrittenRollout] | None = None
         if parts.copy is not None:
             side = SideGroup(config.backend.timeout_seconds)
@@ -141,7 +143,7 @@ class RolloutWriter:
         return replace(written, logprobs=logprobs)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the tasks and the memory of rewards.
+        """Return the position in the tasks and the memory of rewards and environments.
 
         A rollout that is written ahead is in neither: after a resume it is written anew.
         """
@@ -151,6 +153,7 @@ class RolloutWriter:
         """Restore what `state_dict` returned."""
         self._parts.sampler.load_state_dict(state["sampler"])
         self._scales.load_state_dict(state["rewards"])
+        load_states(self._layers, state.get("envs", []))
 
     def sync(self, actor: Actor) -> None:
         """Give the generator the actor's weights, where it has others.
@@ -173,9 +176,11 @@ class RolloutWriter:
 
     def _position(self) -> dict[str, Any]:
         """Return what writing a rollout changes."""
-        return deepcopy(
-            {"sampler": self._parts.sampler.state_dict(), "rewards": self._scales.state_dict()}
-        )
+        return deepcopy({
+            "sampler": self._parts.sampler.state_dict(),
+            "rewards": self._scales.state_dict(),
+            "envs": states_of(self._layers),
+        })  # fmt: skip
 
     def _play(self, iteration: int) -> Episodes:
         config, parts = self._config, self._parts
