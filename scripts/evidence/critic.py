@@ -7,7 +7,7 @@ A task's arms begin with the same weights (of each seed its own; gsm8k with thos
 random ones) and learn at the same constant rate. PPO with a critic runs for a fixed number of
 iterations; RLOO and GRPO run for more of them, and are read where they had used as many samples,
 and where they had used as many CPU seconds, as PPO in all. CPU minutes on one thread for
-three seeds: arithmetic 40, guess 35, lake 10, gsm8k 60. A run that is done is kept in
+three seeds: arithmetic 40, guess 35, lake 10, gsm8k 70. A run that is done is kept in
 runs/evidence/critic-*.json and not done again.
 """
 

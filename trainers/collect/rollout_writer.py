@@ -78,7 +78,7 @@ class WrittenRollout:
 
 @final
 class RolloutWriter:
-    """Plays the environments of a run, and remembers where it is in tasks, rewards and environments.
+    """Plays the environments of a run; remembers its place in tasks, rewards and environments.
 
     Args:
         parts: environments, generator, chat format, sampler, and the copy that writes ahead.
