@@ -8,7 +8,7 @@ from tests.learning.seeds import SEEDS
 from trainers.config.files import preset, read
 from trainers.distributed.collectives import World
 from trainers.evaluation.control import evaluate_control
-from trainers.export.folders import load_mlp
+from trainers.models.mlp import load_mlp
 from trainers.runner.run import run
 
 

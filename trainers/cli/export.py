@@ -128,7 +128,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         out = copied(source, options.out)
     if target.config.is_control:
-        from trainers.export.folders import load_mlp
+        from trainers.models.mlp import load_mlp
 
         load_mlp(out)
         print(f"{out}: the policy of {target.name}")

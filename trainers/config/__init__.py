@@ -21,6 +21,7 @@ from trainers.config.text import (
     EnvConfig,
     GenerationConfig,
     RewardConfig,
+    SpeculativeConfig,
     TokenizerConfig,
     VllmConfig,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "RewardModelConfig",
     "RunConfig",
     "SFTConfig",
+    "SpeculativeConfig",
     "TokenizerConfig",
     "VllmConfig",
     "WandbConfig",

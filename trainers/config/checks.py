@@ -139,11 +139,20 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
     *(
         (
             f"generation.{name}",
-            lambda config: config.generation.engine == "transformers",
-            "generation.engine is transformers",
+            lambda config: config.generation.engine != "vllm",
+            "generation.engine is not vllm",
             "set generation.engine vllm",
         )
         for name in ("vllm.cache_gb", "vllm.options", "servers", "timeout_seconds", "tolerance")
+    ),
+    *(
+        (
+            f"generation.speculative.{name}",
+            lambda config: config.generation.engine != "speculative",
+            "generation.engine is not speculative",
+            "set generation.engine speculative",
+        )
+        for name in ("drafter", "length", "entropy", "controller", "longest")
     ),
     (
         "eval.min_delta",

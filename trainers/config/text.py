@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from trainers.config.ppo import RULES, Count, Positive, Whole
+from trainers.config.ppo import RULES, Count, NonNegative, Positive, Whole
 from trainers.errors import ConfigError
 
 
@@ -124,14 +124,32 @@ class VllmConfig:
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
+class SpeculativeConfig:
+    """A small model that drafts for the policy, which verifies; `docs/guides/speculative.md`."""
+
+    drafter: str | None = None
+    """Folder or hub id of the small model, of the policy's vocabulary."""
+    length: Whole = 4
+    """Tokens drafted in every cycle, where neither entropy nor controller is set; 0: none."""
+    entropy: NonNegative | None = None
+    """Draft until the drafter's entropy is not below this, in nats."""
+    controller: str | None = None
+    """Folder of a policy of `llmgym/Speculative-v0`, which decides."""
+    longest: Count = 8
+    """Maximum number of tokens drafted in a cycle."""
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
 class GenerationConfig:
     """How responses are sampled."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["transformers", "vllm", "speculative"] = "transformers"
     """What writes responses, by the name of its file in `trainers/generation/`. Evaluation of a
     finished run always uses transformers."""
     vllm: VllmConfig = Field(default_factory=VllmConfig)
     """Workers of `engine: vllm`."""
+    speculative: SpeculativeConfig = Field(default_factory=SpeculativeConfig)
+    """The drafter of `engine: speculative`."""
     servers: list[str] = Field(default_factory=list)
     """Addresses of running workers, `http://HOST:PORT`, that all ranks share; empty: each rank
     starts one."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -72,7 +72,6 @@ values = states @ head["weight"][0] + head["bias"]  # [B, L]
 ```""",
 }
 """What the README.md of a critic says, by the kind of its folder."""
-MLP_CLASSES = {"PolicyMLP": PolicyMLP, "SharedMLP": SharedMLP}
 
 
 def render_card(card: Mapping[str, Any]) -> str:
@@ -241,19 +240,6 @@ def export_mlp(
         (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         text = render_card({"library": "pytorch", **card})
         (aside / "README.md").write_text(text, encoding="utf-8")
-
-
-def load_mlp(folder: Path) -> PolicyMLP | SharedMLP:
-    """Return the policy that `export_mlp` wrote."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    actions = config["actions"]
-    box = Box(-torch.inf, torch.inf, tuple(actions.get("shape", ())))
-    space = Discrete(actions["n"], start=actions["start"]) if "n" in actions else box
-    policy = MLP_CLASSES[config["kind"]](
-        config["obs_size"], space, hidden_sizes=config["hidden_sizes"], rng=torch.Generator()
-    )
-    policy.load_state_dict(load_file(folder / "model.safetensors"))
-    return policy
 
 
 def _contiguous(module: nn.Module) -> dict[str, torch.Tensor]:

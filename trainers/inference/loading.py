@@ -18,13 +18,13 @@ from trainers.config import Config
 from trainers.distributed.collectives import World
 from trainers.evaluation.control import evaluate_control
 from trainers.evaluation.text import evaluate_text
-from trainers.export.folders import load_mlp
 from trainers.generation.base import Generator, Request, Response, Sampling
 from trainers.generation.probe import check_rows, keeps_cache
 from trainers.inference.targets import Target
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.chat import ChatFormat
 from trainers.models.loading import load_chat, load_policy_model, load_tokenizer, policy_of
+from trainers.models.mlp import load_mlp
 from trainers.runner.assemble import Devices
 from trainers.runner.generators import GenerationModel, generator_of
 

@@ -4,14 +4,17 @@ Continuous actions are unbounded here; the collector clips what it hands to the 
 B rows, T steps, A dimensions of an action, K actions, D features.
 """
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal, final
 
 import torch
 from gymnasium import Space
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -210,3 +213,20 @@ def build_control(
     if critic == "none":
         return policy, None
     return policy, ValueMLP(size, hidden_sizes=hidden_sizes, rng=rng)
+
+
+def load_mlp(folder: Path) -> PolicyMLP | SharedMLP:
+    """Return the policy that `export_mlp` of `trainers/export/folders.py` wrote."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    actions = config["actions"]
+    box = Box(-torch.inf, torch.inf, tuple(actions.get("shape", ())))
+    space = Discrete(actions["n"], start=actions["start"]) if "n" in actions else box
+    kinds: Mapping[str, type[PolicyMLP | SharedMLP]] = {
+        "PolicyMLP": PolicyMLP,
+        "SharedMLP": SharedMLP,
+    }
+    policy = kinds[config["kind"]](
+        config["obs_size"], space, hidden_sizes=config["hidden_sizes"], rng=torch.Generator()
+    )
+    policy.load_state_dict(load_file(folder / "model.safetensors"))
+    return policy

@@ -39,6 +39,11 @@ IN_VAIN = [
     ("generation.servers", ["http://h:1"], {}, "generation.engine vllm"),
     ("generation.timeout_seconds", 9.0, {}, "generation.engine vllm"),
     ("generation.tolerance", 0.5, {}, "generation.engine vllm"),
+    ("generation.speculative.drafter", "m", {}, "generation.engine speculative"),
+    ("generation.speculative.length", 2, {}, "generation.engine speculative"),
+    ("generation.speculative.entropy", 2.0, {}, "generation.engine speculative"),
+    ("generation.speculative.controller", "c", {}, "generation.engine speculative"),
+    ("generation.speculative.longest", 4, {}, "generation.engine speculative"),
     ("eval.min_delta", 0.1, {}, "eval.patience"),
 ]
 
@@ -68,6 +73,7 @@ def test_a_setting_in_vain_is_named_with_its_value_and_what_has_an_effect(
         {**NO_CRITIC, **MLP, "ppo.samples_per_prompt": 8},
         {"eval.patience": 2, "eval.min_delta": 0.1},
         {"generation.engine": "vllm", "generation.tolerance": 0.5, "generation.vllm.cache_gb": 2.0},
+        {"generation.engine": "speculative", "generation.speculative.drafter": "m"},
         {"sft.num_epochs": 1, "data.num_examples": 8, "data.response_column": "a"},
         {"model.lora.rank": 2, "model.lora.alpha": 8.0, "model.lora.critic": "whole"},
     ],

@@ -13,7 +13,6 @@ from trainers.export.folders import (
     export_critic,
     export_mlp,
     export_policy,
-    load_mlp,
     render_card,
     replacing,
 )
@@ -21,7 +20,7 @@ from trainers.models.chat import ChatFormat, train_tokenizer
 from trainers.models.critic import SharedActorCritic, classifier_of
 from trainers.models.critic_folders import build_critic
 from trainers.models.loading import load_causal_lm
-from trainers.models.mlp import build_control
+from trainers.models.mlp import build_control, load_mlp
 
 TOKENS = [[5, 9, 11, 3, 60, 7]]
 READER = f"""
