@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.tiny import llama
-from trainers.config import Config, GenerationConfig
-from trainers.errors import GenerationError
+from trainers.config import Config, GenerationConfig, LoRAConfig
+from trainers.errors import GenerationError, RolloutStoppedError
 from trainers.generation.base import GeneratorParts, Request, Sampling
 from trainers.generation.vllm import make_generator
+from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
@@ -143,6 +144,27 @@ def test_bfloat16_is_within_the_tolerance():
     gap = gaps(policy, asked, generator.generate(asked, Sampling()), 1.0)
     generator.close()
     assert 0 < gap.mean() < GenerationConfig().tolerance
+
+
+@torch.no_grad()
+def test_adapters_count_and_a_rollout_that_is_not_needed_ends_soon():
+    policy = policy_of(1)
+    plain = policy_of(1)
+    adapt(policy.model, LoRAConfig(rank=4, alpha=8.0, targets=["all-linear"]), seed=0)
+    for name, weight in policy.named_parameters():
+        if ".lora_B." in name:
+            weight.normal_(std=0.1)
+    generator = started(policy)
+    generator.load_weights(((n, p.detach()) for n, p in policy.named_parameters()), 0)
+    asked = requests([11])
+    responses = generator.generate(asked, Sampling())
+    assert gaps(policy, asked, responses, 1.0).max() < 1e-4
+    assert gaps(plain, asked, responses, 1.0).max() > 0.1
+    timer = threading.Timer(0.5, generator.stop)
+    timer.start()
+    with pytest.raises(RolloutStoppedError):
+        generator.generate(requests([11], count=2000, new=150), Sampling())
+    generator.close()
 
 
 def test_a_rollout_outlives_a_worker_that_is_killed_in_its_midst():

@@ -28,6 +28,7 @@ from trainers.generation.serving.pool import Endpoint, Pool
 from trainers.generation.serving.process import INSTALLED, PYTHON_VARIABLE, LocalWorker
 from trainers.generation.serving.protocol import TOKEN_VARIABLE
 from trainers.generation.serving.weights import write_weights
+from trainers.models.adapters import merged_one_by_one, plain_names
 
 WORKER = "trainers.generation.serving.vllm_worker"
 PROBE = "import importlib.util as u; assert u.find_spec('vllm'), 'vllm'; import " + (
@@ -42,17 +43,11 @@ def check_engine(config: Config) -> None:
     """Refuse an engine that is not there, before weights load.
 
     Raises:
-        ConfigError: no environment with vLLM, or adapters.
+        ConfigError: no environment with vLLM.
         LostServerError: a server does not answer.
         GenerationError: a server is another program, or of another version.
     """
     generation = config.generation
-    if config.model.lora.rank:
-        raise ConfigError(
-            "generation.engine vllm takes whole weights, and model.lora.rank "
-            f"{config.model.lora.rank} learns adapters. Set --generation.engine transformers, or "
-            "--model.lora.rank 0."
-        )
     for url in generation.servers:
         token = os.environ.get(TOKEN_VARIABLE, "")
         try:
@@ -117,10 +112,10 @@ class VllmGenerator(Generator):
         self._pool, self._writes = pool, writes
         self._eos_token_ids = frozenset(parts.eos_token_ids)
         self._dtype = dtype_of(parts)
-        names = (name for name, _ in parts.policy.named_parameters())
+        self._policy = parts.policy
         self._names = {
             name: name.removeprefix(POLICY_PREFIX)
-            for name in names
+            for name in plain_names(parts.policy)
             if name.startswith(POLICY_PREFIX)
         }
         self._folder = tempfile.TemporaryDirectory(prefix="llmgym-weights-")
@@ -173,8 +168,8 @@ class VllmGenerator(Generator):
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Send the weights of a version to the servers; a collective.
 
-        They are written to a file as they come, which stays until the next version: a server that
-        was lost is given them again.
+        They are written to a file as they come, adapters merged. It stays until the next version: a
+        server that was lost is given them again.
 
         Raises:
             LostServerError: on every rank, where no server of one took them.
@@ -182,7 +177,8 @@ class VllmGenerator(Generator):
         """
         self._version = -1
         path = Path(self._folder.name, "policy") if self._writes else None
-        write_weights(path, weights, names=self._names, dtype=self._dtype, version=version)
+        merged = merged_one_by_one(self._policy, weights)
+        write_weights(path, merged, names=self._names, dtype=self._dtype, version=version)
         together(lambda: None if path is None else self._pool.push(path, version))
         self._version = version
 

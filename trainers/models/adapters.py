@@ -10,7 +10,7 @@ Source: Hu et al. 2021, arXiv:2106.09685, eq. 3.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -176,17 +176,51 @@ def merged_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str
         module: says which layers are adapted, and how much; its own weights are not read.
         weights: all of them, by name; they are not changed.
     """
-    result = dict(weights)
-    for name, layer in _adapted(module):
-        thin = (result.pop(f"{name}.lora_{part}.{ADAPTER_NAME}.weight").float() for part in "AB")
-        down, up = thin
-        change = layer.scaling[ADAPTER_NAME] * (up @ down)
-        before = result.pop(f"{name}.base_layer.weight")
-        after = before.float() + (change.T if layer.fan_in_fan_out else change)
-        result[f"{name}.weight"] = after.to(before.dtype)
-        if (bias := result.pop(f"{name}.base_layer.bias", None)) is not None:
-            result[f"{name}.bias"] = bias
-    return result
+    return dict(merged_one_by_one(module, weights.items()))
+
+
+def merged_one_by_one(
+    module: nn.Module, weights: Iterable[tuple[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of `module`, by plain names, with adapters added to what they adapt.
+
+    In float32, and then in the type of what is adapted. Only the parts of layers whose other parts
+    have not come yet are held.
+
+    Args:
+        module: as of `merged_weights`.
+        weights: (name, tensor) one at a time, each valid until the next.
+    """
+    layers = dict(_adapted(module))
+    ends = {"base_layer.weight": "base"} | {f"lora_{x}.{ADAPTER_NAME}.weight": x for x in "AB"}
+    places = {f"{name}.{end}": (name, part) for name in layers for end, part in ends.items()}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in weights:
+        if name not in places:
+            yield name.replace(".base_layer.", "."), tensor
+            continue
+        owner, part = places[name]
+        known = parts.setdefault(owner, {})
+        known[part] = tensor.detach().clone()
+        if len(known) == len(ends):
+            yield f"{owner}.weight", _merged(layers[owner], parts.pop(owner))
+    assert not parts, f"not all weights came for {next(iter(parts))}"
+
+
+def _merged(layer: Any, parts: Mapping[str, Tensor]) -> Tensor:  # noqa: ANN401 - a layer of peft
+    before, down, up = (parts[part] for part in ("base", "A", "B"))
+    change = layer.scaling[ADAPTER_NAME] * (up.float() @ down.float())
+    after = before.float() + (change.T if layer.fan_in_fan_out else change)
+    return after.to(before.dtype)
+
+
+def plain_names(module: nn.Module) -> list[str]:
+    """Return the names of the weights of `module` without adapters."""
+    names = [name for name, _ in module.named_parameters()]
+    adapters = {
+        f"{name}.lora_{x}.{ADAPTER_NAME}.weight" for name, _ in _adapted(module) for x in "AB"
+    }
+    return [name.replace(".base_layer.", ".") for name in names if name not in adapters]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

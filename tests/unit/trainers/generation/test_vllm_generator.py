@@ -10,12 +10,13 @@ import torch
 
 from tests.tiny import llama
 from tests.unit.trainers.generation.serving.fakes import ROOT, Served
-from trainers.config import Config, GenerationConfig, LoRAConfig, ModelConfig, VllmConfig
+from trainers.config import Config, GenerationConfig, LoRAConfig, VllmConfig
 from trainers.errors import ConfigError, GenerationError, LostServerError
 from trainers.generation.base import GeneratorParts, Request, Sampling
 from trainers.generation.sampling import stream_seed
 from trainers.generation.serving.protocol import read_records
 from trainers.generation.vllm import check_engine, described, make_generator
+from trainers.models.adapters import adapt
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import SharedActorCritic
 from trainers.runner.generators import check_generator
@@ -166,10 +167,32 @@ def test_it_says_that_it_is_not_exact(generator):
     assert "fake 1, not exact" in generator.describe()
 
 
-def test_adapters_are_refused(tmp_path):
-    model = ModelConfig(path=str(tmp_path), lora=LoRAConfig(rank=4))
-    with pytest.raises(ConfigError, match="learns adapters"):
-        check_engine(replace(config_of(), model=model))
+@torch.no_grad()
+def test_adapters_are_sent_merged_layer_by_layer(served, monkeypatch):
+    policy = CausalPolicy(llama(), temperature=1.0, chunk=64)
+    adapt(policy.model, LoRAConfig(rank=4, alpha=8.0, targets=["all-linear"]), seed=0)
+    for name, weight in policy.named_parameters():
+        if ".lora_B." in name:
+            weight.normal_(std=0.1)
+    tokens = torch.arange(1, 9)[None]
+    expected = policy.model(tokens).logits
+    assert (llama()(tokens).logits - expected).abs().max() > 0.1
+    sent = {}
+
+    def update(path, version):
+        for record in read_records(path, version):
+            content = path.read_bytes()[record.offset : record.offset + record.size]
+            numbers = torch.frombuffer(bytearray(content), dtype=getattr(torch, record.dtype))
+            sent[record.name] = numbers.reshape(record.shape)
+
+    generator = make_generator(parts_of(policy, config=config_of(served.url)))
+    monkeypatch.setattr(served.engine, "update", update)
+    generator.load_weights(((n, p.detach()) for n, p in policy.named_parameters()), 1)
+    generator.close()
+    merged = llama(seed=1)
+    assert set(sent) == {name for name, _ in merged.named_parameters()}
+    merged.load_state_dict(sent, strict=False)
+    assert torch.allclose(merged(tokens).logits, expected, atol=1e-5)
 
 
 def test_a_server_that_is_down_is_named_before_weights_load():
