@@ -27,8 +27,11 @@ from trainers.models.chat import ChatFormat
 
 try:
     from trainers.collect import rollout as collecting
-except ImportError:  # its name in version 0.1
+    from trainers.collect import rollout_writer as playing
+except ImportError:  # the name of both in version 0.1
     from trainers.collect import text as collecting  # pyright: ignore
+
+    playing: Any = collecting
 
 ENDLESS = 1_000_000
 FILES = 4
@@ -93,7 +96,7 @@ def planted(lengths: Sequence[int], turns: Turns) -> None:
     setattr(TokenLedger, "requests", limited)  # noqa: B010 - a final class, for the type checker
     setattr(ChatFormat, "eos_token_ids", property(lambda _: ()))  # noqa: B010
     ppo.learn = turns.timed("update", ppo.learn)
-    collecting.play = turns.timed("rollout", collecting.play)
+    playing.play = turns.timed("rollout", playing.play)
     collect = turns.timed("collect", collecting.TextCollector.collect)
     setattr(collecting.TextCollector, "collect", collect)  # noqa: B010
 
