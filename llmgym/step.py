@@ -112,7 +112,7 @@ def total(sample: Sample, score: Score) -> Score:
     if score.status == "error":
         return replace(score, value=0.0)
     if score.status == "abstain":
-        error = "the reward abstained from the last response of the episode"
+        error = score.error or "the reward abstained from the last response of the episode"
         score = replace(score, value=0.0, error=error if is_over(sample) else score.error)
     value = score.value + sample.env_reward
     if not isfinite(value):

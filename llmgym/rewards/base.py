@@ -75,6 +75,16 @@ class Bounded(Protocol):
         ...
 
 
+@runtime_checkable
+class Batching(Protocol):
+    """A reward that may ask for whole batches even where others score one sample at a time."""
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it does."""
+        ...
+
+
 class UnitReward(Reward, ABC):
     """A reward between 0.0 and 1.0."""
 
@@ -84,6 +94,11 @@ class UnitReward(Reward, ABC):
 def bounds_of(reward: Reward | None) -> tuple[float, float]:
     """Return the least and the most that a reward says it can say; else minus and plus infinity."""
     return reward.bounds if isinstance(reward, Bounded) else (-math.inf, math.inf)
+
+
+def takes_batches(reward: Reward) -> bool:
+    """Return whether one call for a batch is better than a call for each sample."""
+    return isinstance(reward, Batching) and reward.takes_batches
 
 
 def score_samples(reward: Reward, samples: Sequence[Sample], retries: int = 2) -> list[Score]:
@@ -154,7 +169,13 @@ REWARDS: dict[str, str] = {
 
 RewardSpec = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Reward | Callable[..., Verdict]
 
-DEFAULTS = {"weight": 1.0, "kwargs": {}, "isolated": True, "timeout_seconds": 10.0}
+DEFAULTS = {
+    "weight": 1.0,
+    "kwargs": {},
+    "isolated": True,
+    "timeout_seconds": 10.0,
+    "dialect": "auto",
+}
 SOURCES = ("function", "name", "model")
 FIELDS = (*SOURCES, *DEFAULTS)
 KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -165,6 +186,7 @@ KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "kwargs": (Mapping, "a mapping of arguments by name"),
     "isolated": (bool, "true or false"),
     "timeout_seconds": ((int, float), "a number"),
+    "dialect": (str, "text, auto or the name of a dialect"),
 }
 EXPECTED_SPEC = (
     "a reward is a name, a function, a Reward, a mapping with one of these or a model, "
@@ -192,9 +214,10 @@ def resolve(spec: RewardSpec) -> Reward:
     Args:
         spec: a registered name ("math.boxed"); a function ("pkg.mod:fn" or "file.py:fn"); a
             mapping with `name`, `function` or `model` (a reward model's folder) and perhaps
-            `kwargs` and `weight`; a list of mappings, which is their weighted sum; or an object: a
-            reward, or a plain function. A function given by name runs in a process that is killed
-            after `timeout_seconds` (10), unless `isolated` is false.
+            `kwargs`, `weight` and a function's `dialect`; a list of mappings, which is their
+            weighted sum; or an object: a reward, or a plain function. A function given by name
+            runs in a process that is killed after `timeout_seconds` (10), unless `isolated` is
+            false.
 
     Raises:
         RewardNotFound: no such name, file, module or function.
@@ -235,6 +258,8 @@ def _entry(spec: object) -> dict[str, Any]:
             raise RewardError(f'a reward has no setting "{key}". {hint}')
     if sum(source in entry for source in SOURCES) != 1:
         raise RewardError(f"a reward has one of {', '.join(SOURCES)}; got {entry}")
+    if entry.get("dialect", "auto") != "auto" and "function" not in entry:
+        raise RewardError(f"a dialect belongs to a function; got {entry}")
     for key, value in entry.items():
         kinds, expected = KINDS[key]
         if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
@@ -262,17 +287,21 @@ def _built(entry: Mapping[str, Any]) -> Reward:
         return judge
     if "name" in entry:
         return _called(_load(_target(entry["name"])), kwargs)
-    return _as_reward(_load(entry["function"]), kwargs)
+    return _as_reward(_load(entry["function"]), kwargs, entry["dialect"])
 
 
-def _as_reward(made: Any, kwargs: Mapping[str, Any]) -> Reward:  # noqa: ANN401 - a user's object
+def _as_reward(
+    made: Any,  # noqa: ANN401 - a user's object
+    kwargs: Mapping[str, Any],
+    dialect: str = "auto",
+) -> Reward:
     if isinstance(made, type):
         made, kwargs = _called(made, kwargs), {}
     if isinstance(made, Reward):
         return made
     if not callable(made):
         raise RewardError(f"{EXPECTED_SPEC}; got {shown(made)}")
-    return _load("llmgym.rewards.function:from_function")(made, kwargs=kwargs)
+    return _load("llmgym.rewards.function:from_function")(made, kwargs=kwargs, dialect=dialect)
 
 
 def _called(factory: Callable[..., Reward], kwargs: Mapping[str, Any]) -> Reward:

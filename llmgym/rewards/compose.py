@@ -108,7 +108,7 @@ class Composite(Reward, ABC):
             if score.status == "ok" or self._on_abstain == "zero"
         }
         if not spoke:
-            return ABSTAIN
+            return replace(ABSTAIN, error=next(iter(row.values())).error)
         parts: dict[str, float] = {}
         for name, score in spoke.items():
             parts |= named_parts(name, score)

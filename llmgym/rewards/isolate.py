@@ -3,7 +3,9 @@
 Each worker is a new process (never a fork of the trainer), in its own session, with an environment
 of a few names. It grades on its main thread, so graders that use signals work. A grader that is
 late, exits, aborts or crashes costs its own sample, which becomes an error, and its worker, whose
-process group is killed and replaced. This stops accidents, not attackers.
+process group is killed and replaced. A function that takes batches gets a batch in one call; where
+that call is late or ends its process, every sample is scored in a call of its own. This stops
+accidents, not attackers.
 """
 
 import pickle
@@ -13,6 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, Self, final
 
@@ -21,7 +24,7 @@ from llmgym.errors import RewardError
 from llmgym.messages import Completion, Sample, Score, Task
 from llmgym.rewards.algebra import MathVerify, is_plain
 from llmgym.rewards.answers import spread
-from llmgym.rewards.base import Reward, bounds_of
+from llmgym.rewards.base import Reward, bounds_of, takes_batches
 from llmgym.rewards.process import START_SECONDS, NotAVerdictError, Worker
 from llmgym.rewards.rules import Comparison, reference
 from llmgym.rewards.verdict import failed, row_of
@@ -34,8 +37,17 @@ LATE = "no verdict within"
 
 
 @final
+@dataclass
+class _Batch:
+    """What is left of a batch: jobs of samples that nobody grades yet, and the scores so far."""
+
+    waiting: deque[tuple[int, ...]] = field(default_factory=deque)
+    scores: dict[int, Score] = field(default_factory=dict)
+
+
+@final
 class Isolated(Reward):
-    """Scores with another reward in killable processes, one sample at a time in each."""
+    """Scores with another reward in killable processes, one sample or one batch at a time."""
 
     def __init__(
         self,
@@ -65,6 +77,7 @@ class Isolated(Reward):
                 raise RewardError(f"{reward.name} is collective, so it cannot run isolated")
         self.name = _checked_name(reward)
         self._bounds = bounds_of(reward if isinstance(reward, Reward) else None)
+        self._batches = takes_batches(reward) if isinstance(reward, Reward) else None
         self._reward, self._workers, self._timeout = reward, workers, timeout
         self._lock = threading.Lock()
         self._pool: list[Worker] = []
@@ -72,7 +85,7 @@ class Isolated(Reward):
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...], dict[str, Any]]:
         """Pickle the settings; the copy starts its own processes."""
-        learned = {"per_turn": self.per_turn, "_bounds": self._bounds}
+        learned = {"per_turn": self.per_turn, "_bounds": self._bounds, "_batches": self._batches}
         return type(self), (self._reward, self._workers, self._timeout), learned
 
     @property
@@ -88,9 +101,7 @@ class Isolated(Reward):
             RewardError: the function cannot be a reward, or its process does not start.
         """
         with self._working():
-            self._fill(1)
-            while not self._pool[0].ready:
-                self._collect({})
+            self._learn_traits()
         return self
 
     def close(self) -> None:
@@ -104,14 +115,17 @@ class Isolated(Reward):
         Raises:
             RewardError: the reward inside does not load, or is broken.
         """
+        every = range(len(samples))
         with self._working():
-            scores: dict[int, Score] = {}
-            waiting = deque(range(len(samples)))
-            while len(scores) < len(samples):
-                self._fill(len(samples) - len(scores))
-                self._assign(samples, waiting)
-                self._collect(scores)
-            return [scores[position] for position in range(len(samples))]
+            if self._batches is None:
+                self._learn_traits()
+            jobs = [tuple(every)] if self._batches and samples else [(i,) for i in every]
+            batch = _Batch(waiting=deque(jobs))
+            while len(batch.scores) < len(samples):
+                self._fill(len(batch.waiting) + sum(worker.busy for worker in self._pool))
+                self._assign(samples, batch)
+                self._collect(batch)
+            return [batch.scores[position] for position in every]
 
     def check_tasks(self, tasks: Sequence[Task]) -> None:
         """Let the reward inside look at the gold answers that are neither numbers nor words.
@@ -140,33 +154,39 @@ class Isolated(Reward):
                 _kill_all(self._pool)
                 raise
 
+    def _learn_traits(self) -> None:
+        """Wait until a first process has loaded the reward, and so knows what it is."""
+        self._fill(1)
+        while not self._pool[0].ready:
+            self._collect(_Batch())
+
     def _fill(self, unfinished: int) -> None:
         while len(self._pool) < min(self._workers, unfinished):
             self._pool.append(Worker.start(self._reward))
 
-    def _assign(self, samples: Sequence[Sample], waiting: deque[int]) -> None:
+    def _assign(self, samples: Sequence[Sample], batch: _Batch) -> None:
         for worker in self._pool:
-            if waiting and not worker.busy:
-                position = waiting.popleft()
-                worker.grade(samples[position], position, self._timeout)
+            if batch.waiting and not worker.busy:
+                positions = batch.waiting.popleft()
+                worker.grade([samples[i] for i in positions], positions, self._timeout)
 
-    def _collect(self, scores: dict[int, Score]) -> None:
+    def _collect(self, batch: _Batch) -> None:
         busy = {worker.verdicts: worker for worker in self._pool if worker.busy}
         patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
         spoken = wait(list(busy), max(0.0, patience))
         for pipe, worker in busy.items():
             if pipe in spoken:
-                self._read(worker, scores)
+                self._read(worker, batch)
             elif worker.deadline <= time.monotonic():
                 seconds = self._timeout if worker.ready else START_SECONDS
-                self._replace(worker, scores, f"{LATE} {seconds:g} s; it was killed")
+                self._replace(worker, batch, f"{LATE} {seconds:g} s; it was killed")
 
-    def _read(self, worker: Worker, scores: dict[int, Score]) -> None:
+    def _read(self, worker: Worker, batch: _Batch) -> None:
         was_ready = worker.ready
         try:
             verdict = worker.read()
         except NotAVerdictError as error:
-            self._replace(worker, scores, str(error))
+            self._replace(worker, batch, str(error))
             return
         if verdict is None:
             return
@@ -175,17 +195,20 @@ class Isolated(Reward):
         if not was_ready:
             self._learn(**verdict)
             return
-        spans = tuple((start, end, value) for start, end, value in verdict.pop("spans", ()))
-        scores[worker.position] = Score(**verdict, spans=spans)
+        for position, score in zip(worker.positions, verdict["scores"], strict=True):
+            spans = tuple((start, end, value) for start, end, value in score.pop("spans", ()))
+            batch.scores[position] = Score(**score, spans=spans)
 
-    def _learn(self, *, per_turn: bool, collective: bool, bounds: tuple[float, float]) -> None:
+    def _learn(
+        self, *, per_turn: bool, collective: bool, batches: bool, bounds: tuple[float, float]
+    ) -> None:
         if collective:
             raise RewardError(
                 f"{self.name} is collective, so it cannot run isolated.\n--rewards.0.isolated false"
             )
-        self.per_turn, self._bounds = per_turn, (*bounds,)
+        self.per_turn, self._batches, self._bounds = per_turn, batches, (*bounds,)
 
-    def _replace(self, worker: Worker, scores: dict[int, Score], why: str) -> None:
+    def _replace(self, worker: Worker, batch: _Batch, why: str) -> None:
         self._pool.remove(worker)
         worker.kill()
         if not worker.ready:
@@ -194,7 +217,11 @@ class Isolated(Reward):
                 "A function of the started script itself cannot be found there: put it into a "
                 "file of its own, or set isolated to false."
             )
-        scores[worker.position] = failed(f"{self.name}: {why}")
+        if len(worker.positions) > 1:
+            batch.waiting.extend((position,) for position in worker.positions)
+            return
+        for position in worker.positions:
+            batch.scores[position] = failed(f"{self.name}: {why}")
 
 
 def math_verify(column: str | None = None, workers: int = 2, timeout: float = 10.0) -> Isolated:

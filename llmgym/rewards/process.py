@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -31,7 +31,7 @@ END_SECONDS = 2.0
 """How long a process may take to pass on what its grader printed, and to end."""
 
 MAX_VERDICT = 2**20
-"""Bytes of the longest verdict."""
+"""Bytes of the longest verdict, per sample."""
 
 COMMAND = "from llmgym.rewards.worker import main; main()"
 
@@ -46,10 +46,10 @@ class Worker:
     """A grading process and its two pipes.
 
     Attributes:
-        job: the number of the sample that is graded; None while it starts or is idle.
+        job: the number of what is graded; None while it starts or is idle.
         deadline: `time.monotonic()` at which it is late.
         grader: the id of the process that grades, once it has started.
-        position: of that sample in its batch.
+        positions: of its samples in their batch.
     """
 
     process: subprocess.Popen[bytes]
@@ -58,7 +58,7 @@ class Worker:
     deadline: float
     grader: int | None = None
     job: int | None = None
-    position: int = 0
+    positions: tuple[int, ...] = ()
     count: int = 0
     received: bytes = b""
 
@@ -103,12 +103,12 @@ class Worker:
         except BrokenPipeError:
             self.deadline = 0.0
 
-    def grade(self, sample: object, position: int, timeout: float) -> None:
-        """Give it a sample."""
+    def grade(self, samples: Sequence[object], positions: tuple[int, ...], timeout: float) -> None:
+        """Give it samples that are scored in one call."""
         self.count += 1
-        self.job, self.position = self.count, position
+        self.job, self.positions = self.count, positions
         self.deadline = time.monotonic() + timeout
-        self.send((self.job, sample))
+        self.send((self.job, samples))
 
     def read(self) -> dict[str, Any] | None:
         """Read what there is; return the message of the current job once it is complete.
@@ -121,7 +121,7 @@ class Worker:
             raise NotAVerdictError("its process ended: an exit, an abort, a crash or a kill")
         self.received += chunk
         line, newline, rest = self.received.partition(b"\n")
-        if not newline and len(line) <= MAX_VERDICT:
+        if not newline and len(line) <= MAX_VERDICT * max(1, len(self.positions)):
             return None
         message = _parsed(line)
         own = message is not None and message["pid"] == (self.grader or message["pid"])

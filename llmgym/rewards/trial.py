@@ -120,6 +120,7 @@ def tried(reward: Reward, tasks: Sequence[Task], place: str = "") -> Trial:
                 break
         every = [sample for *_, sample in samples]
         errors = [*_failures(answers, reward, place), *_differences(reward, every, answers)]
+        errors += _abstentions(answers)
         if len(answers) < len(samples):
             left = f"{len(samples) - len(answers)} of {len(samples)} responses were not tried"
             errors.append(f"{left}: each may fail alike, or take as long.")
@@ -170,6 +171,15 @@ def _failures(answers: Sequence[Answer], reward: Reward, place: str) -> Iterator
         )
 
 
+def _abstentions(answers: Sequence[Answer]) -> Iterator[str]:
+    silent = [answer for answer in answers if answer.score.status == "abstain"]
+    if silent and len(silent) == len(answers):
+        yield (
+            f"it abstains from all {len(answers)} responses: {silent[0].score.error}. A run would "
+            "have nothing to learn from. Return a number where it applies."
+        )
+
+
 def _is_beyond(answer: Answer) -> bool:
     """Tell whether a response is only longer than what a reward model reads: training has none."""
     return answer.kind == "long" and UNCUT in (answer.score.error or "")
@@ -216,6 +226,13 @@ def _oddities(answers: Sequence[Answer]) -> Iterator[str]:
     fine = [answer for answer in answers if answer.score.status == "ok"]
     if not fine:
         return
+    if silent := [answer for answer in answers if answer.score.status == "abstain"]:
+        first = silent[0]
+        yield (
+            f"it abstains from {len(silent)} of {len(answers)} responses, first from row "
+            f"{first.row}, response {first.kind} {quoted(first.response)}: {first.score.error}. "
+            "Such samples are left out."
+        )
     values = {answer.score.value for answer in fine}
     if max(values) - min(values) <= tolerance(values):
         yield (

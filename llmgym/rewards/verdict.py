@@ -1,7 +1,8 @@
 """Makes a `Score` of what a reward returned; and how messages name reward and sample.
 
-A broken function (None, text, a bool, a tensor, a wrong count) raises `RewardError` with the line
-it is written at and the response it was given; NaN and infinite become a `Score` of status "error".
+A number is Python's or numpy's, a bool, or a tensor without dimensions. A broken reward (text, an
+empty dict, a list, a wrong count) raises `RewardError` with the line it is written at and the
+response it was given; NaN and infinite become a `Score` of status "error".
 What a model wrote is shown by its start only, and escaped: it may hold anything.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from operator import index
 from pathlib import Path
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, get_args, runtime_checkable
 
 import numpy as np
 
@@ -70,6 +71,8 @@ def coerce(verdict: object, reward: Named, sample: Sample) -> Score:
     if isinstance(verdict, Score):
         score = _checked_score(verdict, reward.name, wrong)
     elif isinstance(verdict, Mapping):
+        if not verdict:
+            raise wrong("{}", "A dict names one part or more; an empty one is no score.")
         parts = _figures(verdict, wrong)
         score = Score(sum(parts.values()), parts)
     else:
@@ -143,7 +146,8 @@ def near(file: str) -> str:
 def about(sample: Sample) -> str:
     """Return which sample it was: the starts of response and prompt, and the task's id."""
     prompt = _start(sample.task)
-    return f"for the response {quoted(sample.text)} to {prompt} (task {sample.task.id})"
+    place = f", {sample.task.place}" if sample.task.place else ""
+    return f"for the response {quoted(sample.text)} to {prompt} (task {sample.task.id}{place})"
 
 
 def row_of(task: Task) -> str:
@@ -215,8 +219,10 @@ def _spans(spans: Any, wrong: Wrong) -> tuple[tuple[int, int, float], ...]:  # n
 
 
 def _number(value: object, wrong: Wrong) -> float:
-    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
-        return _float(value)
+    if isinstance(value, SupportsFloat) and not isinstance(value, str | np.complexfloating):
+        number: Any = value
+        if np.ndim(number) == 0:  # a tensor says its own
+            return _float(number)
     raise wrong(
         shown(value),
         "Return a number or a dict of numbers; where it does not apply, "
@@ -224,7 +230,7 @@ def _number(value: object, wrong: Wrong) -> float:
     )
 
 
-def _float(value: float | np.number) -> float:
+def _float(value: SupportsFloat) -> float:
     try:
         return float(value)
     except OverflowError:  # an integer beyond what a float holds

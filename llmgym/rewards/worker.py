@@ -1,4 +1,4 @@
-"""The far end of `Isolated`: one process that scores one sample after another on its main thread.
+"""The far end of `Isolated`: one process that scores one job after another on its main thread.
 
 Run by `process.py` as a new session; not a command for people. The process splits in two: the
 child grades; the parent waits for the trainer or the child to go away, and then ends all that the
@@ -14,13 +14,14 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, final
 
 from llmgym.errors import LLMGymError
-from llmgym.messages import Sample
-from llmgym.rewards.base import Reward, bounds_of, resolve, score_samples
+from llmgym.messages import Sample, Score
+from llmgym.rewards.base import Reward, bounds_of, resolve, score_samples, takes_batches
 from llmgym.rewards.process import descendants, end_all
 
 MAX_OUTPUT = 20_000
@@ -153,10 +154,10 @@ def _grade(requests: Connection, verdicts: Connection) -> None:
         )  # closing again, in its own forks, is nothing
     while reward is not None:
         try:
-            job, sample = requests.recv()
+            job, samples = requests.recv()
         except EOFError:
             return
-        answer(job, _verdict(reward, sample))
+        answer(job, _verdicts(reward, samples))
 
 
 def _loaded(requests: Connection, answer: Any) -> Reward | None:  # noqa: ANN401 - see _grade
@@ -166,17 +167,22 @@ def _loaded(requests: Connection, answer: Any) -> Reward | None:  # noqa: ANN401
         answer(None, {"kind": type(error).__name__, "message": str(error)})
         return None
     traits = {"per_turn": reward.per_turn, "collective": reward.collective}
+    traits["batches"] = takes_batches(reward)
     answer(None, {**traits, "bounds": bounds_of(reward)})
     return reward
 
 
-def _verdict(reward: Reward, sample: Sample) -> dict[str, Any]:
+def _verdicts(reward: Reward, samples: Sequence[Sample]) -> dict[str, Any]:
     try:
-        score = score_samples(reward, [sample], retries=0)[0]
+        scores = score_samples(reward, samples, retries=0)
     except LLMGymError as error:
         return {"kind": type(error).__name__, "message": str(error)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm left pending would end the next sample
+    return {"scores": [_as_dict(score) for score in scores]}
+
+
+def _as_dict(score: Score) -> dict[str, Any]:
     return {
         "value": score.value,
         "parts": dict(score.parts),

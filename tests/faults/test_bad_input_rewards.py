@@ -73,7 +73,7 @@ def scored(typed):
         ("raises", r"KeyError: '\d+' at .*bad.py:9"),
         ("nan", "nan() returned nan, which is not finite"),
         ("inf", "inf() returned good 1.0, bad inf, which is not finite"),
-        ("none", "bad.py:17 none() returned None for the response '"),
+        ("none", "bad.py:17 none() returned None, which abstains"),
         ("pair", "bad.py:20 pair() returned list [1.0, 2.0] for the response '"),
     ],
 )

@@ -62,7 +62,7 @@ DEEDS = {
     "fork": grandchild,
     "exit": lambda: sys.exit(0), "os exit": lambda: os._exit(0), "abort": os.abort,
     "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
-    "nan": lambda: float("nan"), "none": lambda: None,
+    "nan": lambda: float("nan"), "none": lambda: None, "text": lambda: "words",
     "print": lambda: (print('{"value": 1.0}', flush=True), 0.0)[1],
     "wait": lambda: float(not threading.Event().wait(0.3)),
     "main": lambda: float(threading.current_thread() is threading.main_thread()),
@@ -139,16 +139,22 @@ def test_a_grader_that_fails_is_an_error_with_its_reason(isolated, deed, says):
     assert fine.value == 1.5
 
 
-def test_none_is_a_broken_reward_here_as_elsewhere(isolated):
-    with pytest.raises(RewardError, match=r"score\(\) returned None"):
-        scored(isolated, "parts", "none", "parts")
+def test_none_abstains_here_as_elsewhere(isolated):
+    scores = scored(isolated, "parts", "none", "parts")
+    assert [score.status for score in scores] == ["ok", "abstain", "ok"]
+    assert "score() returned None, which abstains" in scores[1].error
+
+
+def test_a_text_is_a_broken_reward_here_as_elsewhere(isolated):
+    with pytest.raises(RewardError, match=r"score\(\) returned str words"):
+        scored(isolated, "parts", "text", "parts")
     assert scored(isolated, "parts")[0].value == 1.5, "the next call starts clean"
 
 
 def test_a_broken_reward_is_named_with_its_line_from_inside_its_process(isolated):
     line = GRADER.splitlines().index("def score(prompt, response, **columns):") + 1
-    with pytest.raises(RewardError, match=rf"grader\.py:{line} score\(\) .* the response 'none'"):
-        scored(isolated, "none")
+    with pytest.raises(RewardError, match=rf"grader\.py:{line} score\(\) .* the response 'text'"):
+        scored(isolated, "text")
 
 
 def test_spans_and_repeated_calls_arrive_as_they_would_without_a_process(isolated):

@@ -4,6 +4,7 @@ import sys
 
 from llmgym.rewards import isolate
 from llmgym.rewards.isolate import Isolated
+from llmgym.rewards.rules import Numeric
 from tests.unit.llmgym.samples import sample
 
 
@@ -35,14 +36,14 @@ def test_the_work_for_a_verdict_does_not_grow_with_the_samples(monkeypatch):
         class Prompt:
             """Answers at once, in this process."""
 
-            ready, busy, deadline, verdicts, position = True, False, float("inf"), None, -1
+            ready, busy, deadline, verdicts, positions = True, False, float("inf"), None, ()
 
-            def grade(self, sample, position, timeout):
-                self.busy, self.position = True, position
+            def grade(self, samples, positions, timeout):
+                self.busy, self.positions = True, positions
 
             def read(self):
                 self.busy = False
-                return {"value": float(self.position)}
+                return {"scores": [{"value": float(self.positions[0])}]}
 
             def kill(self):
                 """There is no process."""
@@ -51,7 +52,7 @@ def test_the_work_for_a_verdict_does_not_grow_with_the_samples(monkeypatch):
         monkeypatch.setattr(isolate, "wait", lambda pipes, patience: pipes)
         monkeypatch.setattr(isolate.time, "monotonic", lambda: 0.0)
         samples = Reads([sample("")] * count)
-        reward = Isolated("numeric", workers=1)
+        reward = Isolated(Numeric(), workers=1)
         before = sys.gettrace()
         sys.settrace(trace)
         try:
