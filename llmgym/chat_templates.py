@@ -7,7 +7,7 @@ token, so whoever renders messages of users and policies keeps those apart with 
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -164,3 +164,16 @@ def bounded(seconds: float | None = None) -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
+
+
+def with_known_roles(
+    messages: Sequence[Mapping[str, Any]], template: object
+) -> list[dict[str, Any]]:
+    """Return messages for a template: `developer` is `system` where it does not name that role.
+
+    Many templates leave out a message whose role they do not name, without an error.
+    """
+    renamed = {} if "developer" in str(template) else {"developer": "system"}
+    return [
+        {**message, "role": renamed.get(message["role"], message["role"])} for message in messages
+    ]

@@ -181,9 +181,8 @@ def prompt_of(
 def _message(item: Mapping[str, Any], where: str) -> Message:
     role = item["role"]
     if role not in get_args(Role):
-        hint = ' Write "system" for it.' if role == "developer" else ""
         raise TaskSourceError(
-            f"{where}: a role is one of {', '.join(get_args(Role))}; got {_shown(role)}.{hint}"
+            f"{where}: a role is one of {', '.join(get_args(Role))}; got {_shown(role)}."
         )
     for name in UNSAID:
         if item.get(name):

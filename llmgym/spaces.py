@@ -14,7 +14,7 @@ from gymnasium import Space
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from gymnasium.wrappers.utils import create_zero_array
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 # What samples are made of: ASCII, markup, accents, CJK, an emoji outside the basic plane, newlines.
 _PIECES = (

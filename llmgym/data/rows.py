@@ -41,6 +41,7 @@ class Columns:
         last_assistant: what messages are that end with the assistant: an error ("raise"), a prompt
             and its answer, which is `Task.answer` and `Task.solution` where no column is ("split"),
             or a prompt whose response has begun ("prefill").
+        format: what the rows were written for; `formats.py` reads them. "auto": told by the rows.
     """
 
     prompt: str = "prompt"
@@ -51,6 +52,7 @@ class Columns:
     labels: str | None = None
     multi_label: MultiLabel = "first"
     last_assistant: LastAssistant = "raise"
+    format: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse a choice that is none."""

@@ -73,4 +73,4 @@ def _part(tasks: TaskList, split: Split) -> TaskList:
     ids = sorted({task.id for task in tasks.tasks})
     held_out = set(ids[: max(len(ids) // HELD_OUT_ONE_IN, min(1, len(ids) - 1))])
     mine = (task for task in tasks.tasks if (task.id in held_out) == (split == "test"))
-    return TaskList(tuple(mine))
+    return TaskList(tuple(mine), tasks.read_as)

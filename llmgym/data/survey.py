@@ -13,6 +13,7 @@ import numpy as np
 
 from llmgym.content import LastAssistant, Prompt, cell_of, gold_of, has_column, no_column, prompt_of
 from llmgym.data.files import READERS, Row, place_of, read_table
+from llmgym.data.formats import Table, formatted
 from llmgym.data.rows import task_id
 from llmgym.errors import TaskSourceError
 from llmgym.plural import counted
@@ -35,7 +36,8 @@ class Survey:
     """What a file holds.
 
     Attributes:
-        columns: names, in the order of the file.
+        format: what the rows were written for, and what shows it.
+        columns: names, in the order of the file, and behind them those that its format gives.
         prompts: of every row that has one, by line.
         answers: the text of the answer column, or what `last_assistant` split off, by line.
         answer_column: the name of that column, or None.
@@ -47,6 +49,7 @@ class Survey:
 
     path: Path
     num_rows: int
+    format: str
     columns: tuple[str, ...]
     prompt_column: str
     answer_column: str | None
@@ -65,6 +68,7 @@ def surveyed(
     answer_column: str | None = None,
     names: Sequence[str] | None = None,
     last_assistant: LastAssistant = "raise",
+    format: str = "auto",
 ) -> Survey:
     """Read a data file and look at every row.
 
@@ -74,18 +78,19 @@ def surveyed(
         answer_column: the column of answers; None takes the first of `ANSWERS` that is there.
         names: the column names of a CSV or TSV file without a header line.
         last_assistant: what messages are that end with the assistant; see `llmgym/content.py`.
+        format: what the rows were written for; see `llmgym/data/formats.py`.
 
     Raises:
-        TaskSourceError: the file cannot be read as a table; names the line.
+        TaskSourceError: the file cannot be read as a table, or a row is not of its format; names
+            the line.
     """
-    table = read_table(path, names)
+    raw = read_table(path, names)
+    looked = _Looked(path, names, prompt_column, last_assistant, format)
+    read = looked.formatted(raw, path)
+    table = read.rows
     columns = tuple(dict.fromkeys(name for _, row in table for name in row))
-    looked = _Looked(path, names, prompt_column, last_assistant)
     prompts, split, bad = looked.prompts(table)
-    guessed = next(
-        (column for column in ANSWERS if column in columns and column != prompt_column), None
-    )
-    answer = answer_column or (None if split else guessed)
+    answer = answer_column or (None if split else _guessed(columns, prompt_column))
     golds, odd = _golds(table, path, answer)
     if odd and answer_column is None:  # a column of that name may be for a function alone
         answer, golds = None, {}
@@ -98,13 +103,14 @@ def surveyed(
         *_empty(texts, path, answer),
         *looked.overlap(prompts),
     ]
-    warnings = [*few(len(table)), *_repeated(prompts, texts), *_mangled(table)]
+    warnings = [*few(len(raw)), *_repeated(prompts, texts), *_mangled(table)]
     warnings += _headless(columns, path, names)
     warnings += [f"{warning} It is not taken for the answer." for warning in odd if answer is None]
     measured = dict.fromkeys((*columns[:MAX_COLUMNS], *needed))
     return Survey(
         path=path,
-        num_rows=len(table),
+        num_rows=len(raw),
+        format=read.told,
         columns=columns,
         prompt_column=prompt_column,
         answer_column=answer if golds else None,
@@ -115,6 +121,11 @@ def surveyed(
         errors=(*errors,),
         warnings=(*warnings,),
     )
+
+
+def _guessed(columns: Sequence[str], prompt_column: str) -> str | None:
+    """Return the column that is taken for the answers; None where there is none."""
+    return next((name for name in ANSWERS if name in columns and name != prompt_column), None)
 
 
 def percentiles(lengths: Sequence[int]) -> tuple[int, ...]:
@@ -190,6 +201,17 @@ class _Looked:
     names: Sequence[str] | None
     column: str
     last_assistant: LastAssistant
+    format: str
+
+    def formatted(self, rows: list[Row], path: Path) -> Table:
+        """Return the rows of a file with the columns that everything reads."""
+        return formatted(
+            rows,
+            str(path),
+            self.format,
+            prompt_column=self.column,
+            last_assistant=self.last_assistant,
+        )
 
     def prompts(
         self, table: Sequence[Row], path: Path | None = None
@@ -219,7 +241,8 @@ class _Looked:
         if beside is None:
             return
         try:
-            others, *_ = self.prompts(read_table(beside, self.names), beside)
+            rows = self.formatted(read_table(beside, self.names), beside).rows
+            others, *_ = self.prompts(rows, beside)
         except TaskSourceError as error:
             yield f"the other split does not load: {error}"
             return

@@ -15,6 +15,7 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from llmgym.data.files import Row, read_table
+from llmgym.data.formats import formatted
 from llmgym.data.rows import Columns, labels_beside, tasks_of
 from llmgym.errors import MissingExtraError, TaskSourceError
 from llmgym.messages import Task
@@ -38,9 +39,15 @@ class TaskSource(Protocol):
 @final
 @dataclass(frozen=True, eq=False)
 class TaskList:
-    """Tasks that are all there; compared by identity, so that a list of them is a cheap key."""
+    """Tasks that are all there; compared by identity, so that a list of them is a cheap key.
+
+    Attributes:
+        tasks: the tasks.
+        read_as: the format of the rows that they were read from, and what shows it.
+    """
 
     tasks: tuple[Task, ...]
+    read_as: str = ""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -75,7 +82,24 @@ def from_list(
     if ready and len(ready) == len(listed):
         return TaskList(ready)
     table = [(i, _row(item, columns, i)) for i, item in enumerate(listed, start=1)]
-    return TaskList(tasks_of(table, columns, source))
+    return _tasks(table, columns, source)
+
+
+def _tasks(table: list[Row], columns: Columns, source: str) -> TaskList:
+    """Return the tasks of rows in any format; their responses are answers and solutions."""
+    if not table:
+        return TaskList(tasks_of(table, columns, source))
+    read = formatted(
+        table,
+        source,
+        columns.format,
+        prompt_column=columns.prompt,
+        last_assistant=columns.last_assistant,
+    )
+    if read.format != "columns" and read.has("response"):
+        answer = columns.answer or (None if read.has("answer") else "response")
+        columns = replace(columns, answer=answer, solution=columns.solution or "response")
+    return TaskList(tasks_of(read.rows, columns, source), read.told)
 
 
 def _row(item: Task | str | Mapping[str, Any], columns: Columns, number: int) -> Mapping[str, Any]:
@@ -104,7 +128,7 @@ def _file_tasks(path: Path, columns: Columns, stamp: int) -> TaskList:
     del stamp  # part of the key only: a file that changed is read again
     if columns.label is not None and columns.labels is None:
         columns = replace(columns, labels=labels_beside(path))
-    return TaskList(tasks_of(read_table(path, columns.names), columns, str(path)))
+    return _tasks(read_table(path, columns.names), columns, str(path))
 
 
 def hub_rows(name: str, *, split: str = "train", config: str | None = None) -> list[Row]:
@@ -141,7 +165,7 @@ def from_hf(
         TaskSourceError: as of `hub_rows`; or a column or prompt is missing.
     """
     rows = hub_rows(name, split=split, config=config)
-    return TaskList(tasks_of(rows, columns, f"{name}:{split}"))
+    return _tasks(rows, columns, f"{name}:{split}")
 
 
 @final

@@ -70,6 +70,7 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
     labels: str | None = None,
     multi_label: MultiLabel = "first",
     last_assistant: LastAssistant = "raise",
+    format: str = "auto",
     **kwargs: Any,
 ) -> SingleTurnEnv:
     """Build the environment.
@@ -90,6 +91,8 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
         multi_label: what a row with several labels becomes: "first", "drop" or "all".
         last_assistant: what messages are that end with the assistant: an error ("raise"), a prompt
             and its answer ("split"), or a prompt whose response has begun ("prefill").
+        format: what the rows were written for: "trl", "verl" and others, see
+            `llmgym/data/formats.py`; "auto" to tell it by the first row.
         **kwargs: for `SingleTurnEnv`.
 
     Raises:
@@ -107,6 +110,7 @@ def make(  # noqa: PLR0913 - each is a setting of the config's `kwargs`
         labels=labels,
         multi_label=multi_label,
         last_assistant=last_assistant,
+        format=format,
     )
     tasks = read_split(path, split, names)
     return SingleTurnEnv(tasks, reward or default_reward(path, names), **kwargs)

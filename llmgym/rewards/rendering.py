@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from jinja2 import TemplateError
 
 from llmgym import chat_templates
-from llmgym.chat_templates import ControlTokens, bounded, control_tokens, dated
+from llmgym.chat_templates import ControlTokens, bounded, control_tokens, dated, with_known_roles
 from llmgym.content import content_of
 
 
@@ -76,6 +76,7 @@ def judged_ids(
     if dialogue and tokenizer.chat_template:
         dialogue.append({"role": "assistant", "content": answer})
         template = dated(tokenizer, day)
+        dialogue = with_known_roles(dialogue, tokenizer.chat_template)
         text = tokenizer.apply_chat_template(dialogue, chat_template=template, tokenize=False)
         return list(tokenizer(text, add_special_tokens=False).input_ids)
     text = joined([*(message["content"] for message in dialogue), answer])

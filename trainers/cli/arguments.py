@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmgym.rewards.base import REWARDS
 from trainers.config import schema
 from trainers.config.files import parse, presets, typed
 from trainers.errors import ConfigError
@@ -36,7 +37,7 @@ OPTIONS = {
     "--quiet": "print warnings and the closing block only",
     "--data FILE": "short for --data.path",
     "--name NAME": "short for --run.name",
-    "--reward FILE.py:FUNCTION": "short for --rewards.0.function",
+    "--reward FILE.py:FUNCTION": "short for --rewards.0.function; or a model's folder, or a name",
     "--deepspeed_config FILE": "short for --backend.zero.config",
 }
 RANK = ("--local_rank", "--local-rank")
@@ -126,9 +127,18 @@ def _single(name: str, words: Sequence[str]) -> str:
     return words[0]
 
 
+def _reward_source(value: str) -> str:
+    """Return the setting that a reward without a colon is given to: a model, a name, a function."""
+    if Path(value).is_dir():
+        return "rewards.0.model"
+    return "rewards.0.name" if value in REWARDS else SHORT["reward"]
+
+
 def _setting(name: str, words: Sequence[str]) -> tuple[str, Any, int]:
     """Return the setting that an option means, its value and the number of words it took."""
     path = SHORT.get(name.removeprefix("--"), name.removeprefix("--")).replace("-", "_")
+    if name == "--reward" and words and ":" not in words[0]:
+        path = _reward_source(words[0])
     if not name.startswith("--") or not path:
         raise ConfigError(f"{name} is not an option.\nllmgym train --help lists them")
     count = _taken(path, words)

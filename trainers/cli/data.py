@@ -1,4 +1,4 @@
-"""`llmgym data check`: what a data file holds, what is wrong with it, and what to set for it."""
+"""`llmgym data`: what a data file holds, what to set for it, and its rows in another format."""
 
 import json
 import shlex
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from llmgym.content import LastAssistant
+from llmgym.data.convert import converted, write_table
+from llmgym.data.files import place_of, read_table
+from llmgym.data.formats import Format, FormatSetting, formatted
 from llmgym.data.survey import MAX_COLUMNS, Survey, percentiles, shown, sibling_of, surveyed
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Message
@@ -29,12 +32,21 @@ STEP = 32
 
 @dataclass(frozen=True)
 class Options:
-    """Look at a data file before training on it; exit code 1 if a run would stop on it."""
+    """Look at a data file before training on it; exit code 1 if a run would stop on it.
 
-    action: tyro.conf.Positional[Literal["check"]]
-    """What to do: check."""
+    Or write its rows in another format: data convert IN OUT --to FORMAT.
+    """
+
+    action: tyro.conf.Positional[Literal["check", "convert"]]
+    """What to do: check or convert."""
     file: tyro.conf.Positional[Path]
     """A .jsonl, .parquet, .csv or .tsv file."""
+    out: tyro.conf.Positional[Path | None] = None
+    """Where convert writes: a .jsonl or .parquet file that is not there yet."""
+    to: Format | None = None
+    """The format that convert writes."""
+    format: FormatSetting = "auto"
+    """What the rows were written for, as in data.format; auto: told by the first row."""
     prompt_column: str = "prompt"
     """The column of prompts; a dotted name reaches into mappings."""
     answer_column: str | None = None
@@ -155,6 +167,9 @@ def settings(survey: Survey, tokens: Tokens | None, options: Options) -> list[st
     if prompt != "prompt":
         ppo += ["--envs.0.kwargs.prompt_column", prompt]
         sft += ["--data.prompt-column", prompt]
+    if options.format != "auto":
+        ppo += ["--envs.0.kwargs.format", options.format]
+        sft += ["--data.format", options.format]
     if options.last_assistant != "raise":
         ppo += ["--envs.0.kwargs.last_assistant", options.last_assistant]
         sft += ["--data.last-assistant", options.last_assistant]
@@ -167,9 +182,18 @@ def settings(survey: Survey, tokens: Tokens | None, options: Options) -> list[st
         ppo += ["--generation.max-prompt-tokens", str(_rounded(tokens.prompts[-1]))]
     if tokens is not None and tokens.answers and tokens.answers[-2] > limits.max_new_tokens:
         ppo += ["--generation.max-new-tokens", str(_rounded(tokens.answers[-2]))]
+    if {"chosen", "rejected"} <= {*survey.columns}:
+        judge = ["llmgym", "reward-model", "--model.preset", "tiny", "--data", path]
+        judge += [] if prompt == "prompt" else ["--data.prompt-column", prompt]
+        judge += [] if options.format == "auto" else ["--data.format", options.format]
+        return [shlex.join(judge)]
     if not survey.is_text:
         return [shlex.join(ppo)]
-    sft += [] if is_split or answer == "response" else ["--data.response-column", str(answer)]
+    sft += (
+        []
+        if is_split or "response" in (answer, *survey.columns)
+        else ["--data.response-column", str(answer)]
+    )
     return [shlex.join(sft), shlex.join(ppo)]
 
 
@@ -178,6 +202,7 @@ def survey_lines(survey: Survey, tokens: Tokens | None) -> list[str]:
     beside = sibling_of(survey.path)
     lines = [
         f"file      {survey.path}: {counted(survey.num_rows, 'row')}",
+        f"format    {survey.format}",
         f"held out  {beside or 'a tenth of the prompts, chosen by their content'}",
         f"{'column':<20}{'characters: least':>18}{'median':>9}{'95 %':>9}{'most':>9}",
     ]
@@ -215,13 +240,53 @@ def again(argv: Sequence[str]) -> str:
     return f"Next      correct it, then: {shlex.join(['llmgym', 'data', *argv])}"
 
 
+def convert(options: Options, argv: Sequence[str]) -> int:
+    """Write the rows of a file in another format; 1 if it cannot be done.
+
+    Raises:
+        ConfigError: no file or no format to write.
+    """
+    if options.out is None or options.to is None:
+        raise ConfigError(
+            "convert takes two files and a format: llmgym data convert IN OUT --to trl"
+        )
+    try:
+        read = formatted(
+            read_table(options.file, options.columns.split(",") if options.columns else None),
+            str(options.file),
+            options.format,
+            prompt_column=options.prompt_column,
+            last_assistant=options.last_assistant,
+        )
+        rows = [
+            converted(row, options.to, place_of(options.file, number)) for number, row in read.rows
+        ]
+        write_table(options.out, rows)
+    except TaskSourceError as error:
+        print(f"error: {error}\n{again(argv)}")
+        return 1
+    print(f"read      {options.file}: {counted(len(rows), 'row')}, {read.told}")
+    print(f"wrote     {options.out}: {options.to}, {', '.join(rows[0])}")
+    print(f"Next      llmgym data check {shlex.quote(str(options.out))}")
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
-    """Look at a file; 1 if a run would stop on it."""
+    """Look at a file, or write its rows in another format; 1 if it cannot be done."""
     options: Options = parse_options(Options, argv, "data")
     if not options.file.is_file():
         raise ConfigError(
             f"there is no file {options.file}. Give a .jsonl, .parquet, .csv or .tsv."
         )
+    if options.action == "convert":
+        return convert(options, argv)
+    if options.out is not None or options.to is not None:
+        raise ConfigError("check writes nothing. llmgym data convert IN OUT --to FORMAT does.")
+    return check(options, argv)
+
+
+def check(options: Options, argv: Sequence[str]) -> int:
+    """Show what a file holds; 1 if a run would stop on it."""
     try:
         survey = surveyed(
             options.file,
@@ -229,6 +294,7 @@ def main(argv: Sequence[str]) -> int:
             answer_column=options.answer_column,
             names=options.columns.split(",") if options.columns else None,
             last_assistant=options.last_assistant,
+            format=options.format,
         )
     except TaskSourceError as error:
         print(json.dumps({"errors": [str(error)]}) if options.json else f"error: {error}")
@@ -240,6 +306,7 @@ def main(argv: Sequence[str]) -> int:
     warnings = [*survey.warnings, *(tokens.warnings if tokens else ())]
     if options.json:
         facts = {"file": str(survey.path), "rows": survey.num_rows, "columns": survey.columns}
+        facts["format"] = survey.format
         facts |= {"characters": survey.lengths, "errors": errors, "warnings": warnings}
         if tokens is not None:
             facts["tokens"] = {"prompt": tokens.prompts, "answer": tokens.answers}

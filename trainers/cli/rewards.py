@@ -2,21 +2,24 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
+from llmgym.addresses import load
 from llmgym.content import LastAssistant
 from llmgym.data.files import read_table
+from llmgym.data.formats import FormatSetting, formatted
 from llmgym.data.rows import Columns
 from llmgym.data.tasks import TaskList, from_file, from_list
 from llmgym.errors import RewardError
 from llmgym.registry import load_plugins
 from llmgym.rewards.answers import check_answers
 from llmgym.rewards.base import Reward, resolve
+from llmgym.rewards.dialects import DialectSetting, Understood, understood
 from llmgym.rewards.trial import GOLD, WORST, Answer, Trial, spread, tried, written_at
 from trainers.cli.envs import arguments
 from trainers.cli.options import parse_options
@@ -51,6 +54,8 @@ class Options:
     a prompt whose response has begun (prefill)."""
     columns: str | None = None
     """The column names of a CSV or TSV file without a header line: text,labels,id."""
+    format: FormatSetting = "auto"
+    """What the rows were written for, as in data.format; auto: told by the first row."""
     n: int = 20
     """Rows to try, from the first."""
     kwargs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -59,6 +64,8 @@ class Options:
     """A function runs in a process of its own, as in training."""
     timeout_seconds: float = 10.0
     """How long a call of such a process may take."""
+    dialect: DialectSetting = "auto"
+    """How the function is called: as this trainer or library calls it; told by its parameters."""
     json: bool = False
     """Print one JSON object instead of the table."""
     plugins: tyro.conf.UseAppendAction[tuple[str, ...]] = field(default=())
@@ -75,6 +82,7 @@ def specification(options: Options) -> dict[str, Any]:
     return {
         "function": options.reward,
         "kwargs": kwargs,
+        "dialect": options.dialect,
         "isolated": options.isolated,
         "timeout_seconds": options.timeout_seconds,
     }
@@ -87,13 +95,21 @@ def rows(options: Options) -> TaskList:
     if options.n < 1:
         raise ConfigError(f"--n is 1 or more, got {options.n}.")
     names_given = None if options.columns is None else tuple(options.columns.split(","))
-    names = read_table(options.data, names_given)[0][1]
+    table = formatted(
+        read_table(options.data, names_given),
+        str(options.data),
+        options.format,
+        prompt_column=options.prompt_column,
+        last_assistant=options.last_assistant,
+    )
+    names = table.rows[0][1]
     columns = Columns(
         prompt=options.prompt_column,
         answer=options.answer_column or ("answer" if "answer" in names else None),
         solution=options.solution_column or ("solution" if "solution" in names else None),
         names=names_given,
         last_assistant=options.last_assistant,
+        format=options.format,
     )
     return from_file(options.data, columns)
 
@@ -105,6 +121,14 @@ def run_trial(reward: Reward, tasks: TaskList, n: int, place: str) -> Trial:
     except RewardError as error:
         return Trial(answers=(), errors=(str(error),), warnings=())
     return tried(reward, tasks.tasks[:n], place)
+
+
+def dialect_of(spec: Mapping[str, Any]) -> Understood | None:
+    """Return the dialect of the function that a specification names; None where it names none."""
+    made = load(spec["function"]) if "function" in spec else None
+    if not callable(made) or isinstance(made, Reward | type):
+        return None
+    return understood(made, spec["dialect"], spec["kwargs"])
 
 
 def _cut(text: str) -> str:
@@ -156,15 +180,17 @@ def following(options: Options) -> str:
     words = ["llmgym", "train", "prompts", "--model.path", "MODEL", "--envs.0.kwargs.path", path]
     if options.prompt_column != "prompt":
         words += ["--envs.0.kwargs.prompt_column", options.prompt_column]
+    if options.format != "auto":
+        words += ["--envs.0.kwargs.format", options.format]
     if options.last_assistant != "raise":
         words += ["--envs.0.kwargs.last_assistant", options.last_assistant]
-    if ":" in options.reward:
+    if ":" in options.reward or Path(options.reward).is_dir():
         words += ["--reward", options.reward]
-    elif Path(options.reward).is_dir():
-        words += ["--rewards.0.model", options.reward]
     else:
         words += ["--envs.0.kwargs.answer_column", options.answer_column or "answer"]
         words += ["--rewards.0.name", options.reward]
+    if options.dialect != "auto":
+        words += ["--rewards.0.dialect", options.dialect]
     for pair in options.kwargs:
         name, _, value = pair.partition("=")
         words += [f"--rewards.0.kwargs.{name}", value]
@@ -182,13 +208,19 @@ def main(argv: Sequence[str]) -> int:
         without_progress_bars()
     reward = resolve(spec)
     tasks = rows(options)
-    place = written_at(spec)
+    place, dialect = written_at(spec), dialect_of(spec)
     trial = run_trial(reward, tasks, options.n, place)
     if options.json:
-        print(json.dumps({"reward": options.reward, "place": place, **asdict(trial)}))
+        told = None if dialect is None else asdict(dialect)
+        facts = {"reward": options.reward, "place": place, "dialect": told, **asdict(trial)}
+        print(json.dumps(facts))
         return 1 if trial.errors else 0
     print(f"reward    {options.reward}{f'  ({place})' if place else ''}")
+    if dialect is not None:
+        print(f"dialect   {dialect.dialect}: {dialect.reason}")
     print(f"rows      {min(options.n, len(tasks))} of {options.data or 'sums written here'}")
+    if options.data is not None:
+        print(f"format    {tasks.read_as}")
     print("\n".join(trial_lines(trial)) if trial.answers else "nothing was scored")
     if not trial.errors:
         print("the same again, and in a batch: yes")

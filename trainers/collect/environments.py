@@ -44,6 +44,7 @@ def reward_of(config: Config, reward: object | None) -> Any | None:  # noqa: ANN
             **entry.source,
             "weight": entry.weight,
             "kwargs": _dated(config, entry),
+            "dialect": entry.dialect if entry.function else None,
             "isolated": entry.isolated if entry.function else None,
             "timeout_seconds": entry.timeout_seconds if entry.function else None,
         }

@@ -18,13 +18,13 @@ def env_kwargs(config: Config) -> dict[str, Any]:
     """Return the arguments of the run's environment, with the file that `data` means for it.
 
     In a run with PPO `data.path` is the file of an environment of `llmgym/` that takes a `path` and
-    has none; `data.prompt_column`, `columns` and `last_assistant` then say how it is read.
+    has none; `data.prompt_column`, `columns`, `format` and `last_assistant` say how to read it.
     """
     env, data = config.env, config.data
     if data.path is None or env.kwargs.get("path") is not None or not _takes_path(config):
         return dict(env.kwargs)
     kwargs: dict[str, Any] = {"path": data.path}
-    for name in ("prompt_column", "columns", "last_assistant"):
+    for name in ("prompt_column", "columns", "last_assistant", "format"):
         if getattr(data, name) != getattr(DataConfig(), name):
             kwargs[name] = getattr(data, name)
     return {**kwargs, **env.kwargs}

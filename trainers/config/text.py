@@ -36,6 +36,20 @@ class DataConfig:
     path: str | None = None
     """A .jsonl, .parquet, .csv or .tsv file, or a hub id; null: the solutions of `envs`. In a run
     with PPO it is the file of an environment that takes a `path` and has none."""
+    format: Literal[
+        "auto",
+        "columns",
+        "trl",
+        "sharegpt",
+        "verl",
+        "openrlhf",
+        "nemo_rl",
+        "nemo_gym",
+        "hh",
+        "rewardbench",
+    ] = "auto"
+    """What the rows were written for; auto: told by the first row, or the columns as they are where
+    `prompt_column` is set."""
     prompt_column: str = "prompt"
     """Column with the prompt: text, or a list of messages. Rows have none where this is empty, or
     is `prompt` and `columns` does not name it."""
@@ -88,6 +102,9 @@ class RewardConfig:
     """A registered reward, such as `math.boxed`."""
     model: str | None = None
     """A reward model or classifier: a folder or hub id. It keeps its own tokenizer and template."""
+    dialect: Literal["auto", "llmgym", "trl", "verl", "openrlhf", "verifiers"] = "auto"
+    """How a function is called: as the trainer or library of that name calls it; auto: told by its
+    parameters."""
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """Factor of this reward in the sum."""
     kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -102,6 +119,11 @@ class RewardConfig:
         if len(self.source) > 1:
             sources = " and ".join(f"{name} {value!r}" for name, value in self.source.items())
             raise ConfigError(f"a reward has one source, got {sources}. Give one of them.")
+        if self.dialect != "auto" and not self.function:
+            raise ConfigError(
+                f"the dialect {self.dialect} of a reward says how a function is called, and there "
+                "is none. Name it with --reward FILE.py:FUNCTION, or drop the dialect."
+            )
 
     @property
     def source(self) -> dict[str, str]:

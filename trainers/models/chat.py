@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from llmgym.chat_templates import dated
+from llmgym.chat_templates import dated, with_known_roles
 from trainers.errors import ConfigError
 from trainers.functional.logprobs import Absent
 from trainers.models.corpus import with_short_words
@@ -341,7 +341,7 @@ class ChatFormat:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
+                    with_known_roles(messages, self.tokenizer.chat_template),
                     chat_template=self._dated,
                     add_generation_prompt=generate,
                     tokenize=False,

@@ -1,15 +1,19 @@
 """What the supervised stage learns from: dialogues with their responses, and their token ids."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
+from pydantic import TypeAdapter
 
 from llmgym.content import cell_of, has_column, no_column, prompt_of, text_of
 from llmgym.data.files import READERS, place_of, read_table
+from llmgym.data.formats import Table, formatted
 from llmgym.data.tasks import hub_rows, num_tasks
 from llmgym.env import LLMEnv, inner_env
 from llmgym.errors import TaskSourceError
@@ -21,6 +25,7 @@ COLUMN_OPTIONS = (
     "--data.prompt-column and --data.response-column; a list of messages that ends with its answer "
     "with --data.prompt-column messages --data.last-assistant split"
 )
+DATA_SCHEMA: TypeAdapter[DataConfig] = TypeAdapter(DataConfig)
 UNBOUNDED_DEMONSTRATIONS = 1024  # demonstrations taken of an environment whose tasks have no end
 
 
@@ -171,16 +176,47 @@ def read_rows(data: DataConfig, source: str) -> dict[str, Mapping[str, Any]]:
     """Return the rows of a file or hub data set by their place: "p.jsonl, line 3".
 
     Args:
-        data: names the columns and the split.
+        data: names the columns, the format and the split.
         source: file, or hub id.
 
     Raises:
-        TaskSourceError: it cannot be read.
+        TaskSourceError: it cannot be read, or a row is not of its format.
+    """
+    rows: dict[str, Mapping[str, Any]] = {}
+    held = Counter[int]()
+    for number, row in read_format(data, source).rows:
+        held[number] += 1
+        pair = f", pair {held[number]}" if held[number] > 1 else ""
+        rows[f"{place_of(source, number)}{pair}"] = row
+    return rows
+
+
+def read_format(data: DataConfig, source: str) -> Table:
+    """Return the rows of a file or hub data set with the columns that everything reads.
+
+    Raises:
+        TaskSourceError: as of `read_rows`.
     """
     path = Path(source)
+    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    return _read_format(DATA_SCHEMA.dump_json(data), source, stamp)
+
+
+@lru_cache(maxsize=2)
+def _read_format(settings: bytes, source: str, stamp: int) -> Table:
+    del stamp  # part of the key only: a file that changed is read again
+    data, path = DATA_SCHEMA.validate_json(settings), Path(source)
     if path.suffix.lower() in READERS or path.exists():
-        return {place_of(path, n): row for n, row in read_table(path, data.columns)}
-    return {f"{source}, row {n}": row for n, row in hub_rows(source, split=data.split)}
+        rows = read_table(path, data.columns)
+    else:
+        rows = hub_rows(source, split=data.split)
+    return formatted(
+        rows,
+        source,
+        data.format,
+        prompt_column=data.prompt_column if data.has_prompts else "",
+        last_assistant=data.last_assistant,
+    )
 
 
 def cell(row: Mapping[str, Any], column: str, place: str, options: str) -> Any:  # noqa: ANN401 - user data

@@ -62,8 +62,8 @@ def test_null_beside_tool_calls_is_empty_text_and_the_calls_are_kept():
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        ({"role": "developer", "content": "a"}, "got 'developer'. Write \"system\" for it"),
-        ({"role": ["user"], "content": "a"}, "a role is one of system, user, assistant, tool"),
+        ({"role": "narrator", "content": "a"}, "user, assistant, tool; got 'narrator'."),
+        ({"role": ["user"], "content": "a"}, "a role is one of system, developer, user, assistant"),
         ({**USER, "name": 3}, "name: a text is text, got 3"),
         ({**ANSWER, "reasoning_content": "so"}, "has reasoning_content beside its content"),
         ({**ANSWER, "tool_calls": [{"function": {"arguments": {}}}]}, "a tool call is"),

@@ -4,6 +4,7 @@ from typing import final
 
 from torch import nn
 
+from llmgym.data.tasks import TaskList
 from llmgym.env import SingleTurnEnv, core_env
 from llmgym.rewards.context import longest_sequence
 from llmgym.vector import LLMVectorEnv
@@ -206,6 +207,9 @@ class TextTraining:
                                  f"rank {config.model.lora.rank}")  # fmt: skip
         session.note("tasks", f"{config.env.id}: {number or 'endless'} train, "
                               f"{kept} held out")  # fmt: skip
+        tasks = core_env(envs.envs[0]).tasks
+        if isinstance(tasks, TaskList) and tasks.read_as:
+            session.note("format", tasks.read_as)
 
     def _keeps_cache(self, tried: bool | None) -> bool:
         """Tell whether the policy generates with a cache; try its weights if nothing else was."""

@@ -40,6 +40,7 @@ from trainers.supervised.preference_data import (
     tokenize_labeled,
 )
 from trainers.supervised.reward_model import ClassifierMetrics, RewardModelLoss, class_weights
+from trainers.supervised.sft_data import read_format
 
 RULE = "A row belongs to a class if all its labels do; every other row is left out."
 HELD_OUT_SOURCES = {"holdout": "rows kept back", "test": "rows of the test file"}
@@ -172,6 +173,7 @@ def _examples(
         seen = {example.subject for example in examples}
         tested = [example for example in made if example.subject not in seen]
     session.note("data", rows.note)
+    session.note("format", read_format(config.data, str(config.data.path)).told)
     session.note("rows", f"{len(learned)} learned, {len(held_out)} kept back, {dropped} too long")
     if rows.test:
         seen_too = len(made) - len(tested)

@@ -40,6 +40,7 @@ from trainers.supervised.sft_data import (
     Demonstration,
     SFTExample,
     demonstrations,
+    read_format,
     tokenize_demonstrations,
 )
 
@@ -135,6 +136,8 @@ def _examples(
     kind = "demonstrations" if config.data.path is None or config.data.has_prompts else \
         "responses without a prompt"  # fmt: skip
     session.note("data", f"{len(examples)} {kind}, {dropped} too long")
+    if config.data.path is not None:
+        session.note("format", read_format(config.data, config.data.path).told)
     return examples
 
 

@@ -65,6 +65,13 @@ def test_the_rank_that_a_launcher_adds_is_ignored(word):
 def test_short_forms_are_settings():
     got = config("--data", "p.jsonl", "--name", "a", "--reward", "my.py:score")
     assert (got.data.path, got.run.name, got.rewards[0].function) == ("p.jsonl", "a", "my.py:score")
+
+
+def test_a_reward_is_a_function_a_folder_of_a_model_or_a_name(tmp_path):
+    folder = str(tmp_path)
+    for value in ("my.py:score", "my.py", folder, "exact"):
+        source = {folder: "model", "exact": "name"}.get(value, "function")
+        assert config("--reward", value).rewards[0].source == {source: value}
     typed = ("--backend.name", "deepspeed", "--deepspeed_config", "ds.json")
     assert config(*typed).backend.zero.config == "ds.json"
     assert config("--nodes", "1", "--gpus", "2").backend.gpus == 2

@@ -26,6 +26,9 @@ def nan(response):
 def none(response):
     return None if len(response) > 100 else 1.0
 
+def silent(response):
+    float(response == "")
+
 def dice(response):
     return random.random()
 
@@ -38,6 +41,9 @@ def long(response):
 def hangs(response):
     while True:
         pass
+
+def trl(prompts, completions, response=None):
+    return [float(len(completion) < 5) for completion in completions]
 
 class Rank(Reward):
     name = "rank"
@@ -86,15 +92,9 @@ def test_a_sound_reward_is_shown_by_kind_and_part_with_the_next_command(check):
     [
         ("raises", ["4 of 20 calls failed, on 4 rows, first on row 1, response empty ''", ":9."]),
         ("nan", ["nan() returned nan, which is not finite; nan() is written at", "mine.py:14."]),
-        (
-            "none",
-            [
-                "mine.py:17 none() returned None for the response '<think>",
-                "It was row 1, response long",
-            ],
-        ),
+        ("silent", ["it abstains from all 20 responses: mine.py:", "silent() returned None"]),
         ("dice", ["Two calls on row 1, response solution, gave", "draw nothing at random"]),
-        ("wants", ["mine.py:23 wants() needs gold", "its columns come from --data FILE"]),
+        ("wants", ["mine.py:26 wants() needs gold", "its columns come from --data FILE"]),
     ],
 )
 def test_a_broken_reward_is_told_with_row_response_and_line(check, name, says):
@@ -104,6 +104,21 @@ def test_a_broken_reward_is_told_with_row_response_and_line(check, name, says):
         assert one in said
     assert f"then: llmgym rewards check mine.py:{name}" in said
     assert "Traceback" not in said
+
+
+def test_what_it_abstains_from_is_a_warning(check):
+    code, said = check("mine.py:none")
+    assert code == 0
+    assert "warning: it abstains from 4 of 20 responses, first from row 1, response long" in said
+    assert "mine.py:17 none() returned None" in said
+
+
+def test_the_dialect_is_shown_with_its_reason_and_can_be_set(check):
+    assert "dialect   llmgym: it takes response\n" in check("mine.py:none")[1]
+    code, said = check("mine.py:trl", "--dialect", "trl")
+    assert code == 0
+    assert "dialect   trl: it is set\n" in said
+    assert said.endswith("--reward mine.py:trl --rewards.0.dialect trl\n")
 
 
 def test_a_batch_that_scores_differently_is_told(check):

@@ -64,7 +64,8 @@ READERS = [by_tasks, by_sft, by_pairs, by_classes, by_check]
         ({"content": 3}, None),
         ({"content": [*PARTS, IMAGE]}, None),
         ({"content": "a\ud83d"}, None),
-        ({"content": "a", "role": "developer"}, None),
+        ({"content": "a", "role": "developer"}, "a"),
+        ({"content": "a", "role": "narrator"}, None),
         ({"content": "a", "reasoning_content": "b"}, None),
     ],
 )
@@ -135,11 +136,13 @@ def test_the_last_turn_is_the_response_where_it_is_split_off(tmp_path):
     ("row", "said"),
     [
         ({"chosen": "a", "rejected": "b"}, "--data.prompt-column '' where rows have no"),
-        ({"chosen": DIALOGUE, "rejected": DIALOGUE}, "Write the text of its last message alone"),
-        ({"prompt": "a", "chosen": DIALOGUE[1:], "rejected": DIALOGUE[1:]},
-         "Write the text of its last message alone, and the messages before it as the prompt"),
+        ({"chosen": DIALOGUE, "rejected": DIALOGUE}, "chosen equals rejected"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": DIALOGUE},
+            "Write the text of its last message alone, and the messages before it as the prompt",
+        ),
     ],
-)  # fmt: skip
+)
 def test_preferences_of_another_form_are_refused_with_the_form_that_works(tmp_path, row, said):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row))
