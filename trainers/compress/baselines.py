@@ -133,9 +133,10 @@ class Search:
 
     def ladder(self, plan: np.ndarray, step: int) -> list[int]:
         """Return the actions that a decision of a plan [U] has, cheapest first."""
-        costs = self.table.costs[self.table.context(plan), step] / self.budget
-        order = np.argsort(costs.max(-1), kind="stable")
-        return [int(a) for a in order if self.table.available[self.table.context(plan), step, a]]
+        context = self.table.context(plan)
+        there = np.flatnonzero(self.table.available[context, step])
+        costs = (self.table.costs[context, step, there] / self.budget).max(-1)
+        return there[np.argsort(costs, kind="stable")].tolist()
 
     def moved(self, plan: np.ndarray, step: int, by: int) -> np.ndarray | None:
         """Return a plan [U] with one decision `by` rungs dearer; None where there is no rung."""

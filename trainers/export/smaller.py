@@ -105,9 +105,10 @@ def export_smaller(
     """
     with replacing(folder) as aside:
         save_model(model, aside)
-        for name in TOKENIZER_FILES if tokenizer is not None else ():
-            if (tokenizer / name).is_file():
-                shutil.copy(tokenizer / name, aside / name)
+        if tokenizer is not None:
+            for path in (tokenizer / name for name in TOKENIZER_FILES):
+                if path.is_file():
+                    shutil.copy(path, aside / path.name)
         text_files.write(aside / "README.md", render_card(card))
         check_in_fresh_process(aside, expected)
     return sum(path.stat().st_size for path in folder.iterdir())

@@ -51,6 +51,18 @@ def test_every_searcher_ends_within_budget_and_evaluations(name, global_actions)
         assert result.evaluations == sum(calls) <= 60
 
 
+def test_a_cost_without_a_budget_and_a_missing_action_are_no_numbers_of_a_ladder():
+    table = random_table(0, steps=4, kinds=2, holes=True)
+    assert not table.available.all()
+    subject = Subject(table=table, evaluate=len, layers=[[0, 1], [2, 3]], influences=[0.0, 1.0])
+    search = Search(subject, np.array([0.7 * table.dense[0], np.inf]), limit=1)
+    for step in range(4):
+        ladder = search.ladder(search.dense(), step)
+        costs = table.costs[0, step, ladder, 0]
+        assert (np.diff(costs) >= 0).all()
+        assert len(ladder) == table.available[0, step].sum()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_additive_plan_is_the_best_where_the_kl_is_additive(seed):
     subject, _ = subject_of(seed, steps=4)
