@@ -146,7 +146,7 @@ def test_none_abstains_here_as_elsewhere(isolated):
 
 
 def test_a_text_is_a_broken_reward_here_as_elsewhere(isolated):
-    with pytest.raises(RewardError, match=r"score\(\) returned str words"):
+    with pytest.raises(RewardError, match=r"score\(\) returned str 'words'"):
         scored(isolated, "parts", "text", "parts")
     assert scored(isolated, "parts")[0].value == 1.5, "the next call starts clean"
 
