@@ -118,13 +118,13 @@ def main(model: str, evaluations: str, *shares: str) -> None:
             result = run_search(SEARCHERS[name], Search(subject, budget, limit=limit, paid=before))
             report = np.nan
             if result.plan is not None:
-                report = database.report_kl(space.plan(result.plan), method=method)
+                report = database.report_kl(space.plan(result.plan.tolist()), method=method)
             print(f"| {share} | {label} | {result.kl:.4f} | {report:.4f} | {result.evaluations} |")
         problem = ModelProblem(database, space, table)
         trained(problem, share, (limit - paid) // EPISODES, seeded=True)
         best = problem.best(budget)
         assert best is not None, "the seed plan is within the budget"
-        report = database.report_kl(space.plan(best[0]))
+        report = database.report_kl(space.plan(best[0].tolist()))
         count = paid + len(problem.tried)
         print(f"| {share} | PPO, seeded | {best[1]:.4f} | {report:.4f} | {count} |", flush=True)
     print(f"{time.process_time():.0f} s of CPU")

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -46,7 +47,7 @@ def main(source: str, data: str, out: str) -> None:
     kls = [database.evaluate([plan])[0], database.evaluate([plan], method=WANDA)[0]]
     print(f"layers {dropped} dropped; KL {kls[0]:.4f}, without compensation {kls[1]:.4f}")
     print(f"KL on report {database.report_kl(plan):.4f}")
-    smaller = slice_model(model, plan, database.variants.variant)
+    smaller: Any = slice_model(model, plan, database.variants.variant)
     rows = splits.report[:2]
     rows = TokenRows(rows.tokens[:, :24], rows.mask[:, :24], rows.counted[:, :24])
     for dtype in (torch.float32, torch.bfloat16):
@@ -58,7 +59,7 @@ def main(source: str, data: str, out: str) -> None:
         folder = Path(out) / str(dtype).removeprefix("torch.")
         card = {"title": "SmolLM2-135M, smaller", "base_model": source}
         size = export_smaller(folder, smaller, expected, card, tokenizer=Path(source))
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
         count = sum(weight.numel() for weight in loaded.parameters())
         ids = tokenizer(PROMPT, return_tensors="pt")
         text = tokenizer.decode(loaded.generate(**ids, max_new_tokens=24, do_sample=False)[0])

@@ -10,6 +10,7 @@ of this project: it is run by its path.
 import json
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -55,9 +56,9 @@ def wrong_tensors(model: PreTrainedModel, folder: Path) -> str | None:
 def wrong_text(model: PreTrainedModel, tokens: torch.Tensor) -> str | None:
     """Return what is wrong with text after tokens [1, L], if anything is."""
     options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
-    mask = torch.ones_like(tokens)
+    mask, writer = torch.ones_like(tokens), cast(Any, model)
     texts = [
-        model.generate(tokens, attention_mask=mask, use_cache=cached, pad_token_id=0, **options)
+        writer.generate(tokens, attention_mask=mask, use_cache=cached, pad_token_id=0, **options)
         for cached in (True, False)
     ]
     if model.dtype == torch.float32 and not torch.equal(*texts):

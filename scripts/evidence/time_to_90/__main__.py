@@ -86,7 +86,7 @@ def run(command: list[str], name: str) -> None:
         raise SystemExit(f"{' '.join(command)} failed; see {log}")
 
 
-def one_run(trainer: str, seed: int, rate: float, epochs: int) -> Record:
+def one_run(trainer: str, seed: int, rate: float, epochs: int) -> list[Record]:
     """Return a run's scores by CPU seconds, done unless it was done before."""
     worker, place = TRAINERS[trainer]
     name = f"time-to-90-{worker.removesuffix('.py')}-{seed}-{rate:g}-{epochs}"
@@ -102,7 +102,7 @@ def one_run(trainer: str, seed: int, rate: float, epochs: int) -> Record:
             "out": str(file),
         }
         run([interpreter(place), str(WORKERS / worker), json.dumps(job)], name)
-    record = json.loads(file.read_text(encoding="utf-8"))
+    record: list[Record] = json.loads(file.read_text(encoding="utf-8"))
     last = record[-1]
     print(f"{name}: {last['score']:.3f} at {last['cpu_seconds']:.0f} CPU s", file=sys.stderr)
     return record
@@ -125,10 +125,10 @@ def chosen(trainer: str, seed: int) -> tuple[float, int]:
 
 def lines(seeds: list[int], tune: int) -> list[str]:
     """Return the rows of the table."""
-    made = []
+    made: list[str] = []
     for trainer in TRAINERS:
         rate, epochs = chosen(trainer, tune)
-        times = []
+        times: list[float] = []
         for seed in seeds:
             points = one_run(trainer, seed, rate, epochs)
             reached = seconds_to_90(points)
