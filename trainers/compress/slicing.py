@@ -40,12 +40,17 @@ PROJECTIONS = {
 
 
 def shortened_lists(fields: Mapping[str, Any], kept: tuple[int, ...]) -> dict[str, Any]:
-    """Return every list with an entry per layer, with the entries of the layers that stay."""
+    """Return every list with an entry per layer, with the entries of the layers that stay.
+
+    A list of ids or of class names is none, whatever its length.
+    """
     layers = fields["num_hidden_layers"]
     return {
         name: [value[layer] for layer in kept]
         for name, value in fields.items()
-        if isinstance(value, list | tuple) and len(value) == layers and name != "architectures"
+        if isinstance(value, list | tuple)
+        and len(value) == layers
+        and not name.endswith(("token_id", "token_ids", "architectures"))
     }
 
 

@@ -85,6 +85,7 @@ def test_lists_with_an_entry_per_layer_are_kept_in_step():
     assert smaller.config.layer_types == ["full_attention", "sliding_attention"]
     assert [layer.self_attn.layer_idx for layer in smaller.model.layers] == [0, 1]
     fields = {"num_hidden_layers": 3, "a": [5, 6, 7], "b": (1, 2, 3), "c": [1, 2], "d": 3}
+    fields |= {"eos_token_id": [8, 9, 10], "architectures": ["X", "Y", "Z"]}
     assert shortened_lists(fields, (0, 2)) == {"a": [5, 7], "b": [1, 3]}
 
 
