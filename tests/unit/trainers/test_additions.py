@@ -25,8 +25,8 @@ ESTIMATOR = {
 }
 GENERATOR = {
     "trainers/config/text.py": (
-        'engine: Literal["transformers", "vllm"]',
-        "engine: Literal['transformers', 'vllm', 'loud']",
+        'engine: Literal["transformers", "vllm", "speculative"]',
+        "engine: Literal['transformers', 'vllm', 'speculative', 'loud']",
     ),
     "trainers/generation/loud.py": """
 from trainers.generation.transformers import TransformersGenerator

@@ -63,12 +63,12 @@ def test_the_options_of_each_verb_are_these():
     assert options(doctor.Options) == ["json"]
     assert options(rewards.Options) == [
         "action", "reward", "data", "prompt_column", "answer_column", "solution_column",
-        "last_assistant", "columns", "n", "kwargs", "isolated", "timeout_seconds", "json",
-        "plugins",
+        "last_assistant", "columns", "format", "n", "kwargs", "isolated", "timeout_seconds",
+        "dialect", "json", "plugins",
     ]  # fmt: skip
     assert options(data.Options) == [
-        "action", "file", "prompt_column", "answer_column", "last_assistant", "columns", "model",
-        "template", "json",
+        "action", "file", "out", "to", "format", "prompt_column", "answer_column",
+        "last_assistant", "columns", "model", "template", "json",
     ]  # fmt: skip
     assert options(report.Options) == ["runs", "out"]
     assert options(runs.ListRuns) == ["folder", "sort", "json"]

@@ -105,17 +105,16 @@ def test_the_ratio_and_the_loss_are_those_of_the_definition_at_a_lag_of_one(chat
     made = settings(num_epochs=epochs, num_minibatches=1, whiten_advantages=False,
                     target_kl=None, learning_rate=3e-3, critic="shared")  # fmt: skip
     learner = models.learner(made, model=tiny.llama(chat, initializer_range=0.1))
-    collector, seen, collect = collector_of(chat, learner, made), [], TextCollector.collect
+    collector, seen = collector_of(chat, learner, made), []
+    collect = collector.collect
 
-    class Watched:
-        record, metrics = collector.record, collector.metrics
+    def watched(actor, iteration):
+        rollout = collect(actor, iteration)
+        seen.append((rollout, copy.deepcopy(learner.policy_module)))
+        return rollout
 
-        def collect(self, actor, iteration):
-            rollout = collect(collector, actor, iteration)
-            seen.append((rollout, copy.deepcopy(learner.policy_module)))
-            return rollout
-
-    figures = [metrics.values() for metrics in train(Watched(), learner, made)]
+    collector.collect = watched
+    figures = [metrics.values() for metrics in train(collector, learner, made)]
     for iteration, (rollout, now) in enumerate(seen):
         mask = rollout.response_mask
         ratio = (oracle(now, rollout) - oracle(seen[max(iteration - 1, 0)][1], rollout)).exp()
