@@ -55,4 +55,4 @@ def test_without_a_seed_plan_ppo_comes_to_what_dynamic_programming_finds(tmp_pat
 def test_from_the_seed_plans_of_all_budgets_it_stays_near_them(tmp_path):
     first, last = held_out(tmp_path, steps=8, iterations=60, episodes=50)
     assert first == 0.0  # the prior is stronger than a fresh policy
-    assert last > -0.3
+    assert last > -0.5  # a KL 1.6 times that of the seed plans at most, over all budgets
