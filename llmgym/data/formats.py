@@ -30,18 +30,7 @@ from llmgym.errors import TaskSourceError
 Format = Literal[
     "columns", "trl", "sharegpt", "verl", "openrlhf", "nemo_rl", "nemo_gym", "hh", "rewardbench"
 ]
-FormatSetting = Literal[
-    "auto",
-    "columns",
-    "trl",
-    "sharegpt",
-    "verl",
-    "openrlhf",
-    "nemo_rl",
-    "nemo_gym",
-    "hh",
-    "rewardbench",
-]
+FormatSetting = Literal["auto", Format]
 Cells = Mapping[str, Any]
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from llmgym.data.formats import FormatSetting
 from trainers.config.ppo import RULES, Count, NonNegative, Positive, Whole
 from trainers.errors import ConfigError
 
@@ -36,18 +37,7 @@ class DataConfig:
     path: str | None = None
     """A .jsonl, .parquet, .csv or .tsv file, or a hub id; null: the solutions of `envs`. In a run
     with PPO it is the file of an environment that takes a `path` and has none."""
-    format: Literal[
-        "auto",
-        "columns",
-        "trl",
-        "sharegpt",
-        "verl",
-        "openrlhf",
-        "nemo_rl",
-        "nemo_gym",
-        "hh",
-        "rewardbench",
-    ] = "auto"
+    format: FormatSetting = "auto"
     """What the rows were written for; auto: told by the first row, or the columns as they are where
     `prompt_column` is set."""
     prompt_column: str = "prompt"
@@ -159,6 +149,13 @@ class SpeculativeConfig:
     """Folder of a policy of `llmgym/Speculative-v0`, which decides."""
     longest: Count = 8
     """Maximum number of tokens drafted in a cycle."""
+
+    def __post_init__(self) -> None:
+        """Refuse two rules at once."""
+        if self.entropy is not None and self.controller is not None:
+            raise ConfigError(
+                "generation.speculative has one rule: give entropy or controller, not both."
+            )
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

@@ -80,6 +80,12 @@ def test_settings_choose_the_rule(models):
     assert (chosen(entropy=1.0)(View), chosen(entropy=0.1)(View)) == (True, False)
 
 
+def test_two_rules_at_once_are_refused(models):
+    both = {"generation.speculative.entropy": 1.0, CONTROLLER: "runs/controller/model"}
+    with pytest.raises(ConfigError, match="one rule"):
+        tiny.run_settings(models[0], "runs", **both)
+
+
 def refusal(model, **changes):
     with pytest.raises(ConfigError) as raised:
         check_engine(tiny.run_settings(model, "runs", **{ENGINE: "speculative", **changes}))
