@@ -232,7 +232,8 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
             return StopReason.LENGTH
         if reply.done:
             return StopReason.ENV_DONE if reply.messages else StopReason.ANSWERED
-        return StopReason.MAX_TURNS if self._turn + 1 >= self.max_turns else None
+        is_last = reply.truncated or self._turn + 1 >= self.max_turns
+        return StopReason.MAX_TURNS if is_last else None
 
     def _observe(self) -> Observation:
         return tuple(message.as_dict() for message in self._messages)

@@ -135,11 +135,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Reply:
-    """One turn of the world: what it says, whether the episode is over, what it paid."""
+    """One turn of the world: what it says, whether the episode is over, what it paid.
+
+    Attributes:
+        messages: what the world says; text is the message of a user.
+        done: True where the task ended.
+        reward: what the world itself pays for this turn.
+        truncated: True where the world cut the episode at a limit of its own; `done` wins.
+    """
 
     messages: tuple[Message, ...] | str = ()
     done: bool = False
     reward: float = 0.0
+    truncated: bool = False
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def _episode(env: LLMEnv, answer: Callable[[], str | None]) -> tuple[list[str], 
         obs, reward, terminated, truncated, _ = env.step(before)
         total, over = total + reward, terminated or truncated
         transcript.append(before)
-        transcript += [f"    {obs[-1]['content']}"] if obs[-1]["role"] != "assistant" else []
+        told = obs[-1]["content"].replace("\n", "\n    ")
+        transcript += [f"    {told}"] if obs[-1]["role"] != "assistant" else []
     return transcript, total
 
 

@@ -12,9 +12,11 @@ split "all" is every row of a file.
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+from zlib import crc32
 
 from llmgym.data.files import READERS
 from llmgym.data.rows import Columns
@@ -23,6 +25,10 @@ from llmgym.errors import TaskSourceError
 
 Split = Literal["train", "test", "all"]
 HELD_OUT_ONE_IN = 10
+HELD_OUT_KEYS_ONE_IN = 5
+"""Of tasks that are drawn, one key in this many is held out."""
+MAX_DRAWS = 1000
+Drawn = TypeVar("Drawn")
 # The word, not its letters: "latest" is no test set.
 NAMED_TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE)
 
@@ -57,6 +63,37 @@ def check_split(split: str) -> None:
     """Raise `TaskSourceError` where a split has no such name."""
     if split not in ("train", "test", "all"):
         raise TaskSourceError(f'split must be "train", "test" or "all", got {split!r}')
+
+
+def split_of_key(key: str) -> Split:
+    """Return the split of a drawn task, by the hash of what must not be on both sides."""
+    return "test" if crc32(key.encode()) % HELD_OUT_KEYS_ONE_IN == 0 else "train"
+
+
+def draw_of_split(split: Split, draw: Callable[[], tuple[str, Drawn]]) -> Drawn:
+    """Draw until a key belongs to a split: five times on average for the held-out one.
+
+    Args:
+        split: the split; "all" takes the first draw.
+        draw: returns a key and what it is the key of.
+
+    Raises:
+        TaskSourceError: no draw of many belongs to the split.
+    """
+    for _ in range(MAX_DRAWS):
+        key, drawn = draw()
+        if split in ("all", split_of_key(key)):
+            return drawn
+    raise TaskSourceError(
+        f"none of {MAX_DRAWS} drawn tasks belongs to the split {split}: these settings leave too "
+        "few different tasks. Use a higher level"
+    )
+
+
+def check_level(level: int, levels: range, name: str = "level") -> None:
+    """Raise `TaskSourceError` where an environment has no tasks of a level."""
+    if level not in levels:
+        raise TaskSourceError(f"{name} must be in [{levels[0]}, {levels[-1]}], got {level}")
 
 
 def _in_folder(folder: Path, split: Split) -> Path:

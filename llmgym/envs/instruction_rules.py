@@ -17,6 +17,9 @@ WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 CLOSING = "\"'\u201d\u2019)]*"
 SENTENCE_END = re.compile(rf"[.!?]+[{re.escape(CLOSING)}]*(?=\s|$)")
 BULLET = re.compile(r"\s*[-*\u2022]\s+\S")
+PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n")
+STRAIGHT = {0x201C: '"', 0x201D: '"'}
+"""Typographic double quotes, as straight ones."""
 COMMAS = frozenset(",\uff0c\u3001\u060c")
 
 
@@ -93,6 +96,45 @@ def is_list(text: str, rule: "Rule") -> bool:
     """Tell whether the text is `number` lines that begin with a bullet, and nothing else."""
     lines = [line for line in text.splitlines() if line.strip()]
     return len(lines) == rule.number and all(BULLET.match(line) for line in lines)
+
+
+def exclaims(text: str, rule: "Rule") -> bool:
+    """Tell whether the text has `number` exclamation marks or more."""
+    return text.count("!") >= rule.number
+
+
+def has_paragraphs(text: str, rule: "Rule") -> bool:
+    """Tell whether the text has `number` paragraphs with an empty line between two of them."""
+    return sum(bool(words_of(part)) for part in PARAGRAPH_END.split(text)) == rule.number
+
+
+def is_quoted(text: str, rule: "Rule") -> bool:
+    """Tell whether the text is in double quotes, with no other one inside."""
+    del rule
+    inside = text.strip().translate(STRAIGHT)
+    return len(inside) > 1 and inside[0] == inside[-1] == '"' and inside.count('"') == 2
+
+
+def has_postscript(text: str, rule: "Rule") -> bool:
+    """Tell whether the last line begins with "P.S." and says something."""
+    del rule
+    last = (text.strip().splitlines() or [""])[-1]
+    return last.startswith("P.S.") and bool(words_of(last.removeprefix("P.S.")))
+
+
+def has_capitals(text: str, rule: "Rule") -> bool:
+    """Tell whether `number` words or more, of two letters or more, are in capitals."""
+    words = (word for word in WORD.findall(text) if len(word) > 1)
+    return sum(word.isupper() for word in words) >= rule.number
+
+
+def has_title(text: str, rule: "Rule") -> bool:
+    """Tell whether the first line is a title in double angle brackets, and text follows."""
+    del rule
+    first, _, rest = text.strip().partition("\n")
+    title = first.strip()
+    is_title = title.startswith("<<") and title.endswith(">>") and bool(words_of(title[2:-2]))
+    return is_title and bool(words_of(rest))
 
 
 @final
@@ -173,8 +215,36 @@ KINDS: Mapping[str, Kind] = {
     ),
     "no_comma": Kind(says="Do not use commas.", holds=has_no_comma, demands=False),
     "lowercase": Kind(says="Use only lowercase letters.", holds=is_lowercase, demands=False),
+    "exclaim": Kind(
+        says="Use at least {number} exclamation marks.", holds=exclaims, numbers=(2, 3)
+    ),
+    "paragraphs": Kind(
+        says="Write {number} paragraphs with an empty line between them.",
+        holds=has_paragraphs,
+        numbers=(2, 3),
+    ),
+    "quote": Kind(says="Put all of it in double quotes.", holds=is_quoted),
+    "postscript": Kind(says='End with a line that begins with "P.S."', holds=has_postscript),
+    "capitals": Kind(
+        says="Write at least {number} words in capitals.", holds=has_capitals, numbers=(2, 3)
+    ),
+    "title": Kind(
+        says="Begin with a title in double angle brackets, as <<title>>.", holds=has_title
+    ),
 }
 """The kinds of rule, by the name of their part of the reward."""
 
-USUAL = tuple(kind for kind in KINDS if kind not in ("end", "list", "lowercase", "number"))
+RARE = (
+    "end",
+    "list",
+    "lowercase",
+    "number",
+    "exclaim",
+    "paragraphs",
+    "quote",
+    "postscript",
+    "capitals",
+    "title",
+)
+USUAL = tuple(kind for kind in KINDS if kind not in RARE)
 """Kinds that a small chat model keeps now and then, so that it can learn them by trial."""

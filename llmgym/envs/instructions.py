@@ -11,7 +11,8 @@ so that "moonlight", "moon's" and "full-moon" are not the word "moon". Only the 
 looks at the case of letters.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, pairwise
@@ -23,7 +24,7 @@ from llmgym.data.rows import task_id
 from llmgym.data.splits import Split, check_split
 from llmgym.data.tasks import procedural
 from llmgym.env import SingleTurnEnv
-from llmgym.envs.instruction_rules import KINDS, USUAL, Rule, words_of
+from llmgym.envs.instruction_rules import KINDS, USUAL, WORD, Rule, words_of
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Sample, Score, Task
 from llmgym.rewards.base import UnitReward
@@ -34,7 +35,24 @@ MAX_CHARACTERS = 20_000
 """A longer answer fails: it bounds the work of every rule."""
 
 
-CLASHES = (("start", "list"), ("sentences", "list"), ("long", "short"))
+CLASHES = (
+    ("start", "list"),
+    ("sentences", "list"),
+    ("long", "short"),
+    ("sentences", "paragraphs"),
+    ("list", "paragraphs"),
+    ("list", "quote"),
+    ("list", "title"),
+    ("start", "title"),
+    ("sentences", "title"),
+    ("quote", "title"),
+    ("paragraphs", "title"),
+    ("lowercase", "capitals"),
+    ("lowercase", "postscript"),
+    ("quote", "postscript"),
+    ("paragraphs", "postscript"),
+    *((kind, "postscript") for kind in ("end", "question", "sentences", "list")),
+)
 COMBINATIONS = tuple(
     (first, other)
     for first, other in combinations(KINDS, 2)
@@ -56,6 +74,14 @@ HELD_OUT = frozenset(
         ("end", "no_comma"),
         ("question", "exclude"),
         ("long", "no_comma"),
+        ("contain", "exclaim"),
+        ("contain", "capitals"),
+        ("question", "paragraphs"),
+        ("exclude", "paragraphs"),
+        ("long", "quote"),
+        ("repeat", "postscript"),
+        ("number", "title"),
+        ("exclaim", "quote"),
     }
 )
 """The combinations of the split "test"; every kind is in one of them and in several others."""
@@ -95,7 +121,7 @@ def gold(rules: Sequence[Rule]) -> str:
     repeated = of.get("repeat", none)
     needed = [repeated.text] * repeated.number + of.get("contain", none).text.split()
     needed += [str(of["number"].number)] if "number" in of else []
-    groups = max(1, of.get("sentences", none).number, of.get("list", none).number)
+    groups = max(1, *(of.get(kind, none).number for kind in ("sentences", "list", "paragraphs")))
     least = max(MIN_WORDS, of.get("long", none).number)
     room = max(least - len(start) - len(needed) - len(end), 2 * groups)
     middle = [*needed, *FILLER[:room]]
@@ -104,8 +130,25 @@ def gold(rules: Sequence[Rule]) -> str:
     texts[0] = " ".join([*start, texts[0]])
     texts[-1] = " ".join([texts[-1], *end])
     texts = [text.lower() if "lowercase" in of else text.capitalize() for text in texts]
-    texts[-1] += "?" if "question" in of else "."
-    return "\n".join(f"- {text}" for text in texts) if "list" in of else ". ".join(texts)
+    texts[0] += "!" * of.get("exclaim", none).number
+    texts[-1] += "?" if "question" in of else "" if "exclaim" in of and groups == 1 else "."
+    return _laid_out(texts, of)
+
+
+def _laid_out(texts: Sequence[str], of: Mapping[str, Rule]) -> str:
+    """Join sentences as the rules about the form ask for."""
+    if "list" in of:
+        joined = "\n".join(f"- {text}" for text in texts)
+    else:
+        joined = ("\n\n" if "paragraphs" in of else ". ").join(texts)
+    count = of["capitals"].number if "capitals" in of else 0
+    for word in [word for word in WORD.findall(joined) if word.isalpha() and len(word) > 1][:count]:
+        joined = re.sub(rf"\b{word}\b", word.upper(), joined, count=1)
+    if "title" in of:
+        joined = f"<<about it>>\n{joined}"
+    if "postscript" in of:
+        joined += "\nP.S. we like it"
+    return f'"{joined}"' if "quote" in of else joined
 
 
 @final
@@ -187,8 +230,9 @@ def make(
     """Build the environment: 1.0 for an answer that keeps both rules, else 0.0.
 
     Args:
-        kinds: of rules, two of which are in a prompt. `end`, `list`, `lowercase` and `number` exist
-            as well: a small model keeps them so rarely that it learns nothing from them.
+        kinds: of rules, two of which are in a prompt. `end`, `list`, `lowercase`, `number`,
+            `exclaim`, `paragraphs`, `quote`, `postscript`, `capitals` and `title` exist as well:
+            a small model keeps them so rarely that it learns nothing from them.
         partial: in [0, 1]: an answer that only breaks one of its two rules earns half of this. 0
             pays for success alone.
         split: "train", "test" for held-out combinations and topics, or "all".
