@@ -143,7 +143,13 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
             "generation.engine is not vllm",
             "set generation.engine vllm",
         )
-        for name in ("vllm.cache_gb", "vllm.options", "servers", "timeout_seconds", "tolerance")
+        for name in ("vllm.cache_gb", "vllm.options", "servers", "timeout_seconds")
+    ),
+    (
+        "generation.tolerance",
+        lambda config: config.generation.engine not in ("vllm", "continuous"),
+        "generation.engine is exact",
+        "set generation.engine vllm or continuous",
     ),
     *(
         (

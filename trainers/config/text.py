@@ -162,7 +162,7 @@ class SpeculativeConfig:
 class GenerationConfig:
     """How responses are sampled."""
 
-    engine: Literal["transformers", "vllm", "speculative"] = "transformers"
+    engine: Literal["transformers", "vllm", "speculative", "continuous"] = "transformers"
     """What writes responses, by the name of its file in `trainers/generation/`. Evaluation of a
     finished run always uses transformers."""
     vllm: VllmConfig = Field(default_factory=VllmConfig)

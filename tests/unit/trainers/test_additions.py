@@ -25,8 +25,8 @@ ESTIMATOR = {
 }
 GENERATOR = {
     "trainers/config/text.py": (
-        'engine: Literal["transformers", "vllm", "speculative"]',
-        "engine: Literal['transformers', 'vllm', 'speculative', 'loud']",
+        'engine: Literal["transformers", "vllm", "speculative", "continuous"]',
+        "engine: Literal['transformers', 'vllm', 'speculative', 'continuous', 'loud']",
     ),
     "trainers/generation/loud.py": """
 from trainers.generation.transformers import TransformersGenerator
