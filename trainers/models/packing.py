@@ -38,6 +38,15 @@ def packs(model: PreTrainedModel, packing: Literal["auto", "on", "off"]) -> bool
     return done
 
 
+def describe_rows(model: PreTrainedModel) -> str:
+    """Return what a run says of how a model that learns reads its rows; empty: as transformers."""
+    kernel = body_of(model).config.get_text_config()._attn_implementation
+    packed = "packed, no padding is computed"
+    return {KERNEL: packed, LEAN_KERNEL: f"{packed}; layers with a written-out gradient"}.get(
+        str(kernel), ""
+    )
+
+
 @torch.no_grad()
 def pack_rows(model: PreTrainedModel) -> bool:
     """Let a model read packed rows, where it computes the same of them; tell whether it does.

@@ -252,7 +252,7 @@ def _reward_model(forecast: Forecast) -> None:
 
 
 def _copy(config: Config, forecast: Forecast) -> ModelState:
-    """Return the copy that text is written with; say what follows where there should be one."""
+    """Return the copies that text is written with; note what follows where one is absent."""
     most, holding = config.backend.zero.gather_gb, forecast.holding
     copy = holding.copied(forecast.parameters["policy"], round(most * 2**30))
     if holding.stage == 3 and not copy.weights:
@@ -260,7 +260,7 @@ def _copy(config: Config, forecast: Forecast) -> ModelState:
             "how far gathers stay below that speed: the policy takes more than "
             f"backend.zero.gather_gb {most:g}, so each layer is gathered for every token"
         )
-    return copy
+    return copy + holding.frozen(forecast.parameters["policy"] * config.generation.ahead)
 
 
 def _improved(config: Config, forecast: Forecast, rehearsal: Rehearsal) -> None:

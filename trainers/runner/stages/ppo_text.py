@@ -23,6 +23,7 @@ from trainers.models.adapters import Adapter, adapter_of, check_lora, has_adapte
 from trainers.models.causal_lm import CausalPolicy
 from trainers.models.critic import Critic, SharedActorCritic
 from trainers.models.loading import count_parameters, load_chat, load_policy, load_tokenizer
+from trainers.models.packing import describe_rows
 from trainers.models.shards import layer_by_layer
 from trainers.runner.assemble import (
     Devices,
@@ -201,6 +202,8 @@ class TextTraining:
             session.note("generation", description)
         if config.generation.ahead:
             session.note("ahead", AHEAD)
+        if rows := describe_rows(self._policy.model):
+            session.note("rows", rows)
         session.note("model", f"{size / 1e6:.1f} M parameters, critic {config.ppo.critic}")
         if num_trained < size:
             session.note("lora", f"{num_trained / 1e6:.2f} M parameters of them learn, "

@@ -156,6 +156,16 @@ def test_moments_that_leave_between_phases_are_on_the_host_in_all_but_the_update
     assert leave["host"]["rollout"] == moved
 
 
+def test_a_copy_that_writes_ahead_is_planned_in_every_phase(capsys):
+    without, ahead = (
+        json.loads(said(capsys, "plan", *SMALL, "--generation.ahead", number, "--json"))
+        for number in "01"
+    )
+    phases = zip(without["memory"], ahead["memory"], strict=True)
+    more = {other["name"]: other["total"] - phase["total"] for phase, other in phases}
+    assert set(more.values()) == {4 * without["parameters"]["policy"]}
+
+
 def test_a_stage_is_planned_for_ranks_on_this_machine(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = ["--backend.name", "deepspeed", "--backend.zero.stage", "2", "--model.dtype", "float32"]

@@ -13,7 +13,7 @@ from trainers.models.causal_lm import hidden_states
 from trainers.models.lean_layers import reads_lean
 from trainers.models.loading import enable_checkpointing
 from trainers.models.packed_rows import Layout, longest_packed
-from trainers.models.packing import pack_rows
+from trainers.models.packing import describe_rows, pack_rows
 
 
 def biased(model):
@@ -45,13 +45,16 @@ def test_families_of_the_layout_are_read_lean_and_so_is_a_copy(family):
     assert pack_rows(model)
     assert reads_lean(model.model)
     assert reads_lean(copy.deepcopy(model).model)
+    assert describe_rows(model).endswith("layers with a written-out gradient")
 
 
 @pytest.mark.parametrize("family", ["gemma", "granite", "qwen3"])
 def test_other_families_read_packed_rows_by_their_own_forward(family):
     model = family_model(family)
+    assert describe_rows(model) == ""
     assert pack_rows(model)
     assert not reads_lean(model.model)
+    assert describe_rows(model) == "packed, no padding is computed"
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
