@@ -301,6 +301,10 @@ class LLMWrapper(gymnasium.Wrapper[Observation, str, Observation, str]):
         """Score samples of any slots: a function of the samples alone."""
         return self.inner.score_batch(samples)
 
+    def solve(self) -> str | None:
+        """Return a perfect response from here, or None where none is known."""
+        return self.inner.solve()
+
     @final
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Play one response and score it."""

@@ -15,6 +15,10 @@ class EnvTimeoutError(LLMGymError, TimeoutError):
     """Raised when the reset of an environment takes longer than `env_timeout`; names the line."""
 
 
+class EnvProcessError(LLMGymError, RuntimeError):
+    """Raised when the process of an environment ends, or its environment raises an error."""
+
+
 class EpisodeOverError(LLMGymError, RuntimeError):
     """Raised when an episode that has ended is stepped again without a reset."""
 

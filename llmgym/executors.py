@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
+
+from llmgym.errors import EnvContractError, EnvTimeoutError
 from llmgym.limits import CallLimit, LateCall, place, within
 from llmgym.messages import StopReason
 
@@ -28,12 +31,14 @@ class Outcome:
         failure: `ENV_ERROR` (it raised), `TIMEOUT` (it was late) or None.
         error: the failure in one line, or None.
         seconds: wall time the slot took.
+        raised: name of the exception's class, where it failed in a process of its own.
     """
 
     value: Any = None
     failure: StopReason | None = None
     error: str | None = None
     seconds: float = 0.0
+    raised: str = ""
 
 
 def run_inline(
@@ -80,6 +85,26 @@ def run_threads(
         limit: of a slot's time, counted from its own start; None for none.
     """
     return _Crew(function, list(slots), limit or CallLimit(None)).run(workers)
+
+
+def begin_inline(
+    env: gymnasium.Env, slot: int, seed: int | None, options: dict[str, Any], limit: CallLimit
+) -> Any:  # noqa: ANN401 - any space's element
+    """Reset the environment of a slot in this thread; return its observation.
+
+    Raises:
+        EnvTimeoutError: it takes longer than the limit.
+        EnvContractError: it calls `sys.exit`.
+    """
+    try:
+        return within(limit, lambda: env.reset(seed=seed, options=options))[0]
+    except LateCall as late:
+        raise EnvTimeoutError(f"reset of slot {slot}: {late}") from None
+    except SystemExit as error:
+        name = type(env.unwrapped).__name__
+        raise EnvContractError(
+            f"reset of {name} called sys.exit({error.code!r}). Raise an exception instead"
+        ) from error
 
 
 class _Crew:
@@ -151,6 +176,8 @@ def _outcome(function: Callable[[int], Any], slot: int, limit: CallLimit) -> Out
     try:
         value = within(limit, lambda: function(slot))
     except LateCall as late:
+        failure, error = StopReason.TIMEOUT, str(late)
+    except EnvTimeoutError as late:  # of a process that the environment waits for
         failure, error = StopReason.TIMEOUT, str(late)
     # A failed episode is data; its siblings go on. An exit would end one thread in silence.
     except (Exception, SystemExit) as raised:  # noqa: BLE001

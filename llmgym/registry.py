@@ -131,6 +131,7 @@ def create_vector(
     executor: str = "inline",
     workers: int | None = None,
     env_timeout: float | None = ENV_TIMEOUT,
+    memory_gb: float | None = None,
     **kwargs: Any,
 ) -> gymnasium.vector.VectorEnv:
     """Build N slots of one environment: what `gym.make_vec` calls.
@@ -146,7 +147,13 @@ def create_vector(
         )
     make = functools.partial(create, target, **kwargs)
     vector = load("llmgym.vector:LLMVectorEnv")
-    return vector([make] * num_envs, executor=executor, workers=workers, env_timeout=env_timeout)
+    return vector(
+        [make] * num_envs,
+        executor=executor,
+        workers=workers,
+        env_timeout=env_timeout,
+        memory_gb=memory_gb,
+    )
 
 
 def settings_of(env_spec: EnvSpec, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ observation is lost and no response is wasted. A failure in one slot ends that s
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import gymnasium
 import numpy as np
@@ -21,12 +21,15 @@ from gymnasium.vector.utils import batch_space
 from llmgym.data.choice import task_at
 from llmgym.data.tasks import TaskSource, num_tasks
 from llmgym.env import LLMEnv, Observation, core_env, inner_env
-from llmgym.errors import EnvContractError, EnvTimeoutError, EpisodeOverError, RewardError
-from llmgym.executors import Outcome, run_inline, run_threads
-from llmgym.limits import ENV_TIMEOUT, CallLimit, LateCall, within
+from llmgym.errors import EnvContractError, EpisodeOverError, RewardError
+from llmgym.executors import Outcome, begin_inline, run_inline, run_threads
+from llmgym.limits import ENV_TIMEOUT, CallLimit
 from llmgym.messages import Task
+from llmgym.processes.running import run_processes
+from llmgym.processes.slot import ProcessSlot, begin_all
 from llmgym.reset_options import reset_values, slots_to_reset
 from llmgym.step import BatchStep, is_over, objects, whole_response
+from llmgym.vector_checks import EnvFn, ExecutorName, check_settings, check_spaces, score_groups
 
 logger = logging.getLogger("llmgym.vector")
 
@@ -34,7 +37,6 @@ MAX_THREADS = 32
 
 Observations = tuple[Observation | None, ...]
 Infos = dict[str, np.ndarray]
-EnvFn = Callable[[], gymnasium.Env]
 
 
 @final
@@ -43,10 +45,13 @@ class LLMVectorEnv(VectorEnv):
 
     Args:
         env_fns: one callable a slot; `[make] * 256` is one scorer call a step.
-        executor: "inline", or "threads" for environments that wait (tools, servers).
-        workers: threads at a time; None takes one a slot, up to 32.
+        executor: "inline"; "threads" for environments that wait (tools, servers); "processes" for
+            a process per slot, which can be killed: `env_fns` then have names that another
+            process finds, and constructors that are cheap, as each environment is also built here.
+        workers: slots played at a time; None takes all, of threads up to 32.
         env_timeout: seconds a slot may take for one step or reset; None for no limit. Inline it
             holds in the main thread of the process (`llmgym.limits`).
+        memory_gb: of the data of a slot's process, in GiB; None for no limit.
 
     Attributes:
         limit: of a slot's time; `hurry` shortens it where the process is asked to stop.
@@ -64,27 +69,36 @@ class LLMVectorEnv(VectorEnv):
         self,
         env_fns: Sequence[EnvFn],
         *,
-        executor: Literal["inline", "threads"] = "inline",
+        executor: ExecutorName = "inline",
         workers: int | None = None,
         env_timeout: float | None = ENV_TIMEOUT,
+        memory_gb: float | None = None,
     ) -> None:
         super().__init__()
         self.envs: list[gymnasium.Env] = []  # first of all: before 1.3, Gymnasium closes in __del__
         self._fns = list(env_fns)
         self.num_envs = len(self._fns)
-        _check_settings(self.num_envs, executor, workers, env_timeout)
+        check_settings(
+            self.num_envs,
+            executor,
+            workers=workers,
+            env_timeout=env_timeout,
+            memory_gb=memory_gb,
+        )
         self.limit = CallLimit(env_timeout)
+        self._workers, self._memory_gb = workers, memory_gb
+        self._in_processes = executor == "processes"
         self._run = partial(run_inline, limit=self.limit)
         if executor == "threads":
             count = workers or min(self.num_envs, MAX_THREADS)
             self._run = partial(run_threads, workers=count, limit=self.limit)
-        self.envs = [make() for make in self._fns]
+        self.envs = [self._made(slot) for slot in range(self.num_envs)]
         self._inner = [inner_env(env) for env in self.envs]
-        self._score_groups = _score_groups(self._fns)
+        self._score_groups = score_groups(self._fns)
         self.render_mode = self.envs[0].render_mode
         self.single_observation_space = self.envs[0].observation_space
         self.single_action_space = self.envs[0].action_space
-        _check_spaces(self.envs)
+        check_spaces(self.envs)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._observations: list[Observation | None] = [None] * self.num_envs
@@ -137,15 +151,19 @@ class LLMVectorEnv(VectorEnv):
             EnvContractError: an unknown option, or numbers that do not fit together.
             TaskSourceError: there is no such index or level.
             EnvTimeoutError: a slot took longer than `env_timeout`.
+            EnvProcessError: a slot's process ended twice, or raised an error.
         """
         chosen = dict(options or {})
         slots = slots_to_reset(chosen, self.num_envs)
         size = int(chosen.pop("group_size", 1))
         values = reset_values(chosen, len(slots), size)
         seeds = self._seeds(seed, slots, size, shared=bool(chosen.keys() & {"indices", "tasks"}))
-        for position, slot in enumerate(slots):
-            option = {} if values is None else {values[0]: values[1][position // size]}
-            self._observations[slot] = self._begin(slot, seeds[slot], option)
+        settings: dict[int, dict[str, Any]] = {
+            slot: {} if values is None else {values[0]: values[1][position // size]}
+            for position, slot in enumerate(slots)
+        }
+        for slot, observation in self._begin(seeds, settings).items():
+            self._observations[slot] = observation
             self._tasks[slot] = core_env(self.envs[slot]).task
         self._live[slots] = True
         self._turns[slots] = 0
@@ -176,7 +194,7 @@ class LLMVectorEnv(VectorEnv):
             RewardError: the reward is broken.
         """
         acting = self._check_actions(actions)
-        outcomes = self._run(lambda slot: self._inner[slot].advance(acting[slot]), acting)
+        outcomes = self._advance(acting)
         step = BatchStep(self.num_envs)
         for slot, outcome in outcomes.items():
             step.env_ms[slot] = 1000 * outcome.seconds
@@ -240,18 +258,39 @@ class LLMVectorEnv(VectorEnv):
         drawn = self.np_random.integers(2**31, size=len(slots) // size)
         return {slot: int(drawn[position // size]) for position, slot in enumerate(slots)}
 
-    def _begin(self, slot: int, seed: int | None, option: dict[str, Any]) -> Observation:
-        """Reset one slot; return its observation."""
+    def _made(self, slot: int) -> gymnasium.Env:
+        """Build the environment of a slot."""
+        make = self._fns[slot]
+        if self._in_processes:
+            return ProcessSlot(make, self.limit, self._memory_gb, f"slot {slot}")
+        return make()
+
+    def _begin(
+        self, seeds: dict[int, int | None], options: dict[int, dict[str, Any]]
+    ) -> dict[int, Observation]:
+        """Reset slots; return their observations."""
+        if self._in_processes:
+            slots = {slot: self._process(slot) for slot in options}
+            return begin_all(slots, seeds, options, limit=self.limit, workers=self._workers)
+        return {
+            slot: begin_inline(self.envs[slot], slot, seeds[slot], options[slot], self.limit)
+            for slot in options
+        }
+
+    def _advance(self, acting: dict[int, str]) -> dict[int, Outcome]:
+        """Play a response in each slot that has one."""
+        if not self._in_processes:
+            return self._run(lambda slot: self._inner[slot].advance(acting[slot]), acting)
+        requests = {
+            slot: (self._process(slot).client, ("advance", (action,)))
+            for slot, action in acting.items()
+        }
+        return run_processes(requests, limit=self.limit, workers=self._workers)
+
+    def _process(self, slot: int) -> ProcessSlot:
         env = self.envs[slot]
-        try:
-            return within(self.limit, lambda: env.reset(seed=seed, options=option))[0]
-        except LateCall as late:
-            raise EnvTimeoutError(f"reset of slot {slot}: {late}") from None
-        except SystemExit as error:
-            name = type(env.unwrapped).__name__
-            raise EnvContractError(
-                f"reset of {name} called sys.exit({error.code!r}). Raise an exception instead"
-            ) from error
+        assert isinstance(env, ProcessSlot)
+        return env
 
     def _regroup(self, slots: list[int], size: int) -> None:
         first: dict[str, int] = {}
@@ -294,9 +333,9 @@ class LLMVectorEnv(VectorEnv):
         closing = self._run(lambda _: old.close(), [slot])[slot]
         if closing.failure is not None:
             logger.warning("slot %d failed, and closing it failed too: %s", slot, closing.error)
-        rng = deepcopy(old.unwrapped.np_random)
-        self.envs[slot] = self._fns[slot]()
-        self.envs[slot].unwrapped.np_random = rng
+        rng = deepcopy(old.np_random)
+        self.envs[slot] = self._made(slot)
+        self.envs[slot].np_random = rng
         self._inner[slot] = inner_env(self.envs[slot])
         self._observations[slot] = deepcopy(self._observations[slot])
         self._live[slot] = False
@@ -317,38 +356,3 @@ class LLMVectorEnv(VectorEnv):
         sources = [None if task is None else task.source for task in self._tasks]
         turns = self._turns.copy()
         return {"task_id": objects(ids), "task": objects(sources), "turn": turns}
-
-
-def _score_groups(fns: Sequence[EnvFn]) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
-    for slot, make in enumerate(fns):
-        groups.setdefault(id(make), []).append(slot)
-    return list(groups.values())
-
-
-def _check_settings(
-    num_envs: int, executor: str, workers: int | None, env_timeout: float | None
-) -> None:
-    if num_envs < 1:
-        raise EnvContractError("A vector needs one slot at least; received no env_fns")
-    if executor not in ("inline", "threads"):
-        raise EnvContractError(f'executor is "inline" or "threads"; received {executor!r}')
-    if executor == "inline" and workers is not None:
-        raise EnvContractError('workers need executor="threads"')
-    if env_timeout is not None and not env_timeout > 0:
-        raise EnvContractError(f"env_timeout must be above 0, or None; received {env_timeout}")
-    if workers is not None and workers < 1:
-        raise EnvContractError(f"workers must be 1 or more; received {workers}")
-
-
-def _check_spaces(envs: Sequence[gymnasium.Env]) -> None:
-    for slot, env in enumerate(envs):
-        for name, first in (
-            ("observation_space", envs[0].observation_space),
-            ("action_space", envs[0].action_space),
-        ):
-            if getattr(env, name) != first:
-                raise EnvContractError(
-                    f"Slots must have equal spaces: {name} of slot {slot} is {getattr(env, name)}, "
-                    f"of slot 0 {first}"
-                )

@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Self, final
 
+from llmgym.processes.tree import descendants, end_all
 from llmgym.rewards.base import Reward
 
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "HOME", "TMPDIR", "TZ")
@@ -154,24 +153,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:  # no JSON, or no text
         return None
     return message if isinstance(message, dict) and {"pid", "job"} <= message.keys() else None
-
-
-def descendants(root: int) -> list[int]:
-    """Return the ids of all processes below one, where the system lists them in /proc."""
-    children: dict[int, list[int]] = defaultdict(list)
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ended meanwhile
-            stat = file.read_text(encoding="utf-8", errors="replace")
-            parent = int(stat.rpartition(")")[2].split()[1])
-            children[parent].append(int(file.parent.name))
-    pids = list(children[root])
-    for pid in pids:  # grows while it is walked
-        pids += children.get(pid, [])
-    return pids
-
-
-def end_all(processes: list[int]) -> None:
-    """Kill processes; those that are gone already are none to kill."""
-    for pid in processes:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)

@@ -21,13 +21,12 @@ from typing import Any, final
 
 from llmgym.errors import LLMGymError
 from llmgym.messages import Sample, Score
+from llmgym.processes.escaping import Lines
+from llmgym.processes.tree import descendants, end_all
 from llmgym.rewards.base import Reward, bounds_of, resolve, score_samples, takes_batches
-from llmgym.rewards.process import descendants, end_all
 
 MAX_OUTPUT = 20_000
 """Characters of a grader's output that are passed on; the rest is left out, and said to be."""
-MAX_LINE = 1_000
-"""Characters of one line of it."""
 SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER: processes below that lose their parent become children of this one."""
 
@@ -61,7 +60,7 @@ class Guard:
 
     def __init__(self, output: int) -> None:
         self.grader: int | None = None
-        self._output, self._left, self._line = output, MAX_OUTPUT, ""
+        self._output, self._lines = output, Lines(MAX_OUTPUT, "the reward")
         os.set_blocking(output, False)
 
     def wait(self, requests: int) -> None:
@@ -85,7 +84,8 @@ class Guard:
         """Pass on the last output, then kill every process below and this one."""
         while self._pass_on():
             pass
-        self._show("\n" if self._line else "")
+        for line in self._lines.rest():
+            _write(f"{line}\n")
         end_all(descendants(os.getpid()))
         os.killpg(0, signal.SIGKILL)
 
@@ -99,26 +99,8 @@ class Guard:
         return bool(chunk)
 
     def _show(self, text: str) -> None:
-        *lines, self._line = (self._line + text).split("\n")
-        if len(self._line) > MAX_LINE:
-            lines, self._line = [*lines, self._line], ""
-        for line in lines:
-            shown = escaped(line)
-            if self._left > 0:
-                self._left -= len(shown) + 1
-                more = "" if self._left > 0 else " (the reward's further output is left out)"
-                _write(f"{shown}{more}\n")
-
-
-def escaped(line: str) -> str:
-    """Return a line without control characters, its end left out where it is long."""
-    cut = line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..."
-    return "".join(
-        character
-        if character.isprintable() or character == "\t"
-        else character.encode("unicode_escape").decode()
-        for character in cut.removesuffix("\r")
-    )
+        for line in self._lines.of(text):
+            _write(f"{line}\n")
 
 
 def _write(text: str) -> None:

@@ -88,7 +88,7 @@ def text_envs(
         kwargs |= config.eval.kwargs
     if reward is not None:
         kwargs["reward"] = reward
-    limit = config.env.timeout_seconds
+    slots = slot_settings(config)
     settings = "envs.0.kwargs and eval.kwargs" if held_out else "envs.0.kwargs"
     if callable(env):
         if reward is not None and not accepted(env, {"reward": reward}):
@@ -98,17 +98,28 @@ def text_envs(
             )
         with constructing("the callable given as env", settings):
             make = partial(env, **accepted(env, kwargs))
-            return _checked(LLMVectorEnv([make] * num_envs, env_timeout=limit))
+            return _checked(LLMVectorEnv([make] * num_envs, **slots))
     env_spec = spec(env or config.env.id)
     hint = "" if is_text(env_spec) else "\nOne on numbers takes --run.kind control"
     with constructing(env_spec.id, settings, hint):
         if is_text(env_spec):
-            options: dict[str, Any] = {"env_timeout": limit, **settings_of(env_spec, kwargs)}
+            options: dict[str, Any] = {**slots, **settings_of(env_spec, kwargs)}
             envs = create_vector(num_envs=num_envs, **options)
             assert isinstance(envs, LLMVectorEnv)
             return _checked(envs)
         make = partial(gymnasium.make, env_spec, **kwargs)
-        return LLMVectorEnv([make] * num_envs, env_timeout=limit)
+        return LLMVectorEnv([make] * num_envs, **slots)
+
+
+def slot_settings(config: Config) -> dict[str, Any]:
+    """Return how a vector plays its slots, as `LLMVectorEnv` takes it."""
+    env = config.env
+    return {
+        "env_timeout": env.timeout_seconds,
+        "executor": env.executor,
+        "workers": env.workers,
+        "memory_gb": env.memory_gb,
+    }
 
 
 def _checked(envs: LLMVectorEnv) -> LLMVectorEnv:

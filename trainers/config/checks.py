@@ -83,6 +83,12 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "train on text",
     ),
     (
+        "envs.0.executor",
+        lambda config: config.is_control,
+        "run.kind is control",
+        "train on text",
+    ),
+    (
         "ppo.num_steps",
         lambda config: not config.is_control,
         "the run is of text",

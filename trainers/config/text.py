@@ -80,6 +80,26 @@ class EnvConfig:
     """Arguments of the environment."""
     timeout_seconds: Positive = 600.0
     """Time one call of the environment may take; a later reply is a failed sample."""
+    executor: Literal["inline", "threads", "processes"] = "inline"
+    """Where episodes are played: in this process one after the other (inline), in threads of it, or
+    in a process for each, which is killed where it hangs and made anew where it crashes."""
+    workers: Count | None = None
+    """Episodes played at a time in threads or processes; null: all, of threads up to 32."""
+    memory_gb: Positive | None = None
+    """Memory for the data of an environment's process, in GiB; null: no limit."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings of an executor that is not in use."""
+        if self.workers is not None and self.executor == "inline":
+            raise ConfigError(
+                f"envs.0.workers {self.workers} has no effect on the executor inline. Set "
+                "--envs.0.executor processes or threads, or drop it."
+            )
+        if self.memory_gb is not None and self.executor != "processes":
+            raise ConfigError(
+                f"envs.0.memory_gb {self.memory_gb:g} limits a process, and the executor is "
+                f"{self.executor}. Set --envs.0.executor processes, or drop it."
+            )
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)

@@ -119,12 +119,11 @@ def from_env(env: gymnasium.Env, indices: Sequence[int]) -> list[Demonstration]:
         TaskSourceError: no task has a solution.
     """
     shown: list[Demonstration] = []
-    layer, core = inner_env(env), env.unwrapped
-    assert isinstance(core, LLMEnv)
+    layer = inner_env(env)
     for index in indices:
         messages, _ = env.reset(options={"index": index})
         over = False
-        while not over and (solution := core.solve()) is not None:
+        while not over and (solution := layer.solve()) is not None:
             shown.append(Demonstration(messages=messages, response=solution, place=f"task {index}"))
             messages, terminated, truncated, _ = layer.advance(solution)
             over = terminated or truncated

@@ -55,7 +55,7 @@ def words(step, slot):
 
 
 @pytest.mark.parametrize("make", [say, guess], ids=["say", "guess"])
-@pytest.mark.parametrize("executor", ["inline", "threads"])
+@pytest.mark.parametrize("executor", ["inline", "threads", "processes"])
 def test_a_vector_plays_as_gymnasiums_own_does(make, executor):
     choose = words if make is say else lambda step, slot: str((step + slot) % 8)
     ours = rollout(vector(make, 5, executor=executor), 11, choose)

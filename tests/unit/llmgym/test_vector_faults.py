@@ -30,7 +30,7 @@ def test_one_poisoned_sample_does_not_take_the_others():
     assert terminated.all()
 
 
-@pytest.mark.parametrize("executor", ["inline", "threads"])
+@pytest.mark.parametrize("executor", ["inline", "threads", "processes"])
 def test_an_exception_in_one_slot_ends_that_slot_alone(executor):
     envs = vector(Fragile, 3, executor=executor)
     envs.reset(seed=0)
@@ -145,7 +145,9 @@ def test_calls_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        ({"executor": "processes"}, "executor"),
+        ({"executor": "rockets"}, "executor"),
+        ({"memory_gb": 1.0}, "memory_gb needs"),
+        ({"executor": "processes", "memory_gb": 0.0}, "memory_gb must be above 0"),
         ({"env_timeout": 0.0}, "env_timeout must be above 0"),
         ({"workers": 2}, "threads"),
         ({"executor": "threads", "workers": 0}, "workers"),
