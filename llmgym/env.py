@@ -231,6 +231,8 @@ class LLMEnv(gymnasium.Env[Observation, str], ABC):
         if response.finish_reason == "length":  # cut, whatever the world made of the rest
             return StopReason.LENGTH
         if reply.done:
+            if reply.reason is not None:
+                return reply.reason
             return StopReason.ENV_DONE if reply.messages else StopReason.ANSWERED
         is_last = reply.truncated or self._turn + 1 >= self.max_turns
         return StopReason.MAX_TURNS if is_last else None

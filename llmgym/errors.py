@@ -35,6 +35,14 @@ class RewardNotFound(LLMGymError, ValueError):
     """Raised when the name, module or function of a reward does not exist."""
 
 
+class ToolError(LLMGymError):
+    """Raised by a call that gave no result; its text is what the policy is answered."""
+
+
+class ToolServerError(LLMGymError, RuntimeError):
+    """Raised when what runs a tool is broken, such as a server that ended: no answer of a tool."""
+
+
 class MissingExtraError(LLMGymError, ImportError):
     """Raised when a part needs an optional library that is not installed; names the extra."""
 

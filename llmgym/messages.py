@@ -4,6 +4,7 @@ An environment speaks in messages; token ids, masks and budgets belong to the tr
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -53,13 +54,21 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a dialogue."""
+    """One message of a dialogue.
+
+    Attributes:
+        tool_calls: calls that an assistant made, where they are not part of its text.
+        tool_call_id: of the call that a message of the role tool answers.
+        tools: JSON schemas of the tools that the assistant may call from here on; the first message
+            of an episode has them. A trainer gives them to its chat template.
+    """
 
     role: Role
     content: str
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return a new dict with the fields that are set: what an observation holds."""
@@ -70,6 +79,8 @@ class Message:
             entry["tool_calls"] = [call.as_dict() for call in self.tool_calls]
         if self.tool_call_id is not None:
             entry["tool_call_id"] = self.tool_call_id
+        if self.tools:
+            entry["tools"] = [deepcopy(dict(schema)) for schema in self.tools]
         return entry
 
 
@@ -142,12 +153,14 @@ class Reply:
         done: True where the task ended.
         reward: what the world itself pays for this turn.
         truncated: True where the world cut the episode at a limit of its own; `done` wins.
+        reason: why the task ended, where `done` alone does not say it: `PARSE_ERROR`.
     """
 
     messages: tuple[Message, ...] | str = ()
     done: bool = False
     reward: float = 0.0
     truncated: bool = False
+    reason: StopReason | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ PACKAGES = {
     "math": "math_verify",
     "gguf": "gguf",
     "tensorboard": "tensorboard",
+    "mcp": "mcp",
+    "smolagents": "smolagents",
     "parquet": "pyarrow",
 }
 ON_REQUEST = {"slow", "network", "engines"}

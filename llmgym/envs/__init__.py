@@ -2,6 +2,11 @@
 
 BUILT_IN = (
     ("llmgym/Arithmetic-v0", "llmgym.envs.arithmetic:make", ("math", "procedural")),
+    (
+        "llmgym/Calculator-v0",
+        "llmgym.envs.tool_use:make_calculator",
+        ("math", "tools", "turns", "procedural"),
+    ),
     ("llmgym/ChainSum-v0", "llmgym.envs.chain_sum:make", ("math", "procedural")),
     (
         "llmgym/ConditionalTarget-v0",

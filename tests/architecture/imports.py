@@ -41,6 +41,7 @@ DOORS = {
     "tensorboard": "trainers/loggers/tensorboard.py",
     "vllm": "trainers/generation/serving/vllm_engine.py",
     "math_verify": "llmgym/rewards/algebra.py",
+    "mcp": "llmgym/tools/mcp_servers.py",
     "accelerate": "nobody",  # installed with the extra `train`, never imported by us
 }
 PEERS = "scripts/bench/workers/"

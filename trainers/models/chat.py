@@ -12,16 +12,16 @@ from datetime import date
 from functools import cached_property
 from typing import Any, final
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from llmgym.chat_templates import dated, with_known_roles
+from llmgym.chat_templates import dated
 from trainers.errors import ConfigError
 from trainers.functional.logprobs import Absent
 from trainers.models.corpus import with_short_words
 from trainers.models.encoding import TextEncoder
+from trainers.models.rendering import ASKED, Messages, TemplateRenderer
 
 PAD, END = "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = (PAD, END, "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>")
@@ -29,16 +29,6 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-Messages = Sequence[Mapping[str, Any]]
-
-ASKED = [{"role": "user", "content": "a"}]
-"""What stands before an answer that has no dialogue before it."""
-
-REFUSALS = (
-    *(TemplateError, ArithmeticError, AttributeError, LookupError),
-    *(RecursionError, TypeError, ValueError),
-)
-"""What a template raises on messages that it was not written for."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -106,6 +96,8 @@ class ChatFormat:
         self._eos_token_ids = tuple(eos_token_ids)
         self._encoder = TextEncoder(tokenizer)
         self._dated = dated(tokenizer, day)
+        self.template = TemplateRenderer(tokenizer, self._dated)
+        """What renders dialogues to text."""
 
     @cached_property
     def turn_end_id(self) -> int | None:
@@ -198,7 +190,7 @@ class ChatFormat:
         begun = guarded[-1]["content"] if is_begun else ""
         written = self._encoder.guarded({"role": "assistant", "content": text})["content"]
         answer = {"role": "assistant", "content": f"{begun}{written}"}
-        shown = _rest(self._rendered([*dialogue, answer], generate=False), before)
+        shown = _rest(self.template.text([*dialogue, answer], generate=False), before)
         if shown is not None and (written.strip() if messages else written) in shown:
             begun = self._begun(dialogue, answer)
             ids = [] if begun is None else self._encoder.ids_after(before, shown)
@@ -227,9 +219,15 @@ class ChatFormat:
         """
         *dialogue, answer = self._guarded(old_messages)
         new = self._guarded(new_messages)
-        suffix = self._appended(dialogue, answer, new)
+        refusal: ConfigError | None = None
+        try:
+            suffix = self._appended(dialogue, answer, new)
+        except ConfigError as error:  # perhaps of two answers in a row, between which a tool was
+            suffix, refusal = None, error
         if suffix is None:
             suffix = self._behind(ASKED, {"role": "assistant", "content": "b"}, new)
+        if suffix is None and refusal is not None:
+            raise refusal
         if suffix is None:
             return None
         end = str(self.tokenizer.convert_ids_to_tokens(self.end_token_id))
@@ -242,10 +240,10 @@ class ChatFormat:
         dialogue = (messages[:-1] if is_begun else messages) or ASKED
         begun = self._begun(dialogue, messages[-1]) if is_begun else None
         written = str(messages[-1]["content"]) if is_begun else ""
-        prompt = self._rendered(dialogue, generate=True) + written if begun is None else begun
+        prompt = self.template.text(dialogue, generate=True) + written if begun is None else begun
         if dialogue is not ASKED:
             return "", prompt
-        before = self._rendered(ASKED, generate=False)
+        before = self.template.text(ASKED, generate=False)
         rest = _rest(prompt, before)
         return (prompt, "") if rest is None else (before, rest)
 
@@ -254,8 +252,8 @@ class ChatFormat:
 
         None where the template shows another answer or prompt, or a role's name between them.
         """
-        opened = self._rendered(dialogue, generate=True)
-        marked = self._rendered([*dialogue, self._marked(answer)], generate=False)
+        opened = self.template.text(dialogue, generate=True)
+        marked = self.template.text([*dialogue, self._marked(answer)], generate=False)
         begun, is_marked, _ = marked.partition(self._encoder.mark)
         rest, text = _rest(begun, opened), str(answer["content"])
         if not is_marked or rest is None:
@@ -266,12 +264,12 @@ class ChatFormat:
     @cached_property
     def _opens_answers(self) -> bool:
         """Whether the template heeds `add_generation_prompt`."""
-        return self._rendered(ASKED, generate=True) != self._rendered(ASKED, generate=False)
+        return self.template.text(ASKED, generate=True) != self.template.text(ASKED, generate=False)
 
     def _behind(self, dialogue: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
         """Return what the template puts behind an answer's text; None where it drops that."""
         try:
-            marked = self._rendered([*dialogue, self._marked(answer), *new], generate=bool(new))
+            marked = self.template.text([*dialogue, self._marked(answer), *new], generate=bool(new))
         except ConfigError:
             return None
         _, is_marked, behind = marked.rpartition(self._encoder.mark)
@@ -280,10 +278,10 @@ class ChatFormat:
     def _appended(self, dialogue: Messages, answer: Mapping[str, Any], new: Messages) -> str | None:
         """Return what follows an answer where new messages change nothing before its end."""
         answer = {**answer, "content": str(answer["content"]).rstrip()}
-        before, _, _ = self._rendered([*dialogue, self._marked(answer)], generate=False).partition(
-            self._encoder.mark
-        )
-        after = self._rendered([*dialogue, self._marked(answer), *new], generate=True)
+        before, _, _ = self.template.text(
+            [*dialogue, self._marked(answer)], generate=False
+        ).partition(self._encoder.mark)
+        after = self.template.text([*dialogue, self._marked(answer), *new], generate=True)
         return _rest(after, f"{before}{self._encoder.mark}")
 
     def _marked(self, answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,10 +301,15 @@ class ChatFormat:
             ConfigError: the template refuses the roles of the messages.
         """
         thought = {"role": "assistant", "content": "<think>\na\n</think>\n\nb"}
-        new = [{"role": "user", "content": "c"}]
+        calls = any(message.get("tools") for message in opening)
+        role = "tool" if calls else "user"
+        new = [{"role": role, "content": "c", **({"tool_call_id": "call00000"} if calls else {})}]
         if self.suffix_ids([*opening, thought], new) is None:
             return "each turn is a row of its own: the chat template rewrites earlier turns"
-        is_kept = self._appended(self._guarded(opening), thought, new) is not None
+        try:
+            is_kept = self._appended(self._guarded(opening), thought, new) is not None
+        except ConfigError:
+            is_kept = False
         kept = "" if is_kept else ", also what the chat template would rewrite"
         return f"new messages are appended to the sampled tokens{kept}"
 
@@ -336,20 +339,3 @@ class ChatFormat:
 
     def _guarded(self, messages: Messages) -> list[dict[str, Any]]:
         return [self._encoder.guarded(message) for message in messages]
-
-    def _rendered(self, messages: Messages, *, generate: bool) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    with_known_roles(messages, self.tokenizer.chat_template),
-                    chat_template=self._dated,
-                    add_generation_prompt=generate,
-                    tokenize=False,
-                )
-            )
-        except REFUSALS as error:
-            raise ConfigError(
-                "the chat template refuses the messages of the environment: "
-                f"{str(error) or type(error).__name__}. Give one that knows their roles: "
-                "--tokenizer.chat-template FILE."
-            ) from error

@@ -151,6 +151,8 @@ class TextTraining:
         if not isinstance(first.unwrapped, SingleTurnEnv):
             opening, _ = first.reset(options={"index": 0})
             session.note("turns", self._chat.way_on(opening))
+            if tools := self._chat.template.tools_note(opening):
+                session.note("tools", tools)
         if started is config:  # else they were looked at before anything was learned
             check_prompts(config, self._chat, envs, held_out)
         with loading(config):

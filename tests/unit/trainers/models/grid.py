@@ -47,7 +47,7 @@ TEMPLATES = {
 }  # fmt: skip
 
 
-def _bpe(normalizer=None, pre_tokenizer=None):
+def _bpe(texts, normalizer=None, pre_tokenizer=None):
     backend = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     if normalizer is not None:
         backend.normalizer = normalizer
@@ -68,12 +68,12 @@ def _bpe(normalizer=None, pre_tokenizer=None):
         show_progress=False,
     )
     # Merges within words alone, as SentencePiece learns them.
-    words = [f"\u2581{word}" for text in TEXTS for word in text.split(" ")]
+    words = [f"\u2581{word}" for text in texts for word in text.split(" ")]
     backend.train_from_iterator(words, trainer)
     return backend
 
 
-def _byte_level():
+def _byte_level(texts):
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -83,32 +83,36 @@ def _byte_level():
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(TEXTS, trainer)
+    backend.train_from_iterator(texts, trainer)
     return backend
 
 
-def _unigram():
+def _unigram(texts):
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     backend.decoder = decoders.Metaspace(prepend_scheme="always")
     trainer = UnigramTrainer(
-        vocab_size=120,
+        vocab_size=120 if texts is TEXTS else 200,
         special_tokens=["<unk>", "<s>", "</s>"],
         unk_token="<unk>",
-        initial_alphabet=sorted({*"".join(TEXTS), *"<>|/[]\nhbixy", "\u2581"}),
+        initial_alphabet=sorted({*"".join(texts), *"<>|/[]\nhbixy", "\u2581"}),
         show_progress=False,
     )
-    backend.train_from_iterator(TEXTS, trainer)
+    backend.train_from_iterator(texts, trainer)
     return backend
 
 
 def _metaspace(scheme):
-    return lambda: _bpe(pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False))
+    def made(texts):
+        pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+        return _bpe(texts, pre_tokenizer=pre_tokenizer)
+
+    return made
 
 
-def _prepend():
+def _prepend(texts):
     replaced = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    return _bpe(normalizer=normalizers.Sequence(replaced))
+    return _bpe(texts, normalizer=normalizers.Sequence(replaced))
 
 
 BACKENDS = {
@@ -117,10 +121,10 @@ BACKENDS = {
 }  # fmt: skip
 
 
-def tokenizer(backend, template):
+def tokenizer(backend, template, texts=TEXTS):
     """A fast tokenizer that holds every control token and names only those of text."""
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=BACKENDS[backend](),
+        tokenizer_object=BACKENDS[backend](texts),
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",

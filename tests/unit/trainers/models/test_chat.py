@@ -210,9 +210,19 @@ def test_a_character_past_the_text_belongs_to_its_last_token():
 
 
 def test_a_template_that_refuses_a_role_says_so():
+    refuses = "{% if m.role == 'system' %}{{ raise_exception('no rules here') }}{% endif %}"
+    chat, _ = chatml(
+        CHATML.replace("<|im_start|>{{ m.role", f"{refuses}<|im_start|>{{{{ m.role", 1)
+    )
+    with pytest.raises(ConfigError, match="refuses the messages of the environment: no rules here"):
+        chat.prompt_ids([{"role": "system", "content": "4"}, user("a")])
+
+
+def test_a_template_that_refuses_tools_gets_their_results_as_a_user():
     chat, _ = chatml()
-    with pytest.raises(ConfigError, match="refuses the messages of the environment: no tools here"):
-        chat.prompt_ids([{"role": "tool", "content": "4"}])
+    dialogue = [user("a"), assistant("b")]
+    result = {"role": "tool", "content": "4"}
+    assert chat.prompt_ids([*dialogue, result]) == chat.prompt_ids([*dialogue, user("4")])
 
 
 def test_a_word_level_tokenizer_serves_as_well():
