@@ -54,12 +54,15 @@ class ExpectedLogits:
     logits: Tensor
 
 
-def check_in_fresh_process(folder: Path, expected: ExpectedLogits) -> None:
+def check_in_fresh_process(
+    folder: Path, expected: ExpectedLogits, *, module: str | None = None
+) -> None:
     """Load a folder with transformers alone, and compare.
 
     Raises:
         CheckpointError: it does not load, or does not compute what it must.
     """
+    program = [self_test.__file__] if module is None else ["-m", module]
     with TemporaryDirectory(prefix="expected.") as aside:
         path = Path(aside) / "expected.safetensors"
         tensors = {
@@ -69,7 +72,7 @@ def check_in_fresh_process(folder: Path, expected: ExpectedLogits) -> None:
         }
         save_file(tensors, path)
         done = subprocess.run(
-            [sys.executable, self_test.__file__, str(folder), str(path)],
+            [sys.executable, *program, str(folder), str(path)],
             capture_output=True,
             text=True,
             timeout=TEST_SECONDS,

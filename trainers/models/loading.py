@@ -30,6 +30,7 @@ from trainers.models.critic import SharedActorCritic
 from trainers.models.end_tokens import chat_that_ends
 from trainers.models.gguf import is_gguf, load_pretrained, read_model, read_tokenizer
 from trainers.models.hub import check_exists, check_model_files, check_weight_names, loading_message
+from trainers.models.int8 import is_int8, read_int8
 from trainers.models.packing import packs
 from trainers.models.presets import VOCAB_SIZES, fresh_llama, llama_config
 from trainers.models.shards import layer_by_layer, tie_head
@@ -189,6 +190,8 @@ def dropout_off(model: nn.Module) -> None:
 def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
     """Load a causal language model: float32, dropout off, in train mode.
 
+    One with int8 linear layers is in eval mode: it writes, and nothing of it learns.
+
     Args:
         source: a folder, a hub id, or a GGUF file.
         attention: kernel of the attention; "auto" leaves it to transformers.
@@ -198,6 +201,8 @@ def load_causal_lm(source: str, *, attention: str = "auto") -> PreTrainedModel:
             weights of it or hold others.
     """
     config = load_config(source)
+    if is_int8(source):
+        return read_int8(source)
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
     try:
         model, report = read_model(AutoModelForCausalLM, source, config=config, **chosen)
@@ -256,6 +261,11 @@ def load_policy(config: Config, chat: ChatFormat) -> CausalPolicy | SharedActorC
     Raises:
         ConfigError: as of `load_policy_model`; or the architecture's head is not known here.
     """
+    if config.model.path is not None and is_int8(config.model.path):
+        raise ConfigError(
+            f"{config.model.path} holds int8 weights, which do not learn. Train the folder that it "
+            "was made from, and export that again."
+        )
     model = load_policy_model(config, chat)
     policy = policy_of(model, config, chat)
     with layer_by_layer(policy):
