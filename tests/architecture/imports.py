@@ -29,6 +29,7 @@ FLOORS = (
     "trainers.ppo trainers.evaluation trainers.plan",
     "trainers.runner",
     "trainers.inference",
+    "trainers.bench",
     "trainers.cli",
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms.split()}

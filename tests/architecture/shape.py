@@ -30,6 +30,7 @@ WRITERS = {
     "trainers/run_dir/lock.py": "host and process",
     "trainers/distributed/watchdog.py": "places in code",
     "trainers/cli/scaffold.py": "templates, outside of a run",
+    "trainers/bench/worker.py": "answers to the process that started it",
     "trainers/generation/serving/process.py": "what a worker prints, which has no settings",
     "trainers/generation/serving/vllm_engine.py": "the config.json of a model",
     "trainers/generation/serving/weights.py": "bytes of tensors",

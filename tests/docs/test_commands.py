@@ -5,7 +5,19 @@ import re
 import pytest
 
 from tests.docs.pages import PAGES, ROOT, commands, name
-from trainers.cli import data, envs, export, launch, options, play, report, rewards, runs, schema
+from trainers.cli import (
+    bench,
+    data,
+    envs,
+    export,
+    launch,
+    options,
+    play,
+    report,
+    rewards,
+    runs,
+    schema,
+)
 from trainers.cli import eval as evaluation
 from trainers.cli.arguments import read_arguments
 from trainers.cli.doctor import Options as Doctor
@@ -19,6 +31,7 @@ OPTIONS = {
     "rewards": rewards.Options,
     "data": data.Options,
     "export": export.Options,
+    "bench": bench.Options,
     "report": report.Options,
     "runs": runs.Command,
     "launch": launch.Options,

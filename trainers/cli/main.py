@@ -21,6 +21,7 @@ from trainers.errors import (
     CheckpointError,
     ConfigError,
     GenerationError,
+    MeasurementError,
     NonFiniteError,
 )
 from trainers.loggers.formatting import escaped
@@ -37,6 +38,7 @@ VERBS = {
     "rewards": "try a reward on a few rows, before a model is trained on it",
     "data": "look at a data file before training on it",
     "export": "copy a run's model as a plain Hugging Face folder, verified",
+    "bench": "how fast models write, against one another",
     "report": "one page of a run that opens from disk, or several runs compared",
     "runs": "list the runs of a folder, or show what differs between two",
     "launch": "print a script that starts a run on many GPUs: deepspeed, torchrun, slurm",
@@ -62,6 +64,8 @@ def _of_runs(verb: str) -> ModuleType | None:
             from trainers.cli import play as module
         case "export":
             from trainers.cli import export as module
+        case "bench":
+            from trainers.cli import bench as module
         case "report":
             from trainers.cli import report as module
         case "runs":
@@ -119,7 +123,8 @@ def _failures() -> tuple[type[Exception], ...]:
     """Return the message of an error, without a traceback."""
     from gymnasium.error import Error  # every error of llmgym is one
 
-    return BackendError, CheckpointError, GenerationError, NonFiniteError, Error, OSError
+    ours = BackendError, CheckpointError, GenerationError, MeasurementError, NonFiniteError
+    return *ours, Error, OSError
 
 
 def _say(error: Exception) -> None:

@@ -114,7 +114,19 @@ def paired_ratio(
     if rounds < 10:
         raise MeasurementError(f"{rounds} rounds say too little of a ratio: give 10 or more")
     seconds = interleaved([ours, theirs], rounds=rounds, seed=seed)
-    ratios = seconds[:, 0] / seconds[:, 1]
+    return ratio_of_rounds(seconds[:, 0], seconds[:, 1], seed=seed)
+
+
+def ratio_of_rounds(ours: np.ndarray, theirs: np.ndarray, *, seed: int = 0) -> PairedRatio:
+    """Return the ratio of seconds [rounds] to seconds [rounds] of the same rounds.
+
+    Raises:
+        MeasurementError: there are fewer than 10 rounds.
+    """
+    rounds = len(ours)
+    if rounds < 10:
+        raise MeasurementError(f"{rounds} rounds say too little of a ratio: give 10 or more")
+    ratios = ours / theirs
     rng = np.random.default_rng(seed)
     medians = np.median(rng.choice(ratios, (DRAWS, rounds)), axis=1)
     low, high = np.quantile(medians, [0.025, 0.975])

@@ -30,7 +30,7 @@ from trainers.models.int8 import (
 from trainers.models.loading import load_causal_lm
 from trainers.redaction import text_files
 
-ROWS, LENGTH = 4, 32
+SAMPLE_ROWS, SAMPLE_LENGTH = 4, 32
 """Of the random tokens that a written model is tried on."""
 
 
@@ -52,7 +52,7 @@ class Int8Export:
 def sample_tokens(vocab_size: int) -> Tensor:
     """Return random tokens [4, 32], the same every time."""
     rng = torch.Generator().manual_seed(0)
-    return torch.randint(vocab_size, (ROWS, LENGTH), generator=rng)
+    return torch.randint(vocab_size, (SAMPLE_ROWS, SAMPLE_LENGTH), generator=rng)
 
 
 def export_int8(source: str | Path, folder: Path, *, head: bool = True) -> Int8Export:

@@ -30,8 +30,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from trainers.errors import ConfigError
 
-KERNEL = "fbgemm"
-FORMAT = "int-quantized"
+INT8_KERNEL = "fbgemm"
+INT8_FORMAT = "int-quantized"
 SCALE = "_scale"
 HEAD = "int8_head"
 """Key of config.json: the head computes in int8 too."""
@@ -44,9 +44,9 @@ def check_int8() -> None:
     Raises:
         ConfigError: torch has none for it.
     """
-    if KERNEL not in torch.backends.quantized.supported_engines:
+    if INT8_KERNEL not in torch.backends.quantized.supported_engines:
         raise ConfigError(
-            f"this build of torch has no int8 kernels for this processor: {KERNEL} needs x86 with "
+            f"this build of torch has no int8 kernels for this processor: {INT8_KERNEL} needs x86 with "
             "AVX2. Serve the model as GGUF instead: llmgym export MODEL --to gguf --out FILE"
         )
 
@@ -62,7 +62,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _kernel() -> Iterator[None]:
     before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = KERNEL
+    torch.backends.quantized.engine = INT8_KERNEL
     try:
         with warnings.catch_warnings():  # torch 2.13 announces the end of its quantized tensors
             warnings.simplefilter("ignore", UserWarning)
@@ -182,7 +182,7 @@ def quantization_config() -> dict[str, Any]:
     }
     return {
         "quant_method": "compressed-tensors",
-        "format": FORMAT,
+        "format": INT8_FORMAT,
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
         "ignore": ["lm_head"],
@@ -198,7 +198,7 @@ def is_int8(source: str) -> bool:
         described = json.loads(file.read_text("utf-8")).get("quantization_config") or {}
     except (ValueError, AttributeError):  # the loader names what is wrong with it
         return False
-    return described.get("format") == FORMAT
+    return described.get("format") == INT8_FORMAT
 
 
 def read_int8(source: str) -> PreTrainedModel:

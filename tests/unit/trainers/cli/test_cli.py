@@ -9,7 +9,19 @@ import warnings
 
 import pytest
 
-from trainers.cli import data, doctor, envs, eval, export, play, report, rewards, runs, schema
+from trainers.cli import (
+    bench,
+    data,
+    doctor,
+    envs,
+    eval,
+    export,
+    play,
+    report,
+    rewards,
+    runs,
+    schema,
+)
 from trainers.cli import main as cli
 from trainers.cli.eval import evaluation_lines as told
 from trainers.errors import CheckpointError
@@ -44,6 +56,7 @@ def test_the_verbs_are_these():
         "rewards",
         "data",
         "export",
+        "bench",
         "report",
         "runs",
         "launch",
@@ -59,6 +72,10 @@ def test_the_options_of_each_verb_are_these():
     ]  # fmt: skip
     assert options(play.Options) == ["target", "env", "base", "trust", "plugins"]
     assert options(export.Options) == ["target", "out", "to", "best"]
+    assert options(bench.Options) == [
+        "models", "prompt_tokens", "new_tokens", "rounds", "warmups", "threads", "concurrency",
+        "dtype", "forward", "max_load", "seed", "json",
+    ]  # fmt: skip
     assert options(schema.Options) == ["field"]
     assert options(doctor.Options) == ["json"]
     assert options(rewards.Options) == [
@@ -96,6 +113,7 @@ def test_help_lists_every_verb(argv, capsys):
         "rewards",
         "data",
         "export",
+        "bench",
         "report",
         "runs",
         "schema",

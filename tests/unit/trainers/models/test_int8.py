@@ -92,6 +92,6 @@ def test_a_model_without_linear_layers_is_refused():
 
 
 def test_a_processor_without_kernels_is_refused(monkeypatch):
-    monkeypatch.setattr(int8, "KERNEL", "of_nobody")
+    monkeypatch.setattr(int8, "INT8_KERNEL", "of_nobody")
     with pytest.raises(ConfigError, match="no int8 kernels for this processor"):
         quantize_model(llama())

@@ -1,0 +1,1 @@
+"""How fast models write, and servers answer: measured with intervals, and against one another."""
