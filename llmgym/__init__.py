@@ -1,9 +1,11 @@
 """Gymnasium environments for language models: prompts, tasks, rewards, batched scoring.
 
-Importing it needs numpy and gymnasium only, registers the built-in ids and loads the installed
-plugins (entry points `llmgym.envs` and `llmgym.rewards`).
+Importing it needs numpy and gymnasium only, registers the built-in ids and those of the installed
+libraries that it reads, and loads the installed plugins (entry points `llmgym.envs` and
+`llmgym.rewards`).
 """
 
+from llmgym.adapters.registration import register_readers
 from llmgym.data.tasks import TaskSource, from_file, from_list, procedural
 from llmgym.env import LLMEnv, LLMWrapper, SingleTurnEnv
 from llmgym.envs import BUILT_IN, NUMERIC
@@ -49,4 +51,5 @@ for _id, _target, _tags in BUILT_IN:
     register(_id, _target, tags=_tags)
 for _id, _target, _tags in NUMERIC:
     register_numeric(_id, _target, tags=_tags)
+register_readers()
 load_entry_points()

@@ -39,6 +39,8 @@ RESERVED = (
 
 # What every environment takes, for the messages about a name that is none.
 ENV_SETTINGS = ("reward", "system", "render_mode")
+# Gymnasium reads "x-v0-hard" as an id without version, and refuses a second slash later on.
+_ID = re.compile(r"(?:[\w:-]+/)?(?![\w:.-]*-v\d+[\w:.-]*-)[\w:.-]+")
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 _TAGS: dict[str, tuple[str, ...]] = {}
@@ -64,21 +66,19 @@ def register(
         kwargs: plain JSON, handed to the target; `make(id, **kwargs)` overrides them.
 
     Raises:
-        EnvContractError: the target is no address, or a keyword is reserved or no plain JSON.
+        EnvContractError: the id would be read as another one, or means another environment
+            already; the target is no address; or a keyword is reserved or no plain JSON.
     """
-    if target.count(":") != 1:
-        raise EnvContractError(
-            f"The target of {id} must be an address, package.module:Name; received {target!r}"
-        )
-    _check_kwargs(id, kwargs)
-    gymnasium.register(
-        id,
-        entry_point="llmgym.registry:create",
-        vector_entry_point="llmgym.registry:create_vector",
-        nondeterministic=nondeterministic,
-        kwargs={"target": target, **kwargs},
-    )
+    _check_new(id, target, kwargs)
     _TAGS[id] = tuple(tags)
+    if id not in gymnasium.registry:
+        gymnasium.register(
+            id,
+            entry_point="llmgym.registry:create",
+            vector_entry_point="llmgym.registry:create_vector",
+            nondeterministic=nondeterministic,
+            kwargs={"target": target, **kwargs},
+        )
 
 
 def register_numeric(id: str, target: str, *, tags: Sequence[str] = (), **kwargs: Any) -> None:
@@ -87,17 +87,14 @@ def register_numeric(id: str, target: str, *, tags: Sequence[str] = (), **kwargs
     `ids` does not list it, and `make_vec` builds Gymnasium's own vectors of it.
 
     Raises:
-        EnvContractError: the target is no address, or a keyword is reserved or no plain JSON.
+        EnvContractError: as of `register`.
     """
-    if target.count(":") != 1:
-        raise EnvContractError(
-            f"The target of {id} must be an address, package.module:Name; received {target!r}"
-        )
-    _check_kwargs(id, kwargs)
-    gymnasium.register(
-        id, entry_point="llmgym.registry:create", kwargs={"target": target, **kwargs}
-    )
+    _check_new(id, target, kwargs)
     _NUMERIC[id] = tuple(tags)
+    if id not in gymnasium.registry:
+        gymnasium.register(
+            id, entry_point="llmgym.registry:create", kwargs={"target": target, **kwargs}
+        )
 
 
 def create(target: str, *, wrap: Sequence[Mapping[str, Any]] = (), **kwargs: Any) -> gymnasium.Env:
@@ -177,13 +174,16 @@ def spec(id: str) -> EnvSpec:
     Raises:
         gymnasium.error.NameNotFound: the id is unknown; the message lists near matches, and which
             plugins were loaded.
-        PluginError: `id` is "package.module:ns/Name-v0" and the module does not load.
+        MissingExtraError: the id is read from a library that is not installed.
+        PluginError: `id` is "package.module:ns/Name-v0" and the module does not load; or a reader
+            of another library leaves it out, with the reason.
     """
     module, _, name = id.rpartition(":")
     if module:
         load_plugins([module])
     if name in gymnasium.registry:
         return gymnasium.registry[name]
+    load("llmgym.adapters.registration:check_readable")(name)
     near = difflib.get_close_matches(name, list(gymnasium.registry), n=3, cutoff=0.6)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     loaded = ", ".join(f"{plugin} ({state})" for plugin, state in _PLUGINS.items()) or "none"
@@ -258,6 +258,25 @@ def _build(address: str, kwargs: dict[str, Any]) -> gymnasium.Env:
         near = difflib.get_close_matches(unexpected[1], settings, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(settings)}"
         raise EnvContractError(f"{address} has no setting {unexpected[1]!r}; {hint}") from error
+
+
+def _check_new(id: str, target: str, kwargs: Mapping[str, Any]) -> None:
+    """Raise what is wrong with a registration, before Gymnasium keeps it."""
+    if not _ID.fullmatch(id):
+        raise EnvContractError(
+            f"{id!r} is no id: it is namespace/Name-v0, one slash, and the version at its end"
+        )
+    if target.count(":") != 1:
+        raise EnvContractError(
+            f"The target of {id} must be an address, package.module:Name; received {target!r}"
+        )
+    _check_kwargs(id, kwargs)
+    before = gymnasium.registry.get(id)
+    if before is not None and before.kwargs != {"target": target, **kwargs}:
+        raise EnvContractError(
+            f"{id} is registered already, as {before.kwargs.get('target') or before.entry_point}; "
+            f"{target} needs another name or version"
+        )
 
 
 def _check_kwargs(id: str, kwargs: Mapping[str, Any]) -> None:

@@ -42,6 +42,10 @@ PACKAGES = {
     "mcp": "mcp",
     "smolagents": "smolagents",
     "parquet": "pyarrow",
+    "reasoning_gym": "reasoning_gym",
+    "gem": "gem",
+    "textarena": "textarena",
+    "minigrid": "minigrid",
 }
 ON_REQUEST = {"slow", "network", "engines"}
 ENGINE = ROOT / ".engines" / "vllm" / "bin" / "python"

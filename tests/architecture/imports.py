@@ -43,6 +43,9 @@ DOORS = {
     "vllm": "trainers/generation/serving/vllm_engine.py",
     "math_verify": "llmgym/rewards/algebra.py",
     "mcp": "llmgym/tools/mcp_servers.py",
+    "reasoning_gym": "llmgym/adapters/reasoning_gym.py",
+    "gem": "llmgym/adapters/gem.py",
+    "textarena": "llmgym/adapters/textarena.py",
     "accelerate": "nobody",  # installed with the extra `train`, never imported by us
 }
 PEERS = "scripts/bench/workers/"

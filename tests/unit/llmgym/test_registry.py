@@ -105,6 +105,40 @@ def test_a_registration_that_cannot_be_rebuilt_is_refused(target, kwargs, match)
     assert "plug/Bad-v0" not in gym.registry
 
 
+@pytest.mark.parametrize(
+    "id", ["plug/Bad-v0-hard", "a/plug/Bad-v0", "plug/Bad v0", "plug/", "/Bad-v0", ""]
+)
+def test_an_id_that_would_be_read_as_another_one_is_refused(id):
+    with pytest.raises(EnvContractError, match="one slash, and the version at its end"):
+        llmgym.register(id, "a:b")
+    assert id not in gym.registry
+
+
+def test_an_id_means_one_environment_and_the_same_registration_again_is_none(package):
+    llmgym.register("plug/Twice-v0", "a:b", level=1)
+    llmgym.register("plug/Twice-v0", "a:b", level=1)
+    for target, kwargs in (("a:c", {"level": 1}), ("a:b", {"level": 2}), ("a:b", {})):
+        with pytest.raises(EnvContractError, match=r"plug/Twice-v0 is registered already, as a:b"):
+            llmgym.register("plug/Twice-v0", target, **kwargs)
+    gym.register("plug/Theirs-v0", entry_point="x:y")
+    with pytest.raises(EnvContractError, match="registered already, as x:y"):
+        llmgym.register("plug/Theirs-v0", "a:b")
+    assert gym.registry["plug/Twice-v0"].kwargs == {"target": "a:b", "level": 1}
+
+
+def test_two_plugins_of_one_id_are_a_warning_and_one_of_them_stays(package):
+    package("plug_module", PLUGIN, "[llmgym.envs]\na = plug_module\n")
+    package(
+        "plug_other",
+        PLUGIN.replace("['toy']", "['toy'], level=2"),
+        "[llmgym.envs]\nb = plug_other\n",
+    )
+    with pytest.warns(RuntimeWarning, match=r"plug/Say-v0 is registered already"):
+        registry.load_entry_points()
+    states = [registry._PLUGINS[module] for module in ("plug_module", "plug_other")]
+    assert sorted(states) == ["broken", "loaded"]
+
+
 def test_an_unknown_id_lists_near_matches_and_plugins(package, monkeypatch):
     monkeypatch.setattr(registry, "_PLUGINS", {})
     llmgym.load_plugins([package("plug_near", PLUGIN)])
