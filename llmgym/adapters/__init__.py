@@ -43,4 +43,5 @@ READERS = (
     ),
     Reader(namespace="gem", library="gem", extra="gem", versions="0.1.0"),
     Reader(namespace="textarena", library="textarena", extra="textarena", versions="0.7.4"),
+    Reader(namespace="minigrid", library="minigrid", extra="minigrid", versions="3.2.0"),
 )

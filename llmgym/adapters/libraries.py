@@ -1,11 +1,35 @@
 """Imports the library of a reader by its name, or says what to install."""
 
+import contextlib
+import io
+import logging
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
 
 from llmgym.adapters import READERS, Reader
 from llmgym.addresses import load_module
 from llmgym.errors import MissingExtraError
+
+logger = logging.getLogger("llmgym.adapters")
+
+_OUTPUT = threading.RLock()
+"""Standard output is replaced by one thread at a time."""
+
+
+@contextlib.contextmanager
+def printed_to_log() -> Iterator[None]:
+    """Log what a library prints inside."""
+    output = io.StringIO()
+    with _OUTPUT:
+        try:
+            with contextlib.redirect_stdout(output):
+                yield
+        finally:
+            if output.getvalue():
+                logger.debug("a library printed %s", output.getvalue().strip())
 
 
 def is_installed(reader: Reader) -> bool:
@@ -17,6 +41,7 @@ def is_installed(reader: Reader) -> bool:
     return spec is not None and spec.origin is not None
 
 
+@lru_cache(maxsize=64)
 def library_of(namespace: str, submodule: str = "") -> ModuleType:
     """Import the library of a reader, or a module of it.
 

@@ -1,20 +1,15 @@
 """A game of another library as an environment of several turns: what readers of games share."""
 
-import contextlib
-import io
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
+from llmgym.adapters.libraries import printed_to_log
 from llmgym.adapters.random_state import OwnRandom
 from llmgym.data.rows import task_id
 from llmgym.data.splits import Split
 from llmgym.env import LLMEnv
 from llmgym.messages import Completion, Reply, Task
-
-logger = logging.getLogger("llmgym.adapters")
 
 TEST_SEEDS = 1000
 """The first seeds are held out; those that are trained on come after them."""
@@ -54,6 +49,7 @@ class Seeds:
     source: str
     split: Split
     size: int | None
+    prompt: str = ""
 
     def __len__(self) -> int:
         """Return how many there are; `TypeError` where there is no end."""
@@ -67,25 +63,14 @@ class Seeds:
             raise IndexError(f"task {index} is not in [0, {self.size})")
         seed = index + (TEST_SEEDS if self.split == "train" else 0)
         content = f"{self.source} {seed}"
-        return Task(id=task_id(content), prompt=content, source=self.source, meta={"seed": seed})
+        prompt = self.prompt or content
+        return Task(id=task_id(content), prompt=prompt, source=self.source, meta={"seed": seed})
 
 
-def seeds_of(source: str, split: Split, size: int | None) -> Seeds:
+def seeds_of(source: str, split: Split, size: int | None, prompt: str = "") -> Seeds:
     """Return the seeds of a split: those that are held out are 1000 at most."""
     held_out = TEST_SEEDS if size is None else min(size, TEST_SEEDS)
-    return Seeds(source, split, held_out if split == "test" else size)
-
-
-@contextmanager
-def _printed() -> Iterator[None]:
-    """Log what is printed inside; only one slot at a time is inside of its random state."""
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output):
-            yield
-    finally:
-        if output.getvalue():
-            logger.debug("a game printed %s", output.getvalue().strip())
+    return Seeds(source, split, held_out if split == "test" else size, prompt)
 
 
 @final
@@ -110,14 +95,14 @@ class TurnGame(LLMEnv):
         """Begin a new game."""
         seed = int(task.meta["seed"])
         self._random = OwnRandom(seed)
-        with self._random, _printed():
+        with self._random, printed_to_log():
             self._game = self._make_game()
             return self._game.begin(seed)
 
     def reply(self, response: Completion) -> Reply:
         """Take a turn; a game that is terminated and truncated at once is terminated."""
         assert self._game is not None
-        with self._random, _printed():
+        with self._random, printed_to_log():
             turn = self._game.turn(str(response))
         return Reply(turn.text, done=turn.terminated, reward=turn.reward, truncated=turn.truncated)
 

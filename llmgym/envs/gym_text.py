@@ -49,6 +49,7 @@ class GymText(LLMEnv):
             episode.
         penalty: what such a response pays, 0 or less.
         pays: translates the inner reward; None for that reward itself.
+        wrap: what the inner environment is wrapped in; None for nothing.
         reward: as in `LLMEnv`; None for the inner reward alone.
         **kwargs: for `LLMEnv`. `max_turns` is the inner environment's own limit of steps without
             it, or 100; a response that is no action counts as a turn, but not as an inner step.
@@ -69,6 +70,7 @@ class GymText(LLMEnv):
         invalid: Literal["reply", "end"] = "reply",
         penalty: float = 0.0,
         pays: Pays | None = None,
+        wrap: Callable[[gymnasium.Env], gymnasium.Env] | None = None,
         reward: RewardSpec = None,
         **kwargs: Any,
     ) -> None:
@@ -79,7 +81,8 @@ class GymText(LLMEnv):
                 f'invalid is "reply" or "end" and penalty 0 or less; got {invalid!r}, {penalty}'
             )
         self.env_id = env_id
-        self._describe, self._parse, self._solve, self._pays = describe, parse, solve, pays
+        self._describe, self._parse, self._solve = describe, parse, solve
+        self._pays, self._wrap = pays, wrap
         self._expects, self._invalid, self._penalty = expects, invalid, penalty
         self._inner: gymnasium.Env | None = None
         self._built: Mapping[str, Any] = {}
@@ -130,7 +133,7 @@ class GymText(LLMEnv):
             raise EnvContractError(
                 f"GymText needs discrete actions; {self.env_id} has {env.action_space}"
             )
-        return env
+        return env if self._wrap is None else self._wrap(env)
 
 
 def named_action(names: Sequence[str], text: str) -> int | None:

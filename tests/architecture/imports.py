@@ -46,6 +46,7 @@ DOORS = {
     "reasoning_gym": "llmgym/adapters/reasoning_gym.py",
     "gem": "llmgym/adapters/gem.py",
     "textarena": "llmgym/adapters/textarena.py",
+    "minigrid": "llmgym/adapters/minigrid.py",
     "accelerate": "nobody",  # installed with the extra `train`, never imported by us
 }
 PEERS = "scripts/bench/workers/"

@@ -108,3 +108,35 @@ def test_a_game_of_textarena_pays_what_the_library_pays():
             assert over == done
         assert total == game.close()[0][0]
         random.setstate(state)
+
+
+@pytest.mark.minigrid
+@pytest.mark.parametrize("name", ["GoToRedBall-v0", "PutNextS4N1-v0", "OpenDoorColor-v0"])
+def test_levels_of_babyai_keep_the_contract_and_the_bot_solves_them(name):
+    assert check(f"minigrid/{name}", episodes=8, held_out={"split": "test"}) == []
+
+
+@pytest.mark.minigrid
+def test_what_is_seen_is_where_the_agent_finds_it():
+    env = make("minigrid/GoToRedBallNoDists-v0")
+    for seed in range(5):
+        observation, _ = env.reset(seed=seed)
+        for _ in range(40):
+            text = observation[-1]["content"]
+            if "red ball 1 ahead." in text:
+                break
+            observation, *_ = env.step(env.solve())
+        assert "In front of you: a red ball." in text
+
+
+@pytest.mark.minigrid
+def test_a_detour_does_not_confuse_the_bot():
+    env = make("minigrid/GoToRedBall-v0")
+    env.reset(seed=3)
+    for action in ("left", "left", "forward", "nonsense", "drop"):
+        env.step(action)
+    total, over = 0.0, False
+    while not over:
+        _, reward, terminated, truncated, _ = env.step(env.solve())
+        total, over = total + reward, terminated or truncated
+    assert total == 1.0
