@@ -13,6 +13,7 @@ from trainers.batch import Experience, Metrics, Rollout, TextInputs
 from trainers.config import (
     BackendConfig,
     Config,
+    DistillConfig,
     GenerationConfig,
     LoRAConfig,
     ModelConfig,
@@ -73,7 +74,7 @@ def letters(response):
     return sum(map(ord, response)) % 11 / 10
 
 
-def settings(*, tokens=1_000_000, seed=0, new=8, lora=0, **ppo):
+def settings(*, tokens=1_000_000, seed=0, new=8, lora=0, distill=None, **ppo):
     """Settings of PPO, with micro-batches of `tokens` and adapters of rank `lora`.
 
     Without a critic an advantage is that of a group.
@@ -84,6 +85,7 @@ def settings(*, tokens=1_000_000, seed=0, new=8, lora=0, **ppo):
         run=RunConfig(seed=seed),
         model=ModelConfig(lora=LoRAConfig(rank=lora, alpha=2.0)),
         ppo=PPOConfig(**ppo),
+        distill=DistillConfig(**(distill or {})),
         generation=GenerationConfig(max_new_tokens=new),
         backend=BackendConfig(micro_batch_tokens=tokens),
     )

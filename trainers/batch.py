@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 RowIndex = Tensor | slice
-"""Which rows: their numbers [N], [B] True where a row is taken, or a run of neighbours, as views.
-"""
+"""Which rows: their numbers [N], [B] True where a row is taken, or a slice, as views."""
 
 
 def floats(figures: Tensor) -> list[float]:
@@ -33,8 +32,7 @@ class TextInputs:
         tokens: [B, L] ids; what stands in padding never matters.
         attention_mask: [B, L] True on real tokens.
         num_prompt: P, so that actions are `tokens[:, P:]`.
-        logprobs: [B, T] old log-probabilities of the actions, 0 on other tokens, where the critic
-            reads them (`ppo.critic_reads_logprobs`); else None.
+        logprobs: [B, T] old ones of the actions, else 0, for `ppo.critic_reads_logprobs`; or None.
     """
 
     tokens: Int[Tensor, "B L"]
@@ -165,11 +163,13 @@ class PolicyOutput(NamedTuple):
         entropy: [B, T] exact entropy in nats of the distribution of each action, or None.
         values: critic at the state before each action, [B, T + 1] of text, [B, T] of control, where
             a value head reads the policy's trunk; else None.
+        compared: [B, T, K] figures of both distributions, where a teacher's are given, or None.
     """
 
     logprobs: Tensor
     entropy: Tensor | None
     values: Tensor | None = None
+    compared: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,8 +179,7 @@ class Rollout:
     Attributes:
         response_mask: [B, T] True on actions the policy took; False on padding, on what the
             environment said between turns, and in rows whose reward failed.
-        logprobs: [B, T] of the actions under the policy that took them, by the trainer's forward,
-            of the tempered distribution.
+        logprobs: [B, T] of the actions under the policy that took them, tempered, by the trainer.
         generator_logprobs: [B, T] the same figure as the sampler reported it, or None.
         ref_logprobs: [B, T] under the reference, or None without one.
         rewards: [B, T] shaped reward after each action.
@@ -188,8 +187,9 @@ class Rollout:
         next_values: [B, T] critic at the state after it, or None.
         terminated: [B, T] True where the task ended.
         boundary: [B, T] True at the last action of an episode, or of the rollout.
-        index: [B] sequence index, counted over all ranks; neighbouring rows that share one are an
-            episode, in its order.
+        teacher_rewards: [B, T] what a teacher pays for each action alone, or None without one.
+        teacher_values: [B, T] its mean over all actions of that state, or None.
+        index: [B] sequence index over all ranks; neighbouring rows of one are an episode, in order.
     """
 
     inputs: Inputs
@@ -202,6 +202,8 @@ class Rollout:
     next_values: Float[Tensor, "B T"] | None = None
     terminated: Bool[Tensor, "B T"]
     boundary: Bool[Tensor, "B T"]
+    teacher_rewards: Float[Tensor, "B T"] | None = None
+    teacher_values: Float[Tensor, "B T"] | None = None
     index: Int[Tensor, " B"]
 
 

@@ -7,6 +7,7 @@ the collector sees it as an `Actor`.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -17,6 +18,14 @@ from trainers.backends.gathering import gathered, gathered_module
 from trainers.batch import Experience, Inputs, Metrics, PolicyOutput, RowIndex
 from trainers.config import Config
 from trainers.distributed.collectives import global_max
+from trainers.functional.distillation import (
+    Against,
+    Figures,
+    TeacherComparison,
+    TeacherModel,
+    compare,
+    fitted,
+)
 from trainers.functional.logprobs import EntropyMode
 from trainers.functional.row_groups import row_groups
 from trainers.functional.schedules import rate_factor
@@ -39,23 +48,24 @@ def evaluated(
 
     Args:
         inputs: B rows.
-        run: takes some rows, trimmed, and their numbers; returns [n, K].
+        run: takes some rows, trimmed, and their numbers; returns [n, K] or [n, K, F].
         budget: tokens of one pass.
         packed_up_to: tokens of the longest row that it reads packed; padding of others counts.
         device: where the model is.
 
     Returns:
-        [B, K'] float32 in row order, zeros where rows were trimmed.
+        [B, K'] or [B, K', F] float32 in row order, zeros where rows were trimmed.
     """
     groups = row_groups(inputs, budget, packed_up_to=packed_up_to)
     result = torch.empty(0)
     for group in groups:
-        rows = inputs.rows(group)
-        micro = rows.narrowed(*rows.window())
+        picked = inputs.rows(group)
+        micro = picked.narrowed(*picked.window())
         part = run(micro.to(device), group).float()
         if not result.numel():  # text values have one column more than there are actions
             extra = part.shape[1] - micro.actions.shape[1]
-            result = part.new_zeros(inputs.actions.shape[0], inputs.actions.shape[1] + extra)
+            rows, width = inputs.actions.shape[:2]
+            result = part.new_zeros(rows, width + extra, *part.shape[2:])
         result[group, : part.shape[1]] = part
     blank = inputs.blank()
     blank = blank.narrowed(*blank.window()).to(device)
@@ -154,6 +164,17 @@ class Learner:
         blank = experience.blank().trimmed().to(self._policy.device)
         return parts + [blank] * (number - len(parts))
 
+    def compared_with_gradient(
+        self, experience: Experience, teacher: TeacherModel, figures: Figures, *, last: bool
+    ) -> Tensor:
+        """Return what `figures` makes of policy and teacher at the actions [B, T, K]."""
+        mask, inputs = experience.response_mask, experience.inputs
+        table = teacher.every_logprob(inputs, mask)
+        against = Against(logprobs=table, figures=figures)
+        output: PolicyOutput = self._policy.forward(inputs, mask, against=against, last=last)
+        assert output.compared is not None
+        return output.compared
+
     def forward(
         self, experience: Experience, *, entropy: EntropyMode, last: bool, critic_only: bool = False
     ) -> PolicyOutput:
@@ -219,6 +240,25 @@ class Learner:
 
         return self._run(inputs, run)
 
+    def compared(
+        self, teacher: TeacherModel, inputs: Inputs, response_mask: Tensor, *, clip: float | None
+    ) -> TeacherComparison:
+        """Compare the current policy with a teacher at the actions of the mask [B, T]."""
+        figures = partial(compare, clip=clip)
+
+        def run(micro: Inputs, rows: RowIndex) -> Tensor:
+            mask = response_mask[rows, : micro.actions.shape[1]].to(self._policy.device)
+            against = Against(logprobs=teacher.every_logprob(micro, mask), figures=figures)
+            output: PolicyOutput = self._policy.forward(micro, mask, against=against)
+            assert output.compared is not None
+            return output.compared
+
+        budget = self._config.backend.micro_batch_tokens
+        packed_up_to = min(self._packed_up_to, teacher.packed_up_to)
+        device = self._policy.device
+        both = evaluated(inputs, run, budget=budget, packed_up_to=packed_up_to, device=device)
+        return TeacherComparison(*both.unbind(-1))
+
     def values(self, inputs: Inputs) -> Tensor | None:
         """Return the critic's [B, T + 1] values of text, [B, T] of control; None without one."""
         if not self._config.ppo.has_critic:
@@ -274,6 +314,30 @@ class FrozenPolicy:
         return evaluated(
             inputs, run, budget=self._budget, packed_up_to=self._packed_up_to, device=self._device
         )
+
+
+@final
+class Teacher:
+    """A frozen model whose distributions a student learns, placed as the reference is."""
+
+    def __init__(
+        self, module: nn.Module, vocab_size: int, *, device: torch.device,
+        autocast: torch.dtype | None,
+    ) -> None:  # fmt: skip
+        """Take a `TeacherPolicy` on `device` for good, and how many tokens the student embeds."""
+        self._module, self._vocab_size = module, vocab_size
+        self._device, self._autocast = device, autocast
+        self.packed_up_to = longest_packed(module)
+
+    @torch.no_grad()
+    def every_logprob(self, inputs: Inputs, response_mask: Tensor) -> Tensor:
+        """Return log-probabilities [N, V] of every token at the N actions of a mask [B, T].
+
+        Rows are those of one pass, on the device.
+        """
+        mixed = self._autocast is not None
+        with torch.autocast(self._device.type, self._autocast, enabled=mixed):
+            return fitted(self._module(inputs, response_mask), self._vocab_size)
 
 
 @final

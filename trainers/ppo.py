@@ -34,7 +34,7 @@ from trainers.distributed.collectives import (
     global_sum,
     phase,
 )
-from trainers.functional.advantages import ESTIMATORS
+from trainers.functional.advantages import ESTIMATORS, taught
 from trainers.functional.advantages import gae as gae  # `trainers.ppo.gae`, as 0.1 had it
 from trainers.functional.kl import kl_estimate, ratio_of
 from trainers.functional.logprobs import EntropyMode
@@ -95,6 +95,7 @@ def make_experience(rollout: Rollout, config: PPOConfig) -> Experience:
     advantages, returns = _estimated(rollout, config)
     if config.whitens_advantages:
         advantages = whiten(advantages, rollout.response_mask)
+    advantages = taught(advantages, rollout.teacher_rewards, rollout.teacher_values)
     generator_says = config.old_logprobs == "generator"
     old = rollout.generator_logprobs if generator_says else rollout.logprobs
     assert old is not None, "ppo.old_logprobs is generator, but the rollout has no such figures"
@@ -192,7 +193,7 @@ def value_loss(
     return 0.5 * torch.maximum(error, (near - returns).square())
 
 
-def _weighted(experience: Experience, config: Config) -> tuple[Experience, float]:
+def weighted(experience: Experience, config: Config) -> tuple[Experience, float]:
     """Give each action its weight [B, T]; return this rank's part of the denominator N as well."""
     mask, aggregation = experience.response_mask.float(), config.ppo.loss_aggregation
     if aggregation == "token":
@@ -206,7 +207,7 @@ def _weighted(experience: Experience, config: Config) -> tuple[Experience, float
 
 def _terms(experience: Experience, output: PolicyOutput, config: PPOConfig) -> dict[str, Tensor]:
     """Return the terms of the objective for each action, [B, T] each, 0 outside the mask."""
-    logprobs, entropies, values = output
+    logprobs, entropies, values = output.logprobs, output.entropy, output.values
     surrogate = policy_loss(
         logprobs,
         experience.old_logprobs,
@@ -253,7 +254,7 @@ def update(
         NonFiniteError: on every rank, before a weight is changed.
     """
     ppo = config.ppo
-    experience, local = _weighted(experience, config)
+    experience, local = weighted(experience, config)
     counts = torch.tensor([local, float(experience.response_mask.sum())], dtype=torch.float64)
     denominator, actions = floats(global_sum(counts).clamp(min=1.0))
     entropy: EntropyMode = "loss" if ppo.entropy_coef > 0 else "metric"

@@ -27,6 +27,7 @@ FLOORS = (
     "trainers.backends trainers.generation trainers.export trainers.loggers",
     "trainers.learner trainers.collect trainers.supervised trainers.report trainers.compress",
     "trainers.ppo trainers.evaluation trainers.plan",
+    "trainers.distillation",
     "trainers.runner",
     "trainers.inference",
     "trainers.bench",

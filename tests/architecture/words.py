@@ -10,7 +10,7 @@ from tests.architecture.source import CODE, PACKAGES, Function, dotted, found, n
 
 SECTIONS = (
     "objective|policy|value|loss|rewards|env|completions|advantages|perf|timing_s|eval|train"
-    "|sft|reward_model"
+    "|sft|reward_model|distill"
 )
 METRIC = re.compile(rf"({SECTIONS})/[a-z0-9_{{}}./@]+")
 TENSOR = re.compile(
@@ -21,6 +21,7 @@ SHAPE = re.compile(r"\[[^\]\n]*\]")
 SETTINGS = (
     "trainers/config/settings.py",
     "trainers/config/ppo.py",
+    "trainers/config/distill.py",
     "trainers/config/reward_model.py",
     "trainers/config/text.py",
     "trainers/config/backend.py",

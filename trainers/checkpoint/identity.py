@@ -29,6 +29,8 @@ CHANGEABLE = frozenset(
         "run.dir",
         "run.name",
         "ppo.num_iterations",
+        "distill.max_tokens",
+        "distill.max_minutes",
         "generation.vllm",
         "generation.servers",
         "generation.timeout_seconds",

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from trainers.batch import Experience, Inputs, Metrics, Rollout
+from trainers.functional.distillation import TeacherComparison, TeacherModel
 
 
 class Actor(Protocol):
@@ -32,6 +33,16 @@ class Actor(Protocol):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the policy's (name, tensor)."""
+        ...
+
+
+class Student(Actor, Protocol):
+    """An actor that a teacher's distributions can be compared with."""
+
+    def compared(
+        self, teacher: TeacherModel, inputs: Inputs, response_mask: Tensor, *, clip: float | None
+    ) -> TeacherComparison:
+        """Compare both at the actions of the mask [B, T]; no gradient, by token budget."""
         ...
 
 

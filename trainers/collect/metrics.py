@@ -104,7 +104,8 @@ def text_metrics(
         )
         | _padding(outcome)
     )
-    if not config.reuses_logprobs:  # else the update says it: it has the trainer's own figures
+    is_exact = config.reuses_logprobs or config.distill.is_direct
+    if not is_exact:  # else the update says it, or nothing depends on the trainer's own figures
         local |= _agreement(outcome)
     _, variance = global_moments(outcome.episodes.scores, outcome.episodes.valid)
     scalars = {"objective/scores_std": float(variance.sqrt())}

@@ -5,7 +5,7 @@ E episodes, B rows (those of an episode side by side), T actions, L = P + T.
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -13,14 +13,16 @@ from torch import Tensor
 from llmgym.env import SingleTurnEnv, inner_env
 from llmgym.messages import StopReason
 from trainers.batch import Experience, Metrics, Rollout, TextInputs
-from trainers.collect.base import Actor, Collector
+from trainers.collect.base import Actor, Collector, Student
 from trainers.collect.episodes import Episodes, summed_by
 from trainers.collect.metrics import Outcome, Phases, sample_rows, text_metrics
 from trainers.collect.reward_shaping import RewardShaper, Unshaped, last_true
 from trainers.collect.rollout_checks import check_error_rate, check_mismatch
 from trainers.collect.rollout_writer import RolloutWriter, TextParts, WrittenRollout
+from trainers.collect.teaching import lesson_of, teacher_metrics
 from trainers.config import Config
-from trainers.distributed.collectives import World, global_sum
+from trainers.distributed.collectives import World, global_metrics, global_sum
+from trainers.functional.distillation import TeacherComparison
 from trainers.functional.kl import kl_estimate
 
 
@@ -60,7 +62,8 @@ class TextCollector(Collector):
         mask = episodes.sampled & shaped.keep[:, None]
         reference = self._parts.reference
         with phases.of("logprobs"):
-            logprobs = self._logprobs(actor, written, mask)
+            comparison = self._compared(actor, episodes, mask)
+            logprobs = comparison.logprobs if comparison else self._logprobs(actor, written, mask)
             if not self._parts.generator.exact:
                 check_mismatch(
                     logprobs, episodes.generator_logprobs, mask, self._config.generation.tolerance
@@ -81,7 +84,7 @@ class TextCollector(Collector):
         )
         rollout = self._rollout(outcome, inputs, values)
         self._note(outcome, phases, lag=actor.policy_version - written.version)
-        return rollout
+        return rollout if comparison is None else self._taught(rollout, comparison)
 
     def record(self, experience: Experience) -> None:
         """Take note of each episode's mean advantage, for the samples shown."""
@@ -144,9 +147,26 @@ class TextCollector(Collector):
         if written.logprobs is not None:
             return torch.where(mask, written.logprobs, 0.0)
         episodes, config, exact = written.episodes, self._config, self._parts.generator.exact
+        if config.distill.is_direct:
+            return episodes.generator_logprobs * mask
         if config.reuses_logprobs and config.ppo.kl_placement != "reward" and exact:
             return episodes.generator_logprobs * mask
         return actor.logprobs(episodes.inputs, mask)
+
+    def _compared(self, actor: Actor, episodes: Episodes, mask: Tensor) -> TeacherComparison | None:
+        """Compare policy and teacher at the actions, in one pass of both; None without one."""
+        if self._parts.teacher is None:
+            return None
+        clip = self._config.distill.clip
+        student = cast(Student, actor)
+        return student.compared(self._parts.teacher, episodes.inputs, mask, clip=clip)
+
+    def _taught(self, rollout: Rollout, comparison: TeacherComparison) -> Rollout:
+        """Add what the teacher pays, and its metrics."""
+        settings, mask = self._config.distill, rollout.response_mask
+        self._metrics |= global_metrics(teacher_metrics(comparison, mask, settings))
+        lesson = lesson_of(comparison, mask, settings)
+        return replace(rollout, teacher_rewards=lesson.rewards, teacher_values=lesson.values)
 
     def _read_by_critic(self, episodes: Episodes, logprobs: Tensor) -> TextInputs:
         """Return the rows, with their log-probabilities [B, T] where the critic reads them."""

@@ -18,6 +18,7 @@ from trainers.collect.play import PlayOptions, play
 from trainers.collect.reward_statistics import RewardScales
 from trainers.config import Config
 from trainers.distributed.collectives import SideGroup, World
+from trainers.functional.distillation import TeacherModel
 from trainers.generation.base import Generator, Sampling
 from trainers.models.chat import ChatFormat
 
@@ -45,6 +46,7 @@ class TextParts:
     Attributes:
         envs: one slot for each of this rank's episodes of an iteration.
         reference: None where no KL to a reference is measured.
+        teacher: pays for each token; None where none does.
         max_tokens: longest sequence the model takes, or None.
         copy: writes each rollout while the one before is learned from; None: the actor writes it
             when it is asked for.
@@ -55,6 +57,7 @@ class TextParts:
     chat: ChatFormat
     sampler: Sampler
     reference: Reference | None = None
+    teacher: TeacherModel | None = None
     max_tokens: int | None = None
     copy: PolicyCopy | None = None
 

@@ -1,6 +1,7 @@
 """Every setting: frozen, strict, documented under each field. No torch, no tyro."""
 
 from trainers.config.backend import BackendConfig
+from trainers.config.distill import DistillConfig
 from trainers.config.ppo import PPOConfig
 from trainers.config.reward_model import RewardModelConfig
 from trainers.config.settings import (
@@ -33,6 +34,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DimensionsConfig",
+    "DistillConfig",
     "EnvConfig",
     "EvalConfig",
     "GenerationConfig",

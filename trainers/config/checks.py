@@ -51,6 +51,53 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "set ppo.critic_learning_rate",
     ),
     (
+        "ppo.whiten_advantages",
+        lambda config: config.ppo.advantage == "teacher",
+        "ppo.advantage is teacher, whose advantages have mean 0 and are in nats",
+        "set distill.coef",
+    ),
+    *(
+        (
+            f"distill.{name}",
+            lambda config: config.distill.teacher is None or not config.ppo.num_iterations,
+            "distill.teacher is not set or ppo.num_iterations is 0",
+            "set distill.teacher and ppo.num_iterations",
+        )
+        for name in ("method", "max_tokens", "max_minutes")
+    ),
+    *(
+        (
+            f"distill.{name}",
+            lambda config: config.distill.teacher is None or config.distill.method != "ppo",
+            "distill.teacher is not set or distill.method is not ppo",
+            "set distill.teacher and distill.method ppo",
+        )
+        for name in ("coef", "clip")
+    ),
+    (
+        "distill.beta",
+        lambda config: config.distill.teacher is None or config.distill.method != "gkd",
+        "distill.teacher is not set or distill.method is not gkd",
+        "set distill.teacher and distill.method gkd",
+    ),
+    *(
+        (
+            f"ppo.{name}",
+            lambda config: config.distill.is_direct,
+            "distill.method is gkd or sft_kd, which follows a divergence alone",
+            "set distill.method ppo",
+        )
+        for name in (
+            "clip_low",
+            "clip_high",
+            "clip_dual",
+            "target_kl",
+            "entropy_coef",
+            "old_logprobs",
+            "mismatch_correction",
+        )
+    ),
+    (
         "ppo.kl_target",
         lambda config: config.ppo.kl_controller == "fixed",
         "ppo.kl_controller is fixed",

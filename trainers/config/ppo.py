@@ -16,7 +16,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Clip = Annotated[float, Field(gt=0, lt=1)]
 READ_VALUES = ("gae",)
 """The estimators of `ppo.advantage` that need a critic; the others compare the episodes of a
-group."""
+group, or a token with what a teacher makes of the others."""
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
@@ -87,9 +87,10 @@ class PPOConfig:
     """KL that an adaptive controller aims at, in nats per episode."""
     kl_horizon: Positive = 10000.0
     """Episodes over which an adaptive controller acts."""
-    advantage: Literal["gae", "rloo", "grpo"] = "gae"
-    """What an action is compared with: the critic's values (`gae`), or the other responses to the
-    same prompt, without oneself (`rloo`) or with (`grpo`); these two need `ppo.critic none`."""
+    advantage: Literal["gae", "rloo", "grpo", "teacher"] = "gae"
+    """What an action is compared with: the critic's values (`gae`); the other responses to the same
+    prompt, without oneself (`rloo`) or with (`grpo`); or what `distill.teacher` makes of the other
+    tokens alone, without any reward (`teacher`). All but `gae` need `ppo.critic none`."""
     scale_advantages: bool | None = None
     """Divide by the standard deviation of the group; null: for `grpo`, not for `rloo`."""
     whiten_advantages: bool | None = None
@@ -221,12 +222,13 @@ def _check_advantage(ppo: PPOConfig) -> None:
         raise ConfigError(f"ppo.advantage {name} {reads}, and ppo.critic is {ppo.critic}. {remedy}")
     if ppo.has_critic:
         return
-    if ppo.samples_per_prompt < 2:
+    compares = name != "teacher"
+    if compares and ppo.samples_per_prompt < 2:
         raise ConfigError(
             f"ppo.advantage {name} compares the responses to one prompt, and "
             "ppo.samples_per_prompt is 1. Set it to 2 or more; 4 to 16 are usual."
         )
-    if ppo.gamma != 1.0:
+    if compares and ppo.gamma != 1.0:
         raise ConfigError(
             f"ppo.advantage {name} compares whole episodes, so ppo.gamma must be 1, got "
             f"{ppo.gamma:g}. Set ppo.gamma 1, or ppo.advantage gae with a critic."

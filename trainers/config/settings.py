@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from trainers.config.backend import BackendConfig
+from trainers.config.distill import DistillConfig, check_distill
 from trainers.config.ppo import RULES, Count, NonNegative, Positive, PPOConfig, Share, Whole
 from trainers.config.reward_model import RewardModelConfig
 from trainers.config.text import (
@@ -243,6 +244,8 @@ class Config:
     """Reward model stage."""
     ppo: PPOConfig = Field(default_factory=PPOConfig)
     """PPO stage."""
+    distill: DistillConfig = Field(default_factory=DistillConfig)
+    """Teacher of the PPO stage, or of what takes its place."""
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     """Sampling."""
     backend: BackendConfig = Field(default_factory=BackendConfig)
@@ -277,6 +280,13 @@ class Config:
                 "a reward model is learned in a run of its own, so reward_model.num_epochs "
                 f"{self.reward_model.num_epochs} needs ppo.num_iterations 0 and sft.num_epochs 0. "
                 "llmgym reward-model sets them."
+            )
+
+        check_distill(self.distill, self.ppo)
+        if self.is_control and self.distill.teacher is not None:
+            raise ConfigError(
+                f"run.kind control has no tokens for distill.teacher {self.distill.teacher}. Set "
+                "--run.kind text, or drop the teacher."
             )
 
     @property

@@ -1,7 +1,7 @@
 """Advantage estimators: what each action earned beyond what was expected.
 
 `gae` asks a critic what to expect; `group_relative` asks the other responses to the same prompt.
-`ESTIMATORS` holds them by their name in `ppo.advantage`.
+`ESTIMATORS` holds them by their name in `ppo.advantage`. A teacher's part is added to any of them.
 
 Shapes: B rows (sequences, or steps of an environment), T actions of a row; E episodes, A the
 largest number of actions of one.
@@ -158,10 +158,39 @@ def _by_group(trajectories: Trajectories, config: PPOConfig) -> tuple[Tensor, No
     return advantages[:, None].expand_as(trajectories.rewards), None
 
 
+def _unrewarded(trajectories: Trajectories, config: PPOConfig) -> tuple[Tensor, None]:
+    """Read no reward: a teacher's part alone is left."""
+    del config
+    return torch.zeros_like(trajectories.rewards), None
+
+
+def taught(
+    advantages: Float[Tensor, "B T"],
+    teacher_rewards: Float[Tensor, "B T"] | None,
+    teacher_values: Float[Tensor, "B T"] | None,
+) -> Float[Tensor, "B T"]:
+    """Add what a teacher makes of each action, where there is one.
+
+        A_t + r^T_t - V^T_t
+
+    V^T is the exact mean of r^T over the policy's own distribution, so the term has mean 0 in every
+    state and needs no critic; it is that of gamma = 0, and is never whitened.
+
+    Args:
+        advantages: [B, T] of the environment's reward.
+        teacher_rewards: [B, T] r^T, in nats times its weight; None: no teacher.
+        teacher_values: [B, T] V^T.
+    """
+    if teacher_rewards is None or teacher_values is None:
+        return advantages
+    return advantages + teacher_rewards - teacher_values
+
+
 ESTIMATORS: Mapping[str, Callable[[Trajectories, PPOConfig], tuple[Tensor, Tensor | None]]] = {
     "gae": _by_gae,
     "rloo": _by_group,
     "grpo": _by_group,
+    "teacher": _unrewarded,
 }
 """By name in `ppo.advantage`: from trajectories to advantages [E, A] and the targets of the
 critic [E, A], None where there is no critic."""

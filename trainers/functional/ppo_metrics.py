@@ -20,7 +20,7 @@ from trainers.functional.kl import kl_estimate, ratio_of
 def describe_update(experience: Experience, output: PolicyOutput, settings: Config) -> Metrics:
     """Describe one micro-batch [B, T] of an update; every mean is over its actions."""
     config = settings.ppo
-    logprobs, entropies, values = output
+    logprobs, entropies, values = output.logprobs, output.entropy, output.values
     assert entropies is not None
     old, advantages = experience.old_logprobs, experience.advantages
     mask = experience.response_mask

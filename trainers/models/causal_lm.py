@@ -9,7 +9,7 @@ V vocabulary, D hidden. Logits [B, L, V] are never built:
 
 import inspect
 from dataclasses import dataclass
-from typing import Self, cast, final
+from typing import Any, Self, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from llmgym.rewards.context import longest_sequence, rope_limit
 from trainers.batch import PolicyOutput, TextInputs
 from trainers.errors import ConfigError
+from trainers.functional.distillation import Against, every_logprob, linear_figures
 from trainers.functional.logprobs import Absent, EntropyMode, linear_logprobs, without
 from trainers.models.lean_layers import lean_states, reads_lean
 from trainers.models.packed_rows import Layout, longest_packed
@@ -141,25 +142,42 @@ class ActionScorer:
         self, head: nn.Linear, hidden: Tensor, targets: Tensor, *, entropy: EntropyMode
     ) -> tuple[Tensor, Tensor | None]:
         """Return logprobs [N] and entropies [N] or None, of `targets` [N] after `hidden` [N, D]."""
-        bias = head.bias
-        if self.scale != 1.0:
-            hidden, bias = hidden * self.scale, None if bias is None else bias * self.scale
+        hidden, bias = self._scaled(head, hidden)
         return linear_logprobs(
-            hidden,
-            head.weight,
-            bias,
-            targets,
-            temperature=self.temperature,
-            chunk=self.chunk,
-            entropy=entropy,
-            softcap=self.softcap,
-            absent=self.absent,
+            hidden, head.weight, bias, targets, entropy=entropy, **self._settings()
         )
+
+    def compared(
+        self, head: nn.Linear, hidden: Tensor, targets: Tensor, against: Against
+    ) -> Tensor:
+        """Return the figures [N, K] of the distributions after `hidden` [N, D]."""
+        hidden, bias = self._scaled(head, hidden)
+        return linear_figures(hidden, head.weight, bias, targets, against, **self._settings())
+
+    def every(self, head: nn.Linear, hidden: Tensor) -> Tensor:
+        """Return the log-probabilities [N, V] of every token after `hidden` [N, D]."""
+        hidden, bias = self._scaled(head, hidden)
+        return every_logprob(hidden, head.weight, bias, **self._settings())
+
+    def _scaled(self, head: nn.Linear, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.scale == 1.0:
+            return hidden, head.bias
+        return hidden * self.scale, None if head.bias is None else head.bias * self.scale
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "temperature": self.temperature,
+            "chunk": self.chunk,
+            "softcap": self.softcap,
+            "absent": self.absent,
+        }
 
 
 def scattered(values: Tensor, mask: Tensor) -> Tensor:
-    """Return [B, T] with `values` [N] where `mask` [B, T] is True, 0 elsewhere."""
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+    """Return [B, T, ...] with `values` [N, ...] where `mask` [B, T] is True, 0 elsewhere."""
+    shape = (*mask.shape, *values.shape[1:])
+    places = mask.view(*mask.shape, *[1] * (values.dim() - 1)).expand(shape)
+    return values.new_zeros(shape).masked_scatter(places, values)
 
 
 def score_responses(
@@ -182,6 +200,24 @@ def score_responses(
     if entropies is not None:
         entropies = scattered(entropies, response_mask)
     return PolicyOutput(scattered(logprobs, response_mask), entropies)
+
+
+def compare_responses(
+    model: PreTrainedModel,
+    scorer: ActionScorer,
+    hidden: Tensor,
+    inputs: TextInputs,
+    response_mask: Tensor,
+    against: Against,
+) -> PolicyOutput:
+    """Compare distributions before the tokens of `response_mask` [B, T] with a teacher's.
+
+    Every other figure is zero.
+    """
+    head = cast(nn.Linear, model.get_output_embeddings())
+    before, tokens = hidden[:, :-1][response_mask], inputs.actions[response_mask]
+    figures = scattered(scorer.compared(head, before, tokens, against), response_mask)
+    return PolicyOutput(torch.zeros_like(figures[..., 0]), None, compared=figures)
 
 
 @final
@@ -210,13 +246,41 @@ class CausalPolicy(nn.Module):
         )
 
     def forward(
-        self, inputs: TextInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
+        self,
+        inputs: TextInputs,
+        response_mask: Tensor,
+        *,
+        entropy: EntropyMode = "none",
+        against: Against | None = None,
     ) -> PolicyOutput:
-        """Return log-probabilities [B, T] of the responses, and their entropy where asked."""
-        hidden = hidden_states(body_of(self.model), inputs)
-        return score_responses(
-            self.model, self.scorer, hidden, inputs, response_mask, entropy=entropy
-        )
+        """Return log-probabilities [B, T] of the responses, and their entropy where asked.
+
+        With `against` only what is made of both distributions, [B, T, K].
+        """
+        read = self.model, self.scorer, hidden_states(body_of(self.model), inputs)
+        if against is not None:
+            return compare_responses(*read, inputs, response_mask, against)
+        return score_responses(*read, inputs, response_mask, entropy=entropy)
+
+
+@final
+class TeacherPolicy(nn.Module):
+    """A causal language model that returns all of its distributions.
+
+    Args:
+        policy: the model, and how its logits become log-probabilities.
+    """
+
+    def __init__(self, policy: CausalPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, inputs: TextInputs, response_mask: Tensor) -> Tensor:
+        """Return log-probabilities [N, V] of every token at the N responses of the mask."""
+        model = self.policy.model
+        hidden = hidden_states(body_of(model), inputs)[:, :-1]
+        head = cast(nn.Linear, model.get_output_embeddings())
+        return self.policy.scorer.every(head, hidden[response_mask])
 
 
 def _check_long_row(model: PreTrainedModel, longest: int | None) -> None:

@@ -21,8 +21,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from trainers.batch import PolicyOutput, TextInputs
+from trainers.functional.distillation import Against
 from trainers.functional.logprobs import Absent, EntropyMode
-from trainers.models.causal_lm import ActionScorer, body_of, hidden_states, score_responses
+from trainers.models.causal_lm import (
+    ActionScorer,
+    body_of,
+    compare_responses,
+    hidden_states,
+    score_responses,
+)
 
 NUM_SURPRISALS = 4
 """Figures that `surprisal` returns of a state."""
@@ -206,11 +213,18 @@ class SharedActorCritic(nn.Module):
         return self.value_head
 
     def forward(
-        self, inputs: TextInputs, response_mask: Tensor, *, entropy: EntropyMode = "none"
+        self,
+        inputs: TextInputs,
+        response_mask: Tensor,
+        *,
+        entropy: EntropyMode = "none",
+        against: Against | None = None,
     ) -> PolicyOutput:
         """Return the responses' figures [B, T] and values [B, T + 1]."""
         hidden = hidden_states(self.trunk, inputs)
-        output = score_responses(
-            self.model, self.scorer, hidden, inputs, response_mask, entropy=entropy
-        )
+        read = self.model, self.scorer, hidden
+        if against is not None:
+            output = compare_responses(*read, inputs, response_mask, against)
+        else:
+            output = score_responses(*read, inputs, response_mask, entropy=entropy)
         return output._replace(values=read_values(self.value_head, hidden, inputs))

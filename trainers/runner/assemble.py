@@ -307,6 +307,8 @@ def engines_json(config: Config, zero: Zero) -> dict[str, dict[str, Any]]:
         engines["critic"] = zero.trained(settings)
     if zero.stage == 3 and ppo.kl_placement != "none" and not config.model.lora.rank:
         engines["reference"] = zero.frozen()
+    if zero.stage == 3 and config.distill.teacher is not None:
+        engines["teacher"] = zero.frozen()
     return engines
 
 

@@ -1,21 +1,26 @@
 """The outer loop of PPO: log, evaluate, save and export what `ppo.train` yields."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from llmgym.errors import EnvTimeoutError, RewardError
 from llmgym.plural import counted
-from trainers.batch import Evaluation
+from trainers.batch import Evaluation, Metrics
 from trainers.checkpoint.state_files import random_state
 from trainers.collect.base import Collector
 from trainers.distributed.collectives import gather, phase
 from trainers.errors import CheckpointError, ConfigError, LostServerError, MismatchError
 from trainers.learner import Learner
 from trainers.ppo import train
+from trainers.runner.limits import RunLimits
 from trainers.runner.session import Session
 
 _log = logging.getLogger(__name__)
+
+Iterations = Callable[[int], Iterator[Metrics]]
+"""Yields the metrics of each iteration, from a given one on."""
 
 
 class Training(Protocol):
@@ -43,8 +48,20 @@ class Training(Protocol):
         """
 
 
-def improve(session: Session, training: Training) -> dict[str, float]:
+def improve(
+    session: Session,
+    training: Training,
+    *,
+    iterations: Iterations | None = None,
+    limits: RunLimits | None = None,
+) -> dict[str, float]:
     """Run PPO from where it is to its end, or until it is asked to stop.
+
+    Args:
+        session: of the run.
+        training: what collects and learns.
+        iterations: yields the metrics of each iteration from a given one on; None: PPO's.
+        limits: ends the run before its last iteration; None: nothing does.
 
     Returns:
         The last iteration's figures by name.
@@ -53,7 +70,8 @@ def improve(session: Session, training: Training) -> dict[str, float]:
         ConfigError: it has made more iterations than it is to make.
     """
     total = session.config.ppo.num_iterations
-    begin = _continued(session, training)
+    limits = limits or RunLimits(session.config.distill)
+    begin = _continued(session, training, limits)
     if begin > total:
         raise ConfigError(
             f"the run has made {counted(begin, 'iteration')}, and ppo.num_iterations {total} is "
@@ -63,30 +81,41 @@ def improve(session: Session, training: Training) -> dict[str, float]:
     session.start_loggers()
     if begin == 0:
         _evaluate(session, training, 0)
-    if begin >= total or session.held_out.has_converged:  # done, but perhaps not exported
+    is_done = begin >= total or limits.are_reached or session.held_out.has_converged
+    if is_done:  # but perhaps not exported
         _close(session, begin)
         _finish(_written(training, ["model", "critic"]))
         return {}
-    return _iterate(session, training, begin)
+    if iterations is None:
+        iterations = partial(train, training.collector, training.learner, session.config)
+    return _iterate(session, training, begin, iterations=iterations(begin), limits=limits)
 
 
-def _iterate(session: Session, training: Training, begin: int) -> dict[str, float]:
+def _iterate(
+    session: Session,
+    training: Training,
+    begin: int,
+    *,
+    iterations: Iterator[Metrics],
+    limits: RunLimits,
+) -> dict[str, float]:
     """Run PPO from iteration `begin` on; return the last iteration's figures."""
     config, total = session.config, session.config.ppo.num_iterations
     values: dict[str, float] = {}
-    done, own = begin, _own(training)
-    iterations = train(training.collector, training.learner, config, begin)
+    done, own = begin, _own(training, limits)
     try:
         for step, metrics in enumerate(iterations, start=begin + 1):
             steps = {"train/optimizer_steps": float(training.learner.policy_version)}
             values = metrics.values() | steps
             session.log(values, step, "ppo", total)
             session.samples(training.collector.samples(), step)
-            last = session.should_stop() or step == total
-            if step == total or (config.eval.every and step % config.eval.every == 0):
+            limits.count(values)
+            ends = step == total or limits.are_reached
+            last = session.should_stop() or ends
+            if ends or (config.eval.every and step % config.eval.every == 0):
                 _evaluate(session, training, step)
             last = last or session.held_out.has_converged
-            done, own = step, _own(training)
+            done, own = step, _own(training, limits)
             if last or session.save_is_due(step):
                 _save(session, training, step, own=own, must=last)
             if last:
@@ -105,18 +134,24 @@ def _iterate(session: Session, training: Training, begin: int) -> dict[str, floa
     return values
 
 
-def _own(training: Training) -> dict[str, Any]:
+def _own(training: Training, limits: RunLimits) -> dict[str, Any]:
     """Return this rank's states after an iteration, as they are now."""
-    return {"collector": training.collector.state_dict(), "random": random_state()}
+    return {
+        "collector": training.collector.state_dict(),
+        "random": random_state(),
+        "limits": limits.state_dict(),
+    }
 
 
-def _continued(session: Session, training: Training) -> int:
+def _continued(session: Session, training: Training, limits: RunLimits) -> int:
     resumed = session.resumed("ppo")
     if resumed is None:
         return 0
     begin, loaded = resumed
     training.learner.load_state_dict(loaded.parts["learner"])
     training.collector.load_state_dict(loaded.own["collector"])
+    if "limits" in loaded.own:  # those of 0.1 have none
+        limits.load_state_dict(loaded.own["limits"])
     session.restore(loaded)
     return begin
 

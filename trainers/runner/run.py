@@ -1,6 +1,7 @@
 """The outer loop: stages, evaluation, checkpoints, exports. The algorithm is `ppo.py`.
 
     run(config)  ->  sft (where sft.num_epochs > 0)  ->  base/  ->  ppo  ->  model/, critic/, best/
+                 ->  distill (in place of ppo, where distill.teacher is set)  ->  model/, best/
                  ->  reward_model (where reward_model.num_epochs > 0, alone)  ->  model/
 
 PPO always starts from a folder: base/, or `model.path` where nothing was learned before. So a
@@ -152,7 +153,9 @@ def _learned(session: Session, env: EnvFactory | None, reward: object | None) ->
     """Run the stages; return the last figures by name."""
     if session.config.reward_model.num_epochs:
         return train_reward_model(session)
-    train = load(f"trainers.runner.stages.ppo_{session.config.run.kind}:train_stage")
+    is_taught = session.config.distill.teacher is not None
+    stage = "distill" if is_taught else f"ppo_{session.config.run.kind}"
+    train = load(f"trainers.runner.stages.{stage}:train_stage")
     return train(session, env, reward)
 
 

@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[3]
 MOST_FILES = 2
 
 ESTIMATOR = {
-    "trainers/config/ppo.py": ('"rloo", "grpo"] = "gae"', '"rloo", "grpo", "winner"] = "gae"'),
+    "trainers/config/ppo.py": (
+        '"grpo", "teacher"] = "gae"',
+        '"grpo", "teacher", "winner"] = "gae"',
+    ),
     "trainers/functional/advantages.py": (
         '    "grpo": _by_group,\n',
         '    "grpo": _by_group,\n'

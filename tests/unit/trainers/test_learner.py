@@ -133,7 +133,7 @@ def test_padding_changes_no_figure_and_no_gradient(critic):
         values = learner.values(made.inputs)[:, :6]
         made = tiny.on_policy(learner, made).trimmed()
         (micro,) = learner.micro_batches(made)
-        logprobs, _, now = learner.forward(micro, entropy="metric", last=True)
+        logprobs, _, now, _ = learner.forward(micro, entropy="metric", last=True)
         learner.backward((logprobs * micro.advantages).sum(), (now * micro.response_mask).sum())
         results.append((scored, values, tiny.gradients(learner)))
     (logprobs, values, gradients), (others, other_values, other_gradients) = results
@@ -168,7 +168,7 @@ def test_a_minibatch_without_rows_is_one_blank_micro_batch():
     (blank,) = learner.micro_batches(none)
 
     assert not blank.response_mask.any()
-    logprobs, entropies, values = learner.forward(blank, entropy="metric", last=True)
+    logprobs, entropies, values, _ = learner.forward(blank, entropy="metric", last=True)
     assert logprobs.shape == entropies.shape == values.shape == (1, 1)
 
 

@@ -1,5 +1,7 @@
 """A text run: demonstrations where there are any, then PPO."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import final
 
 from torch import nn
@@ -39,6 +41,7 @@ from trainers.runner.generators import check_generator, generator_of
 from trainers.runner.loop import improve
 from trainers.runner.session import Session
 from trainers.runner.stages.sft import base_model
+from trainers.runner.teachers import load_teacher, rollout_generator
 
 AHEAD = (
     "each rollout is written by weights one iteration older, while the one before is learned from; "
@@ -54,6 +57,16 @@ def train_stage(
     Returns:
         The last iteration's figures by name; none if PPO was left out or never began.
     """
+    return train_text(session, env, reward, improve)
+
+
+def train_text(
+    session: Session,
+    env: EnvFactory | str | None,
+    reward: object | None,
+    learn: Callable[[Session, "TextTraining"], dict[str, float]],
+) -> dict[str, float]:
+    """Run the stages, the last of them as `learn` does; the rest is as of `train_stage`."""
     config = session.config
     check_data(config, has_env=env is not None)
     check_lora(config)
@@ -76,7 +89,7 @@ def train_stage(
             return {}
         training = TextTraining(session, started, envs=envs, held_out=held_out, cached=cached)
         try:
-            figures = improve(session, training)
+            figures = learn(session, training)
         finally:
             training.close()
         training.learner.close()
@@ -125,7 +138,7 @@ def _held_out(
 
 @final
 class TextTraining:
-    """Policy, critic, reference, generator and environments of a text run.
+    """Policy, critic, reference, teacher, generator and environments of a text run.
 
     Args:
         session: of the run.
@@ -171,20 +184,22 @@ class TextTraining:
         self.learner, self._base = models.learner, started.model.path
         limits = config.generation
         one_turn = limits.max_prompt_tokens + limits.max_new_tokens
-        self.generator = generator_of(
+        make_generator = partial(
+            generator_of,
             config,
-            models.writer,
-            self._chat,
+            chat=self._chat,
             autocast=devices.autocast,
-            cached=cached,
             max_tokens=one_turn if isinstance(first.unwrapped, SingleTurnEnv) else self._longest,
         )
+        self.generator = make_generator(models.writer, cached=cached)
+        self.teacher = load_teacher(session, self._chat, devices, self._policy)
         parts = TextParts(
             envs=envs,
-            generator=self.generator,
+            generator=rollout_generator(self.teacher, self.generator, make_generator),
             chat=self._chat,
             sampler=task_sampler(config, envs, world),
             reference=models.reference,
+            teacher=None if config.distill.is_direct or not self.teacher else self.teacher.scores,
             max_tokens=self._longest,
             copy=models.copy,
         )
@@ -235,7 +250,7 @@ class TextTraining:
         if self._held_out is None:
             return []
         with self.learner.offloaded():
-            self.collector.sync(self.learner)
+            self._sync()
             evaluation = evaluate_text(
                 self._held_out,
                 self.generator,
@@ -246,6 +261,13 @@ class TextTraining:
             )
             self.generator.sleep()
         return [evaluation]
+
+    def _sync(self) -> None:
+        """Give the generator the learner's weights; another one may write the rollouts."""
+        if self.teacher is None or not self.teacher.writes:
+            self.collector.sync(self.learner)
+        elif self.generator.policy_version != self.learner.policy_version:
+            self.generator.load_weights(self.learner.weights(), self.learner.policy_version)
 
     def export(self, name: str) -> None:
         """Write the current policy, or its critic under the name `critic`; a collective.

@@ -10,6 +10,13 @@ from trainers.runner.run import run
 
 MLP = {"run.kind": "control", "ppo.kl_placement": "none"}
 NO_CRITIC = {"ppo.critic": "none", "ppo.advantage": "rloo"}
+TAUGHT = {
+    "distill.teacher": "t",
+    "ppo.critic": "none",
+    "ppo.advantage": "teacher",
+    "ppo.kl_placement": "none",
+}
+GKD = {**TAUGHT, "distill.method": "gkd"}
 IN_VAIN = [
     ("ppo.critic_learning_rate", 1e-3, {"ppo.critic": "shared"}, "ppo.learning_rate"),
     ("ppo.critic_init", "a/b", {"ppo.critic": "shared"}, "ppo.critic separate"),
@@ -18,6 +25,20 @@ IN_VAIN = [
     ("ppo.scale_advantages", True, {}, "ppo.whiten_advantages"),
     ("ppo.critic_reads_logprobs", True, NO_CRITIC, "a text run with a critic"),
     ("ppo.value_coef", 0.5, {}, "ppo.critic_learning_rate"),
+    ("ppo.whiten_advantages", True, TAUGHT, "distill.coef"),
+    ("distill.method", "gkd", {}, "distill.teacher and ppo.num_iterations"),
+    ("distill.max_tokens", 9, {}, "distill.teacher and ppo.num_iterations"),
+    ("distill.max_minutes", 9.0, {}, "distill.teacher and ppo.num_iterations"),
+    ("distill.coef", 0.5, GKD, "distill.teacher and distill.method ppo"),
+    ("distill.clip", 5.0, GKD, "distill.teacher and distill.method ppo"),
+    ("distill.beta", 0.1, TAUGHT, "distill.teacher and distill.method gkd"),
+    ("ppo.clip_low", 0.1, GKD, "distill.method ppo"),
+    ("ppo.clip_high", 0.1, GKD, "distill.method ppo"),
+    ("ppo.clip_dual", 3.0, GKD, "distill.method ppo"),
+    ("ppo.target_kl", 0.2, GKD, "distill.method ppo"),
+    ("ppo.entropy_coef", 0.2, GKD, "distill.method ppo"),
+    ("ppo.old_logprobs", "recompute", GKD, "distill.method ppo"),
+    ("ppo.mismatch_correction", "tis", GKD, "distill.method ppo"),
     ("ppo.kl_target", 3.0, {}, "ppo.kl_controller adaptive"),
     ("ppo.kl_horizon", 3.0, {}, "ppo.kl_controller adaptive"),
     ("ppo.truncation_penalty", -1.0, {}, "ppo.on_truncation penalty"),
@@ -72,6 +93,8 @@ def test_a_setting_in_vain_is_named_with_its_value_and_what_has_an_effect(
         {**MLP, "ppo.samples_per_prompt": 1, "ppo.num_steps": 7, "model.hidden_sizes": [8]},
         {**NO_CRITIC, "ppo.scale_advantages": True},
         {**NO_CRITIC, **MLP, "ppo.samples_per_prompt": 8},
+        {**TAUGHT, "distill.coef": 0.5, "distill.clip": 5.0, "ppo.target_kl": 0.2},
+        {**GKD, "distill.beta": 0.1, "distill.max_tokens": 9, "distill.max_minutes": 9.0},
         {"eval.patience": 2, "eval.min_delta": 0.1},
         {"envs.0.executor": "processes", "envs.0.workers": 2, "envs.0.memory_gb": 1.5},
         {"generation.engine": "vllm", "generation.tolerance": 0.5, "generation.vllm.cache_gb": 2.0},

@@ -1,0 +1,1 @@
+"""Distillation by the gradient of a divergence, which is compared with distillation by PPO."""
