@@ -151,6 +151,20 @@ def hub_rows(name: str, *, split: str = "train", config: str | None = None) -> l
     return [(number, dict(row)) for number, row in enumerate(rows, start=1)]
 
 
+def as_dataset(rows: Sequence[Mapping[str, Any]]) -> Any:  # noqa: ANN401 - of the library
+    """Return rows as a `datasets.Dataset`, as other trainers read them.
+
+    Raises:
+        MissingExtraError: the library `datasets` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        message = 'a data set for other trainers needs datasets: pip install "llmgym-rl[data]"'
+        raise MissingExtraError(message) from error
+    return datasets.Dataset.from_list([dict(row) for row in rows])
+
+
 def from_hf(
     name: str,
     columns: Columns = PLAIN,
