@@ -164,6 +164,7 @@ REWARDS: dict[str, str] = {
     "think_format": "llmgym.rewards.rules:ThinkFormat",
     "language": "llmgym.rewards.rules:Language",
     "constant": "llmgym.rewards.rules:Constant",
+    "code.tests": "llmgym.rewards.code:code_tests",
 }
 """Rewards by name: "module:factory"."""
 

@@ -23,7 +23,7 @@ from llmgym import errors
 from llmgym.errors import RewardError
 from llmgym.messages import Completion, Sample, Score, Task
 from llmgym.rewards.algebra import MathVerify, is_plain
-from llmgym.rewards.answers import spread
+from llmgym.rewards.answers import Comparing, spread
 from llmgym.rewards.base import Reward, bounds_of, takes_batches
 from llmgym.rewards.process import START_SECONDS, NotAVerdictError, Worker
 from llmgym.rewards.rules import Comparison, reference
@@ -128,12 +128,14 @@ class Isolated(Reward):
             return [batch.scores[position] for position in every]
 
     def check_tasks(self, tasks: Sequence[Task]) -> None:
-        """Let the reward inside look at the gold answers that are neither numbers nor words.
+        """Let the reward inside look at the gold answers, of a comparison those that are no words.
 
         Raises:
             RewardError: it cannot compare with one, or not in time; names the task.
         """
         if not isinstance(self._reward, Comparison):
+            if isinstance(self._reward, Comparing):
+                self._reward.check_tasks(tasks)
             return
         golds = {str(reference(task, self._reward.column)): task for task in tasks}
         odd = [

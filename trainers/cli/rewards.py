@@ -174,8 +174,8 @@ def trial_lines(trial: Trial) -> list[str]:
     return lines
 
 
-def following(options: Options) -> str:
-    """Return the command that trains with this reward."""
+def following(options: Options, tasks: TaskList) -> str:
+    """Return the command that trains with this reward on these rows."""
     path = "FILE" if options.data is None else str(options.data)
     words = ["llmgym", "train", "prompts", "--model.path", "MODEL", "--envs.0.kwargs.path", path]
     if options.prompt_column != "prompt":
@@ -187,7 +187,8 @@ def following(options: Options) -> str:
     if ":" in options.reward or Path(options.reward).is_dir():
         words += ["--reward", options.reward]
     else:
-        words += ["--envs.0.kwargs.answer_column", options.answer_column or "answer"]
+        if tasks.tasks[0].answer is not None:
+            words += ["--envs.0.kwargs.answer_column", options.answer_column or "answer"]
         words += ["--rewards.0.name", options.reward]
     if options.dialect != "auto":
         words += ["--rewards.0.dialect", options.dialect]
@@ -232,5 +233,5 @@ def main(argv: Sequence[str]) -> int:
         columns = "" if options.data else " (its columns come from --data FILE)"
         print(f"Next      correct it{columns}, then: {shlex.join(['llmgym', 'rewards', *argv])}")
     else:
-        print(f"Next      {following(options)}")
+        print(f"Next      {following(options, tasks)}")
     return 1 if trial.errors else 0
