@@ -18,6 +18,7 @@ FROZEN_VERBS = [
     "envs",
     "rewards",
     "data",
+    "compress",
     "export",
     "report",
     "runs",

@@ -7,6 +7,7 @@ import pytest
 from tests.docs.pages import PAGES, ROOT, commands, name
 from trainers.cli import (
     bench,
+    compress,
     data,
     envs,
     export,
@@ -29,6 +30,7 @@ OPTIONS = {
     "play": play.Options,
     "envs": envs.Command,
     "rewards": rewards.Options,
+    "compress": compress.Options,
     "data": data.Options,
     "export": export.Options,
     "bench": bench.Options,

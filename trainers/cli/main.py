@@ -37,6 +37,7 @@ VERBS = {
     "envs": "list, show or check environments, or start one of your own",
     "rewards": "try a reward on a few rows, before a model is trained on it",
     "data": "look at a data file before training on it",
+    "compress": "make a model smaller and faster under a budget, as a plain folder",
     "export": "copy a run's model as a plain Hugging Face folder, verified",
     "bench": "how fast models write, against one another",
     "report": "one page of a run that opens from disk, or several runs compared",
@@ -62,6 +63,8 @@ def _of_runs(verb: str) -> ModuleType | None:
             from trainers.cli import eval as module
         case "play":
             from trainers.cli import play as module
+        case "compress":
+            from trainers.cli import compress as module
         case "export":
             from trainers.cli import export as module
         case "bench":

@@ -9,7 +9,7 @@ are never built: see `candidates.py`. B rows, L tokens, V vocabulary.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from trainers.compress.candidates import (
     head_logits,
     summed_kl,
 )
+from trainers.compress.evaluation_log import Evaluated, EvaluationLog, Price
 from trainers.compress.token_rows import Splits, TokenRows
 from trainers.compress.units import Choice, SizePlan, dense_plan
 from trainers.compress.variants import OURS, Method, WeightVariants, gram_matrices
@@ -46,21 +47,25 @@ class Database:
     Args:
         model: the dense model, in evaluation mode; nothing of it is changed.
         splits: tokens; `report` is read by `report_kl` alone.
+        log: keeps every evaluation, and has those of earlier processes; None keeps them in memory.
 
     Attributes:
-        evaluations: those paid for so far.
+        evaluations: those paid for so far, by earlier processes too.
         model: the dense model.
         variants: smaller weights.
     """
 
-    def __init__(self, model: PreTrainedModel, splits: Splits) -> None:
+    def __init__(
+        self, model: PreTrainedModel, splits: Splits, *, log: EvaluationLog | None = None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self._splits = splits
         self.variants = WeightVariants(model, gram_matrices(model, splits.calibration))
         self._dense = dense_plan(self.variants.geometry)
         self._passes: dict[int, list[DensePass]] = {}
-        self._memo: dict[tuple[SizePlan, int, Method], float] = {}
-        self.evaluations = 0
+        self._log = log
+        self._memo: dict[Evaluated, Price] = {} if log is None else log.read()
+        self.evaluations = sum(price.evaluations for price in self._memo.values())
 
     @property
     def dense(self) -> SizePlan:
@@ -85,8 +90,18 @@ class Database:
 
     def report_kl(self, plan: SizePlan, *, method: Method = OURS) -> float:
         """Return the mean KL of a plan on *report*: to be read when the search is over."""
-        passes = (dense_pass(self.model, part) for part in blocks(self._splits.report))
-        return self._kl(list(passes), plan, method)
+        return self.report_kls([plan], method=method)[0]
+
+    def report_kls(self, plans: Sequence[SizePlan], *, method: Method = OURS) -> list[float]:
+        """Return the mean KL of plans on *report*, which is read once for all of them."""
+        nats, tokens = [0.0] * len(plans), 0
+        for part in blocks(self._splits.report):
+            dense = dense_pass(self.model, part)
+            tokens += int(part.counted.sum())
+            for number, plan in enumerate(plans):
+                hidden = candidate_hidden(self.model, dense, self._overrides(plan, method))
+                nats[number] += summed_kl(self.model, dense, hidden)[0]
+        return [value / tokens for value in nats]
 
     def logits(self, plan: SizePlan, rows: TokenRows, *, method: Method = OURS) -> Tensor:
         """Return the logits [B, L, V] float32 of a candidate on `rows` [B, L]."""
@@ -103,6 +118,14 @@ class Database:
             kls.append(self.evaluate([SizePlan((*before, choice, *after)) for choice in options]))
         return kls
 
+    def tried(self, *, tokens: int = EVALUATION_TOKENS) -> dict[SizePlan, float]:
+        """Return the KL of every plan evaluated on `tokens` selection tokens, with our weights."""
+        return {
+            key.plan: price.kl
+            for key, price in self._memo.items()
+            if key.tokens == tokens and key.method == OURS
+        }
+
     def block_influences(self) -> list[float]:
         """Return 1 - cos(h_in, h_out) of every layer over *calibration*'s first block.
 
@@ -116,24 +139,20 @@ class Database:
             influences.append(1 - float(cosines.mean()))
         return influences
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the memo and the counter."""
-        return {"memo": dict(self._memo), "evaluations": self.evaluations}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self._memo, self.evaluations = dict(state["memo"]), int(state["evaluations"])
-
     def _evaluated(self, plan: SizePlan, tokens: int, method: Method) -> float:
         if plan == self._dense:
             return 0.0
-        key = (plan, tokens, method)
+        key = Evaluated(plan, tokens, method)
         if key not in self._memo:
             passes = self._selection(tokens)
             counted = sum(int(dense.rows.counted.sum()) for dense in passes)
-            self.evaluations += max(1, math.ceil(min(counted, tokens) / EVALUATION_TOKENS))
-            self._memo[key] = self._kl(passes, plan, method)
-        return self._memo[key]
+            count = max(1, math.ceil(min(counted, tokens) / EVALUATION_TOKENS))
+            price = Price(self._kl(passes, plan, method), count)
+            if self._log is not None:
+                self._log.add(key, price)
+            self._memo[key] = price
+            self.evaluations += count
+        return self._memo[key].kl
 
     def _selection(self, tokens: int) -> list[DensePass]:
         if tokens not in self._passes:

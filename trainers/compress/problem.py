@@ -4,7 +4,8 @@ U decisions, K actions, M kinds of cost, C contexts, N plans.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from dataclasses import replace
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from trainers.compress.costs import CostModel
 from trainers.compress.database import EVALUATION_TOKENS, Database
 from trainers.compress.features import mean_features, unit_features
 from trainers.compress.spaces import Space
-from trainers.compress.units import KINDS, Choice, SizePlan, Unit
+from trainers.compress.units import KINDS, Choice, Geometry, SizePlan, Unit, dense_plan
 
 
 def contexts(space: Space) -> list[tuple[int, ...]]:
@@ -55,21 +56,24 @@ class Sensitivities:
         return sum(self.alone([unit], [choice]) for unit, choice in pairs)
 
 
-def table_of(database: Database, space: Space, costs: CostModel, name: str) -> PlanTable:
-    """Measure the table of a model: costs, features and the KL of every unit's choices alone.
+class Costs(NamedTuple):
+    """What the actions of a space cost.
 
-    Args:
-        database: evaluates; its counter pays for every sensitivity.
-        space: the decisions.
-        costs: of units.
-        name: of the problem.
+    Attributes:
+        costs: [C, U, K, M], infinite where there is no such action.
+        drops: [U, K] True where an action removes all of what it decides on.
     """
+
+    costs: np.ndarray
+    drops: np.ndarray
+
+
+def costs_of(space: Space, costs: CostModel) -> Costs:
+    """Return the costs of every action in every context; no model is needed."""
     depth, actions = len(space.global_actions), len(space.action_names)
     shape = (len(contexts(space)), len(space.decisions), actions)
     cost = np.full((*shape, len(costs.names)), np.inf)
-    predicted = np.zeros(shape)
     drops = np.zeros(shape[1:], dtype=bool)
-    sensitivities = Sensitivities(database)
     for step, count in enumerate(space.global_actions):
         cost[:, step, :count] = 0.0
     for number, context in enumerate(contexts(space)):
@@ -82,9 +86,19 @@ def table_of(database: Database, space: Space, costs: CostModel, name: str) -> P
                 cost[number, step, action] = sum(
                     costs.unit(unit.kind, choice) for unit, choice in pairs
                 )
-                predicted[number, step, action] = sensitivities.summed(units, choices)
                 drops[step, action] = not any(choice.size for choice in choices)
-    names, features = features_of(database, space, costs, predicted)
+    return Costs(cost, drops)
+
+
+def cost_table(space: Space, costs: CostModel, name: str) -> PlanTable:
+    """Return a table of costs alone: it tells which budgets a plan can meet.
+
+    Args:
+        space: the decisions.
+        costs: of units.
+        name: of the problem.
+    """
+    cost, drops = costs_of(space, costs)
     return PlanTable(
         name=name,
         decisions=space.decisions,
@@ -93,12 +107,57 @@ def table_of(database: Database, space: Space, costs: CostModel, name: str) -> P
         cost_names=costs.names,
         costs=cost,
         constant=costs.constant,
-        dense=costs.plan(database.dense),
+        dense=costs.plan(dense_plan(costs.geometry)),
         drops=drops,
-        predicted=predicted,
-        feature_names=names,
-        features=features,
+        predicted=np.zeros(cost.shape[:-1]),
+        feature_names=(),
+        features=np.zeros((len(space.decisions), 0)),
     )
+
+
+def num_sensitivities(space: Space, geometry: Geometry) -> int:
+    """Return how many evaluations `table_of` pays for: changes of one decision, each once."""
+    dense = dense_plan(geometry)
+    changes: set[tuple[tuple[Unit, ...], tuple[Choice, ...]]] = set()
+    depth = len(space.global_actions)
+    for context in contexts(space):
+        for decision in range(len(space.decisions) - depth):
+            units = tuple(units_of(space, decision))
+            for choices in space.options(decision, context):
+                if choices is None:
+                    continue
+                parts = [(units, choices)]
+                if any(choice.size for choice in choices):
+                    parts = [((u,), (c,)) for u, c in zip(units, choices, strict=True)]
+                changes |= {
+                    part
+                    for part in parts
+                    if any(dense.of(u) != c for u, c in zip(*part, strict=True))
+                }
+    return len(changes)
+
+
+def table_of(database: Database, space: Space, costs: CostModel, name: str) -> PlanTable:
+    """Measure the table of a model: costs, features and the KL of every unit's choices alone.
+
+    Args:
+        database: evaluates; its counter pays for every sensitivity.
+        space: the decisions.
+        costs: of units.
+        name: of the problem.
+    """
+    table = cost_table(space, costs, name)
+    depth = len(space.global_actions)
+    predicted = np.zeros(table.costs.shape[:-1])
+    sensitivities = Sensitivities(database)
+    for number, context in enumerate(contexts(space)):
+        for step in range(depth, len(space.decisions)):
+            units = units_of(space, step - depth)
+            for action, choices in enumerate(space.options(step - depth, context)):
+                if choices is not None:
+                    predicted[number, step, action] = sensitivities.summed(units, choices)
+    names, features = features_of(database, space, costs, predicted)
+    return replace(table, predicted=predicted, feature_names=names, features=features)
 
 
 def features_of(
@@ -143,6 +202,7 @@ class ModelProblem:
         space: the decisions.
         table: of both.
         tokens: of one evaluation.
+        seeds: whether the best additive plan is offered as a seed.
 
     Attributes:
         tried: the KL of every plan evaluated, by its choices.
@@ -155,12 +215,14 @@ class ModelProblem:
         table: PlanTable,
         *,
         tokens: int = EVALUATION_TOKENS,
+        seeds: bool = True,
     ) -> None:
         self.database = database
         self.space = space
         self._table = table
         self._tokens = tokens
         self._fronts = Fronts(table)
+        self._seeds = seeds
         self.tried: dict[tuple[int, ...], float] = {}
 
     @property
@@ -182,8 +244,8 @@ class ModelProblem:
         return np.array(kls)
 
     def seed(self, budget: np.ndarray) -> np.ndarray | None:
-        """Return the best additive plan [U] within `budget` [M]."""
-        return self._fronts.best(budget)
+        """Return the best additive plan [U] within `budget` [M]; None where none is offered."""
+        return self._fronts.best(budget) if self._seeds else None
 
     def best(self, budget: np.ndarray) -> tuple[np.ndarray, float] | None:
         """Return the best plan [U] tried that is within `budget` [M], and its KL on *selection*."""

@@ -11,6 +11,7 @@ import pytest
 
 from trainers.cli import (
     bench,
+    compress,
     data,
     doctor,
     envs,
@@ -24,6 +25,7 @@ from trainers.cli import (
 )
 from trainers.cli import main as cli
 from trainers.cli.eval import evaluation_lines as told
+from trainers.config.compression import CompressionSettings
 from trainers.errors import CheckpointError
 from trainers.evaluation.statistics import summarize
 
@@ -55,6 +57,7 @@ def test_the_verbs_are_these():
         "envs",
         "rewards",
         "data",
+        "compress",
         "export",
         "bench",
         "report",
@@ -86,6 +89,14 @@ def test_the_options_of_each_verb_are_these():
     assert options(data.Options) == [
         "action", "file", "out", "to", "format", "prompt_column", "answer_column",
         "last_assistant", "columns", "model", "template", "json",
+    ]  # fmt: skip
+    assert options(compress.Options) == [
+        "target", "settings", "env", "clean", "quiet", "trust", "plugins",
+    ]  # fmt: skip
+    assert options(CompressionSettings) == [
+        "budget", "recover", "search", "evaluations", "finalists", "name", "dir", "data",
+        "report_data", "calibration_tokens", "selection_tokens", "report_tokens", "row_tokens",
+        "phase", "batch", "prompt_tokens", "threads", "rounds", "score_tasks", "seed",
     ]  # fmt: skip
     assert options(report.Options) == ["runs", "out"]
     assert options(runs.ListRuns) == ["folder", "sort", "json"]

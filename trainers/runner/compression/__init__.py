@@ -1,0 +1,1 @@
+"""A compression: from a model and a budget to a smaller model, stage by stage."""
