@@ -20,6 +20,7 @@ FROZEN_VERBS = [
     "data",
     "compress",
     "export",
+    "bench",
     "report",
     "runs",
     "launch",

@@ -19,6 +19,7 @@ from trainers.config.files import flat
 from trainers.loggers.alarms import Alarms
 from trainers.loggers.formatting import printable, rounded_number
 from trainers.redaction.text_files import write
+from trainers.report.compression import compression_facts
 from trainers.report.panels import DRIFT, FINAL, HELD_OUT, SECTIONS, Panel
 from trainers.report.pictures import phases, svg
 from trainers.report.texts import (
@@ -136,6 +137,7 @@ def one_run(record: RunRecord) -> dict[str, Any]:
         "warnings": _warnings(record),
         "sections": _sections(record),
         "drift": _drift(record.curves),
+        "compression": compression_facts(record.path),
         "pairs": compare_held_out(record.path),
         "samples": through_time(rows),
         "extremes": extremes(rows),

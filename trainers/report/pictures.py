@@ -265,7 +265,7 @@ def svg(
         stream = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(stream, format="svg", metadata=nothing, transparent=True)
-    return _inlined(stream.getvalue(), label)
+    return inlined(stream.getvalue(), label)
 
 
 def course(curve: Curve) -> str:
@@ -276,8 +276,13 @@ def course(curve: Curve) -> str:
     )
 
 
-def _inlined(text: str, label: str) -> str:
-    """Return the SVG without prologue, names of groups, and digits that nobody sees."""
+def inlined(text: str, label: str) -> str:
+    """Return the SVG without prologue, names of groups, and digits that nobody sees.
+
+    Args:
+        text: as matplotlib wrote it in the colors of `PAGE`.
+        label: what a reader hears who does not see it.
+    """
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)

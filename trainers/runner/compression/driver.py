@@ -298,7 +298,7 @@ class Compression:
     def _measure(self, results: Results) -> Results:
         """Time the exported model against the dense one."""
         del results
-        smaller = finishing.loaded(self._path / "model")
+        smaller = finishing.load_smaller(self._path / "model")
         ratio = measuring.measured_ratio(smaller, self._dense, self._settings)
         return asdict(ratio)
 
@@ -314,7 +314,7 @@ class Compression:
         scores: Results = {}
         if self._checked.scores_tasks:
             self._say(f"report: {self._settings.score_tasks} held-out tasks")
-            smaller = finishing.loaded(self._path / "model")
+            smaller = finishing.load_smaller(self._path / "model")
             for name, model in (("dense", self._dense), ("model", smaller)):
                 writer = text_writer(self._checked.config, self._checked.chat, model)
                 done = task_score(writer)

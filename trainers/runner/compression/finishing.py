@@ -152,7 +152,7 @@ def kept_words(plan: SizePlan, dense: SizePlan) -> str:
 
 
 @torch.no_grad()
-def loaded(folder: Path) -> PreTrainedModel:
+def load_smaller(folder: Path) -> PreTrainedModel:
     """Return a model that was exported, to be measured."""
     return load_causal_lm(str(folder)).eval().requires_grad_(False)
 

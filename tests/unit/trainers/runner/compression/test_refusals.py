@@ -60,7 +60,7 @@ def test_budgets_that_mean_nothing(budget, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"search": ("tabu",)}, "--search is one of ppo, dp, .*, got 'tabu'"),
+        ({"search": ("tabu",)}, "--search is one of ppo, ppo-cold, dp, .*, got 'tabu'"),
         ({"recover": "luck"}, "--recover is one of none.*, got 'luck'"),
         ({"phase": "idle"}, "--phase is one of decode, prefill, got 'idle'"),
         ({"evaluations": 0}, "--evaluations must be 1 or more, got 0"),
