@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 import tyro
 
 from llmgym.plural import counted
+from trainers.cli.envs import arguments
 from trainers.cli.options import RunArgument, parse_options
-from trainers.config import Config, EnvConfig
+from trainers.config import Config, EnvConfig, EvalConfig
 from trainers.config.secrets import with_secrets
 from trainers.errors import ConfigError
 from trainers.loggers.formatting import LINE_WIDTH, answer, cut, mean_and_interval, short_number
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from trainers.batch import Evaluation
 
 MAX_SAMPLE_ROWS = 6
+ENDPOINT_TOKEN_VARIABLE = "LLMGYM_ENDPOINT_TOKEN"
+"""Environment variable that holds the token of an endpoint."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Options:
     """Score a model on held-out tasks, with its 95 % interval."""
 
     target: RunArgument = None
-    """A run folder, a model folder or a hub id; the newest run without one."""
+    """A run folder, a model folder or a hub id; the newest run without one. With --endpoint, the id
+    of an environment."""
     env: str | None = None
     """Another environment than the run's."""
     against: str | None = None
@@ -45,6 +50,16 @@ class Options:
     """Let the code run that the run's settings name; asked for once."""
     plugins: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A module that registers environments or rewards; repeat it."""
+    endpoint: str | None = None
+    """Address of a served model that speaks OpenAI's chat completions, up to /v1."""
+    model: str | None = None
+    """With --endpoint: the name that the server knows the model by."""
+    kwargs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """With --endpoint: NAME=VALUE, an argument of the environment; repeat it."""
+    max_tokens: int = 512
+    """With --endpoint: longest response."""
+    workers: int = 16
+    """With --endpoint: requests at a time."""
 
 
 def looked_at(config: Config, options: Options) -> Config:
@@ -130,6 +145,60 @@ def _answer(word: str, completion: object, reward: float) -> str:
     return f"  {word:<8} {cut(answer(str(completion)), LINE_WIDTH - 11 - len(earned))}{earned}"
 
 
+def check_endpoint_options(options: Options) -> None:
+    """Refuse options that have no effect without --endpoint.
+
+    Raises:
+        ConfigError: one of them is given.
+    """
+    plain = Options()
+    for name in ("model", "kwargs", "max_tokens", "workers"):
+        if getattr(options, name) != getattr(plain, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} belongs to a served model: give its --endpoint URL too.")
+
+
+def score_endpoint(options: Options) -> int:
+    """Print the score of a served model.
+
+    Raises:
+        ConfigError: an option is missing, or has no effect on a served model.
+    """
+    from trainers.evaluation.endpoint import ServedModel, evaluate_endpoint
+
+    if options.target is None or options.model is None:
+        raise ConfigError(
+            "a served model needs an environment and its name:\n"
+            "llmgym eval ID --endpoint URL --model NAME"
+        )
+    for name in ("env", "against", "trust", "top_k"):
+        if getattr(options, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} has no effect on a served model: leave it out.")
+    if options.temperature is None and options.top_p != 1.0:
+        raise ConfigError("--top-p narrows what is drawn: give a --temperature too.")
+    count = EvalConfig().num_tasks if options.n is None else options.n
+    if count < 1 or options.workers < 1 or options.max_tokens < 1:
+        raise ConfigError("--n, --workers and --max-tokens are 1 or more.")
+    kwargs = {**EvalConfig().kwargs, **arguments(options.kwargs)}
+    endpoint = ServedModel(
+        url=options.endpoint or "",
+        model=options.model,
+        token=os.environ.get(ENDPOINT_TOKEN_VARIABLE, ""),
+        max_tokens=options.max_tokens,
+        temperature=options.temperature or 0.0,
+        top_p=options.top_p,
+    )
+    evaluation = evaluate_endpoint(
+        options.target, endpoint, count=count, kwargs=kwargs, workers=options.workers
+    )
+    drawn = options.temperature
+    how = "greedy" if not drawn else f"temperature {drawn:g}"
+    pairs = [(options.model, evaluation)]
+    print(as_json(pairs) if options.json else "\n".join(evaluation_lines(pairs, how)))
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
     """Print scores."""
     options: Options = parse_options(Options, argv, "eval")
@@ -138,6 +207,9 @@ def main(argv: Sequence[str]) -> int:
     from trainers.inference.targets import target_of
 
     load_plugins(options.plugins)
+    if options.endpoint is not None:
+        return score_endpoint(options)
+    check_endpoint_options(options)
     target = target_of(options.target)
     config = looked_at(target.config, options)
     typed = [*options.plugins, *filter(None, [options.env])]
