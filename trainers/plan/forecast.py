@@ -194,6 +194,8 @@ def forecast_text(
         forecast.notes.append("the supervised stage of a fresh model learns whole, and takes more")
     if any(reward.model for reward in config.rewards):
         forecast.notes.append("memory and time of the reward model, which come on top")
+    if config.distill.teacher is not None:
+        forecast.notes.append("memory and time of the teacher, which come on top")
     if holding.ranks > 1:
         talk = "sum gradients up" if holding.stage == 3 else "talk to one another"
         forecast.notes.append(f"time that ranks {talk} and move what is offloaded")

@@ -56,7 +56,8 @@ def recover(  # noqa: PLR0913 - a run, and what most callers set of it
         loggers: told everything; None: the console, metrics.jsonl and W&B; (): nothing is.
 
     Returns:
-        `run_dir/name/model`, written when the run ends.
+        `run_dir/name/model`, written when the run ends. A run that was asked to stop returns as
+        well, with the model so far: its `status.json` says "interrupted".
 
     Raises:
         ConfigError: vocabularies differ, or a setting is wrong; before weights load.

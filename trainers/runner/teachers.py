@@ -62,8 +62,8 @@ def check_teacher(config: Config, source: str) -> None:
     student = config.tokenizer.path or config.model.path
     if student is None:
         raise ConfigError(
-            f"a fresh student would get a vocabulary of its own, and distill.teacher {source} has "
-            f"another. Set --tokenizer.path {source}."
+            f"distill.teacher {source} has no student. Name one with --model.path STUDENT; a fresh "
+            f"one takes the teacher's vocabulary by --tokenizer.path {source}."
         )
     _check_vocabularies(config, source)
 
@@ -86,16 +86,13 @@ def _check_vocabularies(config: Config, source: str) -> None:
             "student's tokens by their ids, so both need one tokenizer: distill into a model that "
             "was made from the teacher, or of its family."
         )
-    if config.model.path is None or config.generation.mask_unknown:
-        return
-    embedded = [
-        load_config(name).get_text_config().vocab_size for name in (config.model.path, source)
-    ]
-    if embedded[0] != embedded[1]:
+    path, embedded = config.model.path, load_config(source).get_text_config().vocab_size
+    here = load_config(path).get_text_config().vocab_size if path else max(mine.values()) + 1
+    if here != embedded and not config.generation.mask_unknown:
         raise ConfigError(
-            f"the student embeds {embedded[0]} tokens and distill.teacher {source} {embedded[1]}, "
-            f"of one vocabulary of {len(mine)}. Set --generation.mask_unknown true, which gives "
-            "ids without a token probability 0 in both."
+            f"the student embeds {here} tokens and distill.teacher {source} {embedded}, of one "
+            f"vocabulary of {len(mine)}. Set --generation.mask_unknown true, which gives ids "
+            "without a token probability 0 in both."
         )
 
 

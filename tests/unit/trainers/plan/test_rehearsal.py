@@ -240,6 +240,17 @@ def test_a_pass_that_fails_is_a_note_that_says_why(monkeypatch):
     )
 
 
+def test_a_teacher_is_a_note():
+    taught = with_(
+        CONFIG,
+        distill={"teacher": "t"},
+        ppo={"critic": "none", "advantage": "teacher", "kl_placement": "none"},
+    )
+    found, plain = (forecast_text(c, shapes_of(c), dtype=torch.float32) for c in (taught, CONFIG))
+    assert any("the teacher" in one for one in found.notes)
+    assert not any("the teacher" in one for one in plain.notes)
+
+
 def test_a_setting_that_is_wrong_is_no_note(monkeypatch):
     def refusing(*_):
         raise ConfigError("generation.max_new_tokens")

@@ -192,6 +192,7 @@ def test_settings_that_a_teacher_leaves_nothing_to_do_for_are_refused(
         ({"generation.ahead": 1}, "--generation.ahead 0"),
         ({"distill.method": "sft_kd", "generation.engine": "speculative"}, "has the teacher write"),
         ({"distill.teacher": "nowhere/at-all"}, "nowhere/at-all"),
+        ({"model.path": None}, "Name one with --model.path STUDENT"),
         ({"generation.max_new_tokens": 60}, "context of 64 tokens"),
     ],
 )
