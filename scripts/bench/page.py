@@ -1,26 +1,24 @@
 """Write docs/results/speed.md and its picture, and hold the ratios against the baseline.
 
-The page is made of what is kept in runs/bench/records, and of nothing else.
+The page is made of what runs/bench keeps and, for all other rows, of what was measured before
+(`measured.json`).
 """
 
 import json
 import os
 import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import median
 
 import matplotlib as mpl
 import torch
 import transformers
 
-from scripts.bench import control
+from scripts.bench import control, measured
 from scripts.bench.measure import kept
+from scripts.bench.measured import Result, fresh_result, result_of
 from scripts.bench.places import COMMIT, ROOT
 from scripts.bench.rows import TABLES, Row
-from scripts.bench.sittings import SITTINGS
 
 mpl.use("agg")
 import matplotlib.pyplot as plt
@@ -32,43 +30,6 @@ FALL = 0.15
 """By how much a ratio may fall below the baseline."""
 UNITS = {"cpu": "CPU s", "growth": "GB", "tokens": "tokens/CPU s", "share": "GFLOP/CPU s"}
 TEXT = (Path(__file__).parent / "page.md").read_text(encoding="utf-8")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What the rounds of a row say.
-
-    Attributes:
-        other: median of the other side, in the figure's unit.
-        ours: median of ours.
-        ratios: how many times better, of each round.
-        load: programs that ran meanwhile, the median of the rounds.
-    """
-
-    other: float
-    ours: float
-    ratios: Sequence[float]
-    load: float
-
-    @property
-    def ratio(self) -> float:
-        """The median ratio."""
-        return median(self.ratios)
-
-
-def result_of(row: Row) -> Result | None:
-    """Return what is kept of a row; None where nothing is."""
-    rounds = kept(row.sitting)["rounds"]
-    pairs = [(row.values(item["sides"]), item["load"]) for item in rounds]
-    values = [(value, load) for value, load in pairs if value is not None]
-    if not values:
-        return None
-    return Result(
-        other=median(value[0] for value, _ in values),
-        ours=median(value[1] for value, _ in values),
-        ratios=[value[2] for value, _ in values],
-        load=median(load for _, load in values),
-    )
 
 
 def _amount(row: Row, value: float) -> str:
@@ -110,7 +71,7 @@ def _control() -> Iterator[str]:
     yield "\n### Control, steps per CPU second\n"
     yield "| work | compared with | there | here | better | range | target | met |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for row in control.rows():
+    for row in measured.control_rows():
         low, high = row["spread"]
         met = "yes" if row["ratio"] >= row["target"] else "no"
         yield (
@@ -134,22 +95,16 @@ def _machine() -> str:
 
 
 def _state() -> str:
-    lines = []
-    for sitting in SITTINGS:
-        record = kept(sitting.name)
-        if not record["rounds"]:
-            continue
-        day = time.strftime("%Y-%m-%d", time.gmtime(record["rounds"][-1]["time"]))
-        load = median(item["load"] for item in record["rounds"])
-        lines.append(
-            f"| {sitting.name} | {len(record['rounds'])} | {record['minutes']:.1f} | {load:.1f} | "
-            f"{day} | {record['product']} |"
-        )
-    return "\n".join(lines)
+    return "\n".join(
+        f"| {name} | {each['rounds']} | {each['minutes']:.1f} | {each['load']:.1f} | "
+        f"{each['day']} | {each['code']} |"
+        for name, each in measured.sittings().items()
+    )
 
 
 def write_page() -> None:
-    """Write the page and its picture from the records."""
+    """Write the page and its picture, and store what was measured."""
+    measured.store()
     body = {name: "\n".join(tables(name)) for name in TABLES}
     text = TEXT
     for name, value in {
@@ -185,7 +140,7 @@ def _draw() -> None:
 
 def _ratios(table: str) -> dict[str, float]:
     rows = [row for part in TABLES[table].values() for row in part]
-    results = {row.key: result_of(row) for row in rows}
+    results = {row.key: fresh_result(row) for row in rows}
     ratios = {key: result.ratio for key, result in results.items() if result is not None}
     if table == "table":
         ratios |= {f"control / {row['peer']}": row["ratio"] for row in control.rows()}

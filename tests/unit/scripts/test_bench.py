@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-from scripts.bench import page
+from scripts.bench import measured, page
 from scripts.bench.rows import TABLES, Row
 from scripts.bench.shapes import Model, Shape, forward_flops, update_flops
 from scripts.bench.sittings import SITTINGS
@@ -102,3 +102,29 @@ def test_every_row_compares_sides_of_its_own_sitting():
     assert len(sides) == len(SITTINGS)
     for row in (row for table in TABLES.values() for rows in table.values() for row in rows):
         assert {row.ours, row.other or "limit"} <= sides[row.sitting], row
+
+
+def test_a_page_keeps_the_rows_that_are_not_measured_anew(tmp_path, monkeypatch):
+    row, other = TABLES["table"]["Iterations"][:2]
+    file = tmp_path / "measured.json"
+    rows = {one.key: {"other": 40.0, "ours": 20.0, "ratios": [2.0]} for one in (row, other)}
+    file.write_text(json.dumps({"rows": rows, "sittings": {}, "control": []}), encoding="utf-8")
+    sides = {
+        row.ours: {"cpu": 10.0, "growth": 1.0},
+        row.other: {"cpu": 30.0, "growth": 2.0},
+    }
+    record = {"rounds": [{"sides": sides, "load": 1.0, "time": 0.0}], "minutes": 2.0}
+    monkeypatch.setattr(measured, "FILE", file)
+    monkeypatch.setattr(measured.control, "FILE", tmp_path / "control.json")
+    monkeypatch.setattr(
+        measured,
+        "kept",
+        lambda name: {**record, "product": "abc"} if name == row.sitting else {"rounds": []},
+    )
+
+    measured.store()
+
+    after = measured.read()
+    assert after["rows"][row.key] == {"other": 30.0, "ours": 10.0, "ratios": [3.0]}
+    assert after["rows"][other.key] == rows[other.key]
+    assert after["sittings"][row.sitting]["code"] == "abc"
