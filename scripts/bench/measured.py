@@ -64,18 +64,18 @@ def result_of(row: Row) -> Result | None:
 
 def fresh_sittings() -> dict[str, dict[str, Any]]:
     """Return how each sitting of runs/bench was measured, by name."""
-    found: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for sitting in SITTINGS:
         record = kept(sitting.name)
         if record["rounds"]:
-            found[sitting.name] = {
+            measured[sitting.name] = {
                 "rounds": len(record["rounds"]),
                 "minutes": round(record["minutes"], 1),
                 "load": median(item["load"] for item in record["rounds"]),
                 "day": time.strftime("%Y-%m-%d", time.gmtime(record["rounds"][-1]["time"])),
                 "code": record["product"],
             }
-    return found
+    return measured
 
 
 def control_rows() -> list[dict[str, Any]]:
