@@ -19,11 +19,11 @@ NAMES = (
     *(f"GuessTheNumber-{kind}-v0" for kind in ("easy", "hard", "random")),
     *(f"Mastermind-{kind}-v0" for kind in ("easy", "hard", "random")),
     *(f"Minesweeper-{kind}-v0" for kind in ("easy", "hard", "random")),
-    *(f"FifteenPuzzle-{kind}-v0" for kind in ("easy", "hard", "random")),
+    *(f"FifteenPuzzle-{kind}-v0" for kind in ("easy", "hard")),
     *(f"Sudoku-{kind}-v0" for kind in ("easy", "hard", "random")),
     *(f"TowerofHanoi-{kind}-v0" for kind in ("easy", "hard", "random")),
     *(f"Game2048-{kind}-v0" for kind in ("easy", "hard", "extreme-hard", "random")),
-    *(f"Sokoban-{kind}-v0" for kind in ("easy", "hard", "random")),
+    "Sokoban-easy-v0",
 )
 """Games that are read; GEM itself writes the version in the middle, as Sudoku-v0-easy."""
 NO_WORDS = "it needs lists of words that NLTK downloads"
@@ -31,6 +31,10 @@ BLOCKED = {
     f"{game}-{kind}-v0": NO_WORDS
     for game in ("Wordle", "Hangman", "Crosswords", "WordSearch")
     for kind in ("easy", "hard", "random")
+} | {
+    "FifteenPuzzle-random-v0": "its constructor raises TypeError",
+    "Sokoban-hard-v0": "a reset takes minutes",
+    "Sokoban-random-v0": "a reset takes minutes",
 }
 """Games that are not read, with the reason, as found in version 0.1.0."""
 

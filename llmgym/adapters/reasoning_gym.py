@@ -10,6 +10,7 @@ is another order of the same indices: data sets of neighboring seeds share all b
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,8 @@ from typing import Any, final
 
 import numpy as np
 
-from llmgym.adapters.libraries import library_of
+from llmgym.adapters.libraries import library_of, printed_to_log
+from llmgym.adapters.random_state import OwnRandom
 from llmgym.data.rows import task_id
 from llmgym.data.splits import Split, check_split
 from llmgym.env import SingleTurnEnv
@@ -63,6 +65,7 @@ HASH_DEPENDENT = (
     "word_ladder",
 )
 """Data sets with other questions or answers under another hash seed of Python."""
+PAYS_JUNK = "it pays more for some texts that mean nothing than for an empty one"
 BLOCKED = {
     "boxnet": NO_GOLD,
     "composite": "it mixes other data sets; mix their ids instead",
@@ -72,6 +75,12 @@ BLOCKED = {
     "prime_factorization": "its score raises on text that is no product of numbers",
     "propositional_logic": NO_GOLD,
     "rubiks_cube": NO_GOLD,
+    "sokoban": "a question takes up to 20 seconds",
+    "zebra_puzzles": "a question takes a second and more",
+    "tsumego": PAYS_JUNK,
+    "spell_backward": PAYS_JUNK,
+    "palindrome_generation": PAYS_JUNK,
+    "figlet_font": PAYS_JUNK,
     "rush_hour": NO_GOLD,
 }
 """Data sets that are not read, with the reason, as found in version 0.1.25."""
@@ -120,7 +129,9 @@ class Questions:
         factor, shift = order_of(self.seed)
         place, dataset = (index * factor + shift) % count, dataset_of(self.name)
         for attempt in range(MAX_TRIES):
-            entry = dataset[start + (place + attempt * STRIDE) % count]
+            number = start + (place + attempt * STRIDE) % count
+            with OwnRandom(number), printed_to_log():  # some draw from the global generators
+                entry = dataset[number]
             if self.split in ("all", half_of(entry["question"])):
                 return self._task(entry)
         raise TaskSourceError(
@@ -169,8 +180,10 @@ class Scored(UnitReward):
     def _score(self, text: str, task: Task) -> float:
         entry, dataset = task.meta["entry"], dataset_of(self.dataset)
         text = text.strip() if task.answer == str(task.answer).strip() else text
-        floor = float(dataset.score_answer("", entry))
-        value = float(dataset.score_answer(text, entry))
+        with OwnRandom(0), printed_to_log(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an empty text, say, that is no matrix
+            floor = float(dataset.score_answer("", entry))
+            value = float(dataset.score_answer(text, entry))
         return max(0.0, (value - floor) / (1.0 - floor))
 
 

@@ -66,5 +66,6 @@ BUILT_IN = (
 NUMERIC = (
     ("llmgym/Compression-v0", "llmgym.envs.compression:make", ("compression", "numeric")),
     ("llmgym/Speculative-v0", "llmgym.envs.speculative:make", ("compression", "numeric")),
+    ("llmgym/Token-v0", "llmgym.envs.token:make", ("text", "numeric")),
 )
 """The same for environments of numbers, which any Gymnasium library acts in."""

@@ -1,4 +1,4 @@
-"""`llmgym envs list|show|check|new`: what there is, how one looks, its contract, a start."""
+"""`llmgym envs list|show|check|bench|new`: what there is, how one looks, its contract, its cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from llmgym import registry
 from llmgym.check import check
 from llmgym.env import LLMEnv
 from llmgym.episodes import JUNK, played
+from llmgym.overhead import measure
 from llmgym.plural import counted
 from trainers.cli.options import parse_options
 from trainers.cli.scaffold import files_of, id_of, scaffold
@@ -61,6 +62,22 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """Time a step of one environment: in a vector of ours, a plain loop and Gymnasium's vector."""
+
+    id: tyro.conf.Positional[str]
+    """The id."""
+    num_envs: tuple[int, ...] = (1, 64, 1024)
+    """Slots of each measurement."""
+    rounds: int = 5
+    """Times that each is measured; the median counts."""
+    kwargs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE, an argument of the environment; repeat it."""
+    plugins: Plugins = ()
+    """A module that registers environments; repeat it."""
+
+
+@dataclass(frozen=True)
 class New:
     """Write an installable package with an environment, its tasks, a test and a README."""
 
@@ -68,12 +85,15 @@ class New:
     """Of the package: small letters, digits and underscores."""
     dir: Path = Path()
     """Where its folder is made."""
+    turns: bool = False
+    """Let an episode have several turns, of a game that answers; else one response ends it."""
 
 
 Command = (
     Annotated[ListEnvs, tyro.conf.subcommand("list")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[New, tyro.conf.subcommand("new")]
 )
 
@@ -164,10 +184,34 @@ def run_check(command: Check) -> int:
     return 1 if lines else 0
 
 
+def run_bench(command: Bench) -> int:
+    """Print a row for each number of slots.
+
+    Raises:
+        ConfigError: a number is below 1, or the id is no environment of text.
+    """
+    if command.rounds < 1 or not command.num_envs or min(command.num_envs) < 1:
+        raise ConfigError("--num-envs and --rounds are 1 or more.")
+    registry.spec(command.id)
+    if command.id.rpartition(":")[2] not in registry.ids():
+        raise ConfigError(f"{command.id} is no environment of text that llmgym registered.")
+    print("slots   step ms   per slot us   plain loop   SyncVectorEnv   reset ms   scorer calls")
+    for count in command.num_envs:
+        row = measure(command.id, count, rounds=command.rounds, kwargs=arguments(command.kwargs))
+        print(
+            f"{count:>5}   {1e3 * row.vector:>7.2f}   {1e6 * row.vector / count:>11.1f}   "
+            f"{f'{row.ratio:.2f} x':>10}   {f'{row.vector / row.sync:.2f} x':>13}   "
+            f"{1e3 * row.reset:>8.2f}   {row.scorer_calls:>12}"
+        )
+    print("A factor is how long a step of LLMVectorEnv takes, in steps of the other.")
+    return 0
+
+
 def new(command: New) -> int:
     """Write a package and print what to do with it."""
-    folder, env_id = scaffold(command.name, command.dir), id_of(command.name)
-    for path in files_of(command.name):
+    folder = scaffold(command.name, command.dir, turns=command.turns)
+    env_id = id_of(command.name)
+    for path in files_of(command.name, turns=command.turns):
         print(folder / path)
     print(f"Next      pip install -e {folder}")
     print(f"          pytest {folder}/tests")
@@ -177,11 +221,13 @@ def new(command: New) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run list, show, check or new."""
+    """Run list, show, check, bench or new."""
     command: Command = parse_options(Command, argv, "envs")
     if isinstance(command, New):
         return new(command)
     registry.load_plugins(command.plugins)
     if isinstance(command, ListEnvs):
         return show_list(command)
+    if isinstance(command, Bench):
+        return run_bench(command)
     return show_env(command) if isinstance(command, Show) else run_check(command)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
+from trainers.cli import scaffold_turns
 from trainers.errors import ConfigError
 from trainers.redaction.text_files import naming
 
@@ -49,7 +50,7 @@ import llmgym
 
 ID = "$id"
 
-llmgym.register(ID, "$name.env:make", tags=["words"])
+llmgym.register(ID, "$name.env:make", tags=$tags)
 ''')
 ENV = Template('''\
 """`$id`: name the opposite of a word."""
@@ -128,11 +129,14 @@ llmgym envs show $id
 llmgym train --envs.0.id $id --model.path MODEL --name $dashed
 ```
 
-- `$name/tasks.jsonl`: the tasks, one a line. Every column but `prompt` reaches `score` by its name.
-- `$name/env.py`: what a response earns, and how the environment is built. For several turns, derive
-  from `llmgym.LLMEnv` and write `reply`.
+$files
 - `tests/test_env.py`: what must stay true.
 """)
+
+ONE_TURN = """\
+- `$name/tasks.jsonl`: the tasks, one a line. Every column but `prompt` reaches `score` by its name.
+- `$name/env.py`: what a response earns, and how the environment is built. For several turns, start
+  with `llmgym envs new NAME --turns`."""
 
 
 def checked_name(name: str) -> str:
@@ -161,9 +165,17 @@ def id_of(name: str) -> str:
     return f"{name}/{''.join(part.capitalize() for part in name.split('_'))}-v0"
 
 
-def files_of(name: str) -> dict[str, str]:
-    """Return the text of every file of a new package, by its path."""
+def files_of(name: str, *, turns: bool = False) -> dict[str, str]:
+    """Return the text of every file of a new package, by its path.
+
+    Args:
+        name: of the package.
+        turns: whether its episodes have several turns.
+    """
     words = {"name": name, "dashed": name.replace("_", "-"), "id": id_of(name)}
+    words["tags"] = '["words", "turns"]' if turns else '["words"]'
+    words["files"] = Template(scaffold_turns.TURNS_FILES if turns else ONE_TURN).substitute(words)
+    env, test = (scaffold_turns.TURNS_ENV, scaffold_turns.TURNS_TEST) if turns else (ENV, TEST)
     pairs = [pair.split() for pair in OPPOSITES.split(", ")]
     rows = [
         {"prompt": f"What is the opposite of {word}?", "answer": other} for word, other in pairs
@@ -172,14 +184,19 @@ def files_of(name: str) -> dict[str, str]:
         "pyproject.toml": PYPROJECT.substitute(words),
         "README.md": README.substitute(words),
         f"{name}/__init__.py": INIT.substitute(words),
-        f"{name}/env.py": ENV.substitute(words),
+        f"{name}/env.py": env.substitute(words),
         f"{name}/tasks.jsonl": "".join(f"{json.dumps(row)}\n" for row in rows),
-        "tests/test_env.py": TEST.substitute(words),
+        "tests/test_env.py": test.substitute(words),
     }
 
 
-def scaffold(name: str, parent: Path) -> Path:
+def scaffold(name: str, parent: Path, *, turns: bool = False) -> Path:
     """Write a new package, whole or not at all, and return its folder.
+
+    Args:
+        name: of the package.
+        parent: where its folder is made.
+        turns: whether its episodes have several turns.
 
     Raises:
         ConfigError: the folder exists, or the name cannot be a package's.
@@ -187,7 +204,7 @@ def scaffold(name: str, parent: Path) -> Path:
     folder = parent / name
     if folder.exists():
         raise ConfigError(f"{folder} exists. Choose another name, or another folder: --dir DIR")
-    files = files_of(checked_name(name))
+    files = files_of(checked_name(name), turns=turns)
     parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
     try:

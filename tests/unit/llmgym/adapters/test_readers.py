@@ -55,7 +55,7 @@ def test_installed_libraries_are_registered_without_being_imported(monkeypatch):
         ids = {f"reasoning_gym/{name}" for name in names}
         assert ids <= set(gym.registry)
         assert ids <= set(llmgym.ids("reasoning_gym"))
-        assert len(ids) == 106 - 9
+        assert len(ids) == 106 - 15
     finally:
         for id in set(gym.registry) - before:
             del gym.registry[id]

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from trainers.cli import envs
 from trainers.cli import main as cli
+from trainers.errors import ConfigError
 
 REWARD = """
 def picky(response, answer):
@@ -56,3 +58,24 @@ def test_a_reward_that_raises_on_junk_is_one_finding(shown):
     assert warned == ""
     _, said, _ = shown("show", "llmgym/Prompts-v0", *words)
     assert "'I do not know what you mean by that.' earns nothing, since the reward failed: " in said
+
+
+def test_bench_prints_a_row_for_each_number_of_slots(capsys):
+    words = ["bench", "llmgym/Arithmetic-v0", "--num-envs", "1", "8", "--rounds", "2"]
+    assert envs.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["1", "8"]
+    assert [line.split()[-1] for line in lines[1:3]] == ["1", "1"], "one scorer call per step"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["llmgym/Arithmetic-v0", "--num-envs", "0"], "are 1 or more"),
+        (["llmgym/Arithmetic-v0", "--rounds", "0"], "are 1 or more"),
+        (["CartPole-v1"], "no environment of text"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused(words, says):
+    with pytest.raises(ConfigError, match=says):
+        envs.main(["bench", *words])

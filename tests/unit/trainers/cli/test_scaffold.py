@@ -117,3 +117,15 @@ def test_a_name_that_no_package_can_have_is_refused(name, says):
 
 def test_an_id_is_made_of_the_name():
     assert id_of("my_first_env") == "my_first_env/MyFirstEnv-v0"
+
+
+def test_a_package_of_several_turns_passes_its_own_tests_and_says_how_it_is_made(tmp_path):
+    package = scaffold("hinted", tmp_path, turns=True)
+    path = os.pathsep.join(map(str, (package, ROOT)))
+    command = [sys.executable, "-m", "pytest", "-q", "tests"]
+    options = {"capture_output": True, "text": True, "check": False}
+    done = subprocess.run(command, cwd=package, env=os.environ | {"PYTHONPATH": path}, **options)
+    assert "6 passed" in done.stdout, done.stdout + done.stderr
+    assert "`reply` answers a response" in (package / "README.md").read_text()
+    assert "`score`" not in (package / "README.md").read_text()
+    assert set(files_of("hinted")) == set(files_of("hinted", turns=True))
