@@ -19,7 +19,7 @@ SearcherName = Literal[
     "evolution",
     "evolution-from-dp",
 ]
-Recovery = Literal["none"]
+Recovery = Literal["none", "ppo", "gkd", "sft"]
 ALWAYS: tuple[SearcherName, ...] = ("uniform", "shortgpt", "dp")
 """Searchers of one plan each, which always run: their plans are among those that the best is of."""
 DEFAULT: tuple[SearcherName, ...] = ("ppo",)
@@ -36,7 +36,18 @@ class CompressionSettings:
     """KIND=SHARE of the dense model: latency, bytes or params, such as latency=0.5; repeat it for
     several."""
     recover: Recovery = "none"
-    """What wins quality back after slicing."""
+    """What wins quality back after slicing: distillation on the tasks of the environment, by PPO,
+    by the gradient of a divergence (gkd), or on the dense model's own texts (sft)."""
+    recover_iterations: int = 100
+    """Iterations of the recovery, at most."""
+    recover_minutes: float | None = 10.0
+    """Minutes after which the recovery ends; none: after its iterations."""
+    rerank: int = 3
+    """Finalists that recover for a moment before one is chosen; with a recovery alone."""
+    rerank_steps: int = 50
+    """Optimizer steps of that."""
+    int8: bool = True
+    """Write the result in int8 too, to model-int8/."""
     search: tuple[SearcherName, ...] = ()
     """Searchers besides uniform, shortgpt and dp, which try one plan each; ppo without one; repeat
     it for several. The best plan of all on the selection split wins. ppo begins at the plan of dp,
@@ -96,6 +107,10 @@ class CompressionSettings:
                 raise ConfigError(
                     f"--{flag} must be {least} or more, got {getattr(self, name)}. Set it higher."
                 )
+        if self.recover_minutes is not None and not self.recover_minutes > 0:
+            raise ConfigError(
+                f"--recover-minutes must be above 0, got {self.recover_minutes}. Set it higher."
+            )
 
     @property
     def shares(self) -> dict[str, float]:
@@ -141,6 +156,9 @@ ALLOWED_WORDS = {
 """What may stand in a setting of words."""
 LEAST_VALUES = {
     "evaluations": 1,
+    "recover_iterations": 1,
+    "rerank": 1,
+    "rerank_steps": 1,
     "finalists": 1,
     "calibration_tokens": 1,
     "selection_tokens": 1,

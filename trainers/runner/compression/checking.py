@@ -20,6 +20,7 @@ from trainers.config import Config
 from trainers.config.compression import CompressionSettings
 from trainers.errors import ConfigError
 from trainers.models.chat import ChatFormat
+from trainers.models.int8 import check_int8, is_int8
 from trainers.models.loading import load_chat, load_config, load_tokenizer
 from trainers.runner.compression.searching import check_evaluations
 
@@ -100,14 +101,33 @@ class CheckedModel:
                 f"{self.source} belongs to no run, so nothing tells which texts it is for. Give "
                 "text with --data FILE, or an environment with --env ID."
             )
+        if settings.recover != "none" and not self.has_env:
+            raise ConfigError(
+                f"--recover {settings.recover} lets the smaller model answer prompts, and "
+                f"{self.source} belongs to no run that has some. Name an environment with --env ID."
+            )
         for file in (settings.data, settings.report_data):
             if file is not None and not Path(file).is_file():
                 raise ConfigError(f"there is no file {file}. Name one with --data FILE.")
+        self._check_int8()
         untimed = {kind: share for kind, share in settings.shares.items() if kind != "latency"}
         check_budget(cost_table(self.space, CostModel(geometry), self.source), untimed)
         if {"ppo", "ppo-cold"} & {*settings.searchers}:
             check_evaluations(settings.evaluations, self.num_sensitivities)
         _ = self.chat
+
+    def _check_int8(self) -> None:
+        if is_int8(self.source):
+            raise ConfigError(
+                f"{self.source} holds int8 weights, which cannot be sliced. Name the model that it "
+                "was made from."
+            )
+        if not self.settings.int8:
+            return
+        try:
+            check_int8()
+        except ConfigError as error:
+            raise ConfigError(f"{error}\nOr leave int8 out: --no-int8") from error
 
     def identity(self) -> dict[str, Any]:
         """Return what makes the result another one, by name, as JSON has it."""

@@ -2,6 +2,8 @@
 
     start -> latency -> texts -> table -> search ... -> finalists -> model -> measure -> report
 
+With a recovery it is finalists -> rerank -> sliced -> recovery -> model.
+
 A second call reads what is there and continues. What can be refused is refused before weights load.
 """
 
@@ -25,17 +27,18 @@ from trainers.config import Config
 from trainers.config.compression import CompressionSettings
 from trainers.config.files import read
 from trainers.distributed.collectives import World, name_accelerator
+from trainers.export.int8 import export_int8
 from trainers.models.hf_logging import quietly
 from trainers.models.loading import load_causal_lm
 from trainers.redaction.text_files import private
 from trainers.run_dir.folder import RunFolder, open_run
 from trainers.run_dir.trust import note
-from trainers.runner.compression import finishing, measuring, texts
+from trainers.runner.compression import finishing, measuring, recovering, reporting, texts
 from trainers.runner.compression.checking import CheckedModel, check_budget
 from trainers.runner.compression.searching import SearchTask, StoppedError, searched
 from trainers.runner.compression.stage_files import StageFiles
 from trainers.runner.compression.summary import summary_of, write_summary
-from trainers.runner.compression.writer import task_score, text_writer
+from trainers.runner.compression.writer import text_writer
 
 Results = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -142,20 +145,27 @@ class Compression:
         self._say(f"table: {results['table']['evaluations']} evaluations of sensitivities")
         try:
             results["search"] = self._search(results)
+            for name, compute in self._last_stages():
+                results[name] = self._stages.run(name, {}, lambda compute=compute: compute(results))
         except StoppedError:
             self._folder.set_status("interrupted", stage="compress")
             return CompressionResult(run_dir=self._path, summary={})
-        for name, compute in (
-            ("finalists", self._finalists),
-            ("model", self._model),
-            ("measure", self._measure),
-            ("report", self._report),
-        ):
-            results[name] = self._stages.run(name, {}, lambda compute=compute: compute(results))
         summary = summary_of(self._checked, results)
         write_summary(self._path, summary)
         self._folder.set_status("finished", stage="compress")
         return CompressionResult(run_dir=self._path, summary=summary)
+
+    def _last_stages(self) -> list[tuple[str, Callable[[Results], Results]]]:
+        """Return the stages after the search; without a recovery the sliced model is the model."""
+        ends = [("int8", self._int8), ("measure", self._measure), ("report", self._report)]
+        if not self._recovers:
+            return [("finalists", self._finalists), ("model", self._model), *ends]
+        recovery = [("rerank", self._rerank), ("sliced", self._model), ("recovery", self._recovery)]
+        return [("finalists", self._finalists), *recovery, ("model", self._recovered), *ends]
+
+    @property
+    def _recovers(self) -> bool:
+        return self._settings.recover != "none"
 
     @cached_property
     def _database(self) -> Database:
@@ -273,27 +283,58 @@ class Compression:
 
     def _model(self, results: Results) -> Results:
         """Write the best plan as a plain folder, tested in a fresh process."""
-        plan = finishing.plan_from_json(results["finalists"]["rows"][0]["plan"])
+        ranked = results["rerank" if self._recovers else "finalists"]["rows"]
+        plan = finishing.plan_from_json(ranked[0]["plan"])
         database, source = self._database, self._checked.source
         self._say(f"model: {finishing.kept_words(plan, database.dense)}")
         own = self._checked.config.tokenizer.path is None
         tokenizer = finishing.tokenizer_folder(
             source, self._checked.chat, self._path / "tokenizer", is_own=own
         )
-        card = {
-            "title": f"{Path(source).name}, smaller",
-            "base_model": source,
-            "stage": "compression",
-            "text": f"Sliced under the budget {', '.join(self._settings.budget)} of the dense "
-            f"model: {finishing.kept_words(plan, database.dense)}.",
-        }
         rows = read_splits(self._path / "texts.safetensors").selection
-        folder = self._path / "model"
+        folder = self._path / ("sliced" if self._recovers else "model")
+        kept = finishing.kept_words(plan, database.dense)
+        card = finishing.model_card(source, self._settings, kept)
         sizes = finishing.exported(folder, database, plan, rows, card, tokenizer=tokenizer)
         costs = self._costs(results)
         shares = costs.plan(plan) / costs.plan(database.dense).clip(1e-30)
         modelled = dict(zip(costs.names, map(float, shares), strict=True))
         return {"plan": finishing.plan_to_json(plan), "modelled": modelled, **sizes}
+
+    def _rerank(self, results: Results) -> Results:
+        """Choose among the finalists after a short recovery of each."""
+        splits = read_splits(self._path / "texts.safetensors")
+        rows = results["finalists"]["rows"]
+        return {
+            "rows": recovering.reranked(self._database, splits, rows, self._settings, self._say)
+        }
+
+    def _recovery(self, results: Results) -> Results:
+        """Distill the dense model into the sliced one, in a run of its own."""
+        del results
+        self._say(f"recovery: {self._settings.recover} on {self._checked.config.env.id}")
+        return recovering.recovered(self._checked, self._path / "sliced", self._path / "recovery")
+
+    def _recovered(self, results: Results) -> Results:
+        """Write the recovered model as a plain folder, tested in a fresh process."""
+        plan = finishing.plan_from_json(results["sliced"]["plan"])
+        kept = finishing.kept_words(plan, self._database.dense)
+        rows = read_splits(self._path / "texts.safetensors").selection
+        size = finishing.exported_again(
+            self._path / "model",
+            Path(results["recovery"]["folder"]),
+            rows,
+            finishing.model_card(self._checked.source, self._settings, kept),
+            tokenizer=self._path / "sliced",
+        )
+        return {**results["sliced"], "bytes": size}
+
+    def _int8(self, results: Results) -> Results:
+        """Write the model in int8, where it is wanted."""
+        del results
+        if not self._settings.int8:
+            return {}
+        return asdict(export_int8(self._path / "model", self._path / "model-int8"))
 
     def _measure(self, results: Results) -> Results:
         """Time the exported model against the dense one."""
@@ -303,26 +344,14 @@ class Compression:
         return asdict(ratio)
 
     def _report(self, results: Results) -> Results:
-        """Read the report split, once: the KL of every searcher's plan and of the winner."""
-        best = finishing.plan_from_json(results["model"]["plan"])
-        plans = {"model": best} | {
-            name: self._checked.space.plan(outcome["plan"])
-            for name, outcome in results["search"].items()
-            if outcome["plan"] is not None
-        }
-        kls = self._database.report_kls(list(plans.values()))
+        """Read the report split, once, and score both models on held-out tasks."""
+        plans = reporting.plans_of(self._checked.space, results)
+        report = reporting.qualities(self._database, plans)
+        if self._recovers:
+            report["kl"] |= reporting.recovered_kl(self._dense, self._path, report["kl"]["model"])
         scores: Results = {}
         if self._checked.scores_tasks:
             self._say(f"report: {self._settings.score_tasks} held-out tasks")
-            smaller = finishing.load_smaller(self._path / "model")
-            for name, model in (("dense", self._dense), ("model", smaller)):
-                writer = text_writer(self._checked.config, self._checked.chat, model)
-                done = task_score(writer)
-                scores[name] = {"mean": done.mean, "low": done.ci_low, "high": done.ci_high}
-        dense = self._database.dense
-        return {
-            "kl": dict(zip(plans, kls, strict=True)),
-            "scores": scores,
-            "kept": {name: finishing.kept_shares(plan, dense) for name, plan in plans.items()},
-            "front": finishing.front(self._task(results), self._costs(results)),
-        }
+            scores = reporting.scores(self._checked, self._dense, self._path / "model")
+        front = finishing.front(self._task(results), self._costs(results))
+        return {**report, "scores": scores, "front": front}

@@ -15,6 +15,7 @@ from trainers.compress.database import EVALUATION_TOKENS, Database
 from trainers.compress.slicing import slice_model, smaller_config
 from trainers.compress.token_rows import TokenRows
 from trainers.compress.units import Choice, SizePlan, uniform_sizes
+from trainers.config.compression import CompressionSettings
 from trainers.errors import ConfigError
 from trainers.export.smaller import ExpectedLogits, export_smaller
 from trainers.models.chat import ChatFormat
@@ -109,7 +110,7 @@ def exported(
     database: Database,
     plan: SizePlan,
     rows: TokenRows,
-    card: Mapping[str, Any],
+    about: Mapping[str, Any],
     *,
     tokenizer: Path,
 ) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def exported(
         database: of the dense model.
         plan: of one shape.
         rows: what the folder must compute as the candidate in memory does.
-        card: of the model.
+        about: of the model; see `model_card`.
         tokenizer: folder whose tokenizer is copied.
 
     Raises:
@@ -131,13 +132,54 @@ def exported(
     expected = ExpectedLogits(
         tokens=part.tokens, mask=part.mask, logits=database.logits(plan, part)
     )
-    size = export_smaller(folder, smaller, expected, card, tokenizer=tokenizer)
+    size = export_smaller(folder, smaller, expected, about, tokenizer=tokenizer)
     return {
         "bytes": size,
         "parameters": count_parameters(smaller),
         "dense_parameters": count_parameters(database.model),
         "layers": smaller.config.num_hidden_layers,
         "family": smaller.config.model_type,
+    }
+
+
+@quietly()
+def exported_again(
+    folder: Path, source: Path, rows: TokenRows, about: Mapping[str, Any], *, tokenizer: Path
+) -> int:
+    """Write a recovered model with the tokenizer of the sliced one; return its bytes.
+
+    Args:
+        folder: of the model, replaced if it exists.
+        source: what the recovery wrote.
+        rows: what the folder must compute as the model in memory does.
+        about: of the model; see `model_card`.
+        tokenizer: folder whose tokenizer is copied.
+
+    Raises:
+        CheckpointError: a fresh process computes something else.
+    """
+    part, model = rows[:TEST_ROWS], load_smaller(source)
+    with torch.no_grad():
+        logits = model(input_ids=part.tokens, use_cache=False).logits
+    expected = ExpectedLogits(tokens=part.tokens, mask=part.mask, logits=logits)
+    return export_smaller(folder, model, expected, about, tokenizer=tokenizer)
+
+
+def model_card(source: str, settings: CompressionSettings, kept: str) -> dict[str, Any]:
+    """Return what the README.md of the model says.
+
+    Args:
+        source: of the dense model.
+        settings: of the compression.
+        kept: what is left of it.
+    """
+    how = "" if settings.recover == "none" else f", then recovered by {settings.recover}"
+    budget = ", ".join(settings.budget)
+    return {
+        "title": f"{Path(source).name}, smaller",
+        "base_model": source,
+        "stage": "compression",
+        "text": f"Sliced under the budget {budget} of the dense model: {kept}{how}.",
     }
 
 

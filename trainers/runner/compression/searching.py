@@ -40,6 +40,8 @@ EPISODES = 16
 """Plans of one iteration of PPO."""
 EXTENSIONS = 8
 """Times that PPO is continued for the evaluations that repeated plans have left."""
+STALE_ITERATIONS = 4
+"""Iterations per new plan, above which a continuation is the last."""
 BASELINE_NAMES: Mapping[SearcherName, str] = {
     "dp": "additive",
     "evolution-from-dp": "evolution from additive",
@@ -229,7 +231,7 @@ def trained(
             f"evaluations, KL {_best(problem, task)[1]:.4f}"
             f"{'' if before is None else f', of its seed {before:.4f}'}"
         )
-        if not fresh:
+        if STALE_ITERATIONS * fresh < more:
             break
     plan, kl = _best(problem, task)
     return {

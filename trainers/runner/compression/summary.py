@@ -36,8 +36,11 @@ def summary_of(checked: CheckedModel, results: Mapping[str, Any]) -> dict[str, A
             for name, outcome in search.items()
         },
         "model": results["model"],
+        "int8": results["int8"],
         "measured_latency": results["measure"],
         "report_kl": report["kl"]["model"],
+        "sliced_kl": report["kl"].get("sliced"),
+        "recover": checked.settings.recover,
         "scores": report["scores"],
         "kept": report["kept"],
         "front": report["front"],
@@ -69,6 +72,8 @@ def summary_lines(folder: Path, summary: Mapping[str, Any]) -> Iterator[str]:
         if row["report_kl"] is not None
     )
     yield f"KL        {summary['report_kl']:.4f} nats per token on report; by searcher: {others}"
+    if summary["sliced_kl"] is not None:
+        yield f"recovery  KL {summary['sliced_kl']:.4f} before {summary['recover']}"
     if scores := summary["scores"]:
         dense, smaller = scores["dense"], scores["model"]
         yield (
@@ -76,3 +81,8 @@ def summary_lines(folder: Path, summary: Mapping[str, Any]) -> Iterator[str]:
             f"{smaller['high']:.3f}] on held-out tasks of {summary['env']}"
         )
     yield f"model     {folder / 'model'}"
+    if int8 := summary["int8"]:
+        yield (
+            f"int8      {folder / 'model-int8'}, {int8['bytes'] / 1e6:.1f} MB, logits within "
+            f"{int8['difference']:.1%} of the largest"
+        )

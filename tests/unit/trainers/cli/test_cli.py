@@ -94,9 +94,10 @@ def test_the_options_of_each_verb_are_these():
         "target", "settings", "env", "clean", "quiet", "trust", "plugins",
     ]  # fmt: skip
     assert options(CompressionSettings) == [
-        "budget", "recover", "search", "evaluations", "finalists", "name", "dir", "data",
-        "report_data", "calibration_tokens", "selection_tokens", "report_tokens", "row_tokens",
-        "phase", "batch", "prompt_tokens", "threads", "rounds", "score_tasks", "seed",
+        "budget", "recover", "recover_iterations", "recover_minutes", "rerank", "rerank_steps",
+        "int8", "search", "evaluations", "finalists", "name", "dir", "data", "report_data",
+        "calibration_tokens", "selection_tokens", "report_tokens", "row_tokens", "phase", "batch",
+        "prompt_tokens", "threads", "rounds", "score_tasks", "seed",
     ]  # fmt: skip
     assert options(report.Options) == ["runs", "out"]
     assert options(runs.ListRuns) == ["folder", "sort", "json"]

@@ -16,6 +16,7 @@ from tests.unit.trainers.runner.compression.tiny_runs import (
 )
 from trainers.config.compression import CompressionSettings
 from trainers.errors import CheckpointError, ConfigError, MeasurementError
+from trainers.models import int8
 from trainers.runner.compression import driver, measuring
 from trainers.runner.compression.driver import compress
 from trainers.runner.compression.stage_files import StageFiles
@@ -125,6 +126,13 @@ def test_text_that_leaks_into_the_report(place):
     text = str(place / "text.txt")
     with pytest.raises(ConfigError, match=r"\d+ tasks are in .* and in report, such as "):
         run(place, name="leak", data=text, report_data=text)
+
+
+def test_a_processor_without_int8_kernels(place, monkeypatch):
+    monkeypatch.setattr(int8, "INT8_KERNEL", "none of this machine")
+    with pytest.raises(ConfigError, match=r"no int8 kernels .*\nOr leave int8 out: --no-int8"):
+        run(place, name="kernels", int8=True)
+    assert not (place / "runs" / "kernels").exists()
 
 
 def test_evaluations_that_do_not_suffice(place):

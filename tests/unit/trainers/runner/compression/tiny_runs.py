@@ -2,14 +2,17 @@
 
 import random
 
+import torch
+
 from tests import tiny
 from trainers.compress import latency
 from trainers.compress.latency import Fit, LatencyTable, Workload
 from trainers.compress.units import KINDS, UnitKind, geometry_of
 from trainers.config.compression import CompressionSettings
 from trainers.config.files import read
-from trainers.export import self_test, smaller
+from trainers.export import int8, self_test, smaller
 from trainers.models.chat import train_tokenizer
+from trainers.models.loading import load_causal_lm
 from trainers.runner.compression import measuring
 from trainers.runner.compression.driver import compress
 
@@ -21,6 +24,7 @@ SMALL = {
     "evaluations": 90,
     "finalists": 3,
     "score_tasks": 0,
+    "int8": False,
 }
 
 
@@ -81,8 +85,16 @@ def fast(monkeypatch):
         assert fault is None, fault
 
     monkeypatch.setattr(smaller, "check_in_fresh_process", check)
+    monkeypatch.setattr(int8, "check_in_fresh_process", loads_as_int8)
     monkeypatch.setattr(measuring, "measure_latency", made_up_latency)
     monkeypatch.setattr(measuring, "PAIRS", 10)
+
+
+def loads_as_int8(folder, expected, *, module):
+    """The reader of int8 folders gives the logits that were expected."""
+    model = load_causal_lm(str(folder)).eval()
+    logits = model(input_ids=expected.tokens).logits
+    torch.testing.assert_close(logits, expected.logits, atol=1e-2, rtol=1e-2)
 
 
 def seconds_of(kind, size, full):
