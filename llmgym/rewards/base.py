@@ -165,6 +165,8 @@ REWARDS: dict[str, str] = {
     "language": "llmgym.rewards.rules:Language",
     "constant": "llmgym.rewards.rules:Constant",
     "code.tests": "llmgym.rewards.code:code_tests",
+    "http": "llmgym.rewards.remote:http_reward",
+    "judge": "llmgym.rewards.judge:judge_reward",
 }
 """Rewards by name: "module:factory"."""
 
