@@ -1,9 +1,9 @@
 """`http`: a reward that a server computes.
 
-| wire       | a request                                    | its answer                          |
-| ---------- | -------------------------------------------- | ------------------------------------- |
-| `llmgym`   | `{"samples": [{"prompt", "response", ...}]}` | `{"scores": [...]}`                 |
-| `openrlhf` | `{"query", "prompts", "labels"}` of 1 sample | `{"rewards", "scores", "extra_logs"}` |
+| wire       | a request                                    | its answer                           |
+| ---------- | -------------------------------------------- | ------------------------------------ |
+| `llmgym`   | `{"samples": [{"prompt", "response", ...}]}` | `{"scores": [...]}`                  |
+| `openrlhf` | `{"query", "prompts", "labels"}`, 1 sample   | `{"rewards", "scores", ...}`       |
 
 A score is a number, null (it abstains), or `{"value", "parts", "spans"}`. A server that is down or
 slow costs its samples, which become errors; one that answers something else is broken.

@@ -1,5 +1,6 @@
-"""`llmgym envs list|show|check|bench|new`: what there is, how one looks, its contract, its cost."""
+"""`llmgym envs`: what there is, how it looks, its contract, its cost, an audit, a start."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,6 +20,7 @@ from trainers.cli.options import parse_options
 from trainers.cli.scaffold import files_of, id_of, scaffold
 from trainers.config.files import typed
 from trainers.errors import ConfigError
+from trainers.redaction.text_files import write
 
 Plugins = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -78,6 +80,28 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class AuditEnvs:
+    """Measure what answers earn and what episodes disturb; exit code 1 if anything is wrong."""
+
+    id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[ID]")] = ""
+    """The id; without one, every id of --from."""
+    libraries: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="from")
+    ] = ()
+    """The first part of ids, such as llmgym or reasoning_gym: all of them; repeat it."""
+    episodes: int = 20
+    """Tasks that each kind of answer is tried on."""
+    kwargs: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE, an argument of the environment; repeat it."""
+    json: bool = False
+    """Print one JSON object for each id."""
+    page: Path | None = None
+    """Also write the table to this file, in Markdown."""
+    plugins: Plugins = ()
+    """A module that registers environments; repeat it."""
+
+
+@dataclass(frozen=True)
 class New:
     """Write an installable package with an environment, its tasks, a test and a README."""
 
@@ -94,6 +118,7 @@ Command = (
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[AuditEnvs, tyro.conf.subcommand("audit")]
     | Annotated[New, tyro.conf.subcommand("new")]
 )
 
@@ -207,6 +232,48 @@ def run_bench(command: Bench) -> int:
     return 0
 
 
+def run_audit(command: AuditEnvs) -> int:
+    """Print what was measured of each id."""
+    from llmgym.audit import audit
+    from llmgym.audit_page import lines_of, page
+
+    if command.episodes < 1:
+        raise ConfigError(f"--episodes is 1 or more, got {command.episodes}.")
+    if bool(command.id) == bool(command.libraries):
+        raise ConfigError("envs audit takes an id, or --from LIBRARY, such as --from llmgym.")
+    ids = [command.id] if command.id else _ids_of(command.libraries)
+    kwargs, audits = arguments(command.kwargs), []
+    for env_id in ids:
+        audits.append(audit(env_id, episodes=command.episodes, **kwargs))
+        if command.json:
+            print(json.dumps(audits[-1].as_json()), flush=True)
+        else:
+            print("\n".join(lines_of(audits[-1])), flush=True)
+    if command.page is not None:
+        words = [*(f"--from {name}" for name in command.libraries), f"--page {command.page}"]
+        write(command.page, page(audits, f"llmgym envs audit {' '.join(words)}"))
+    return 1 if any(result.faults for result in audits) else 0
+
+
+def _ids_of(libraries: Sequence[str]) -> list[str]:
+    """Return the ids of text whose first part is one of these.
+
+    Raises:
+        ConfigError: there is none of one of them.
+    """
+    ids: list[str] = []
+    for library in libraries:
+        own = [env_id for env_id in registry.ids() if env_id.partition("/")[0] == library]
+        if not own:
+            known = sorted({env_id.partition("/")[0] for env_id in registry.ids()})
+            raise ConfigError(
+                f"no id begins with {library}/. There are those of {', '.join(known)}; of another "
+                "library, install it (docs/guides/readers.md), or name its --plugins."
+            )
+        ids += own
+    return ids
+
+
 def new(command: New) -> int:
     """Write a package and print what to do with it."""
     folder = scaffold(command.name, command.dir, turns=command.turns)
@@ -221,7 +288,7 @@ def new(command: New) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run list, show, check, bench or new."""
+    """Run list, show, check, bench, audit or new."""
     command: Command = parse_options(Command, argv, "envs")
     if isinstance(command, New):
         return new(command)
@@ -230,4 +297,6 @@ def main(argv: Sequence[str]) -> int:
         return show_list(command)
     if isinstance(command, Bench):
         return run_bench(command)
+    if isinstance(command, AuditEnvs):
+        return run_audit(command)
     return show_env(command) if isinstance(command, Show) else run_check(command)

@@ -105,6 +105,9 @@ def test_the_options_of_each_verb_are_these():
     assert options(envs.ListEnvs) == ["filter", "plugins"]
     assert options(envs.Show) == ["id", "seed", "kwargs", "plugins"]
     assert options(envs.New) == ["name", "dir"]
+    assert options(envs.AuditEnvs) == [
+        "id", "libraries", "episodes", "kwargs", "json", "page", "plugins"
+    ]  # fmt: skip
     assert options(envs.Check) == ["id", "episodes", "kwargs", "plugins"]
 
 
@@ -242,7 +245,7 @@ def test_schema_lists_a_section(capsys):
 
 
 def test_envs_list_show_and_check(capsys):
-    assert cli.main(["envs", "list", "reverse"]) == 0
+    assert cli.main(["envs", "list", "reversetokens"]) == 0
     assert capsys.readouterr().out == "llmgym/ReverseTokens-v0  probe, procedural\n"
     assert cli.main(["envs", "show", "llmgym/Arithmetic-v0"]) == 0
     printed = capsys.readouterr().out

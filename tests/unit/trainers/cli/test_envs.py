@@ -79,3 +79,33 @@ def test_bench_prints_a_row_for_each_number_of_slots(capsys):
 def test_what_cannot_be_timed_is_refused(words, says):
     with pytest.raises(ConfigError, match=says):
         envs.main(["bench", *words])
+
+
+def test_an_audit_is_printed_as_lines_or_json_and_written_as_a_page(shown, tmp_path):
+    words = ("llmgym/ReverseTokens-v0", "--episodes", "3")
+    code, text, _ = shown("audit", *words, "--page", "page.md")
+    assert code == 0
+    assert text.startswith("llmgym/ReverseTokens-v0: ok\n  gold 100%, ")
+    assert "| `llmgym/ReverseTokens-v0` | 100% |" in (tmp_path / "page.md").read_text()
+    code, text, _ = shown("audit", *words, "--json")
+    assert json.loads(text)["gold"] == 1.0
+    kwargs = ("--kwargs", "path=my.jsonl", "--kwargs", "answer_column=answer")
+    code, text, _ = shown("audit", "llmgym/Prompts-v0", *kwargs, "--kwargs", "reward=mine.py:picky")
+    assert code == 1
+    assert "  - it raises, or its reward fails, on " in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "envs audit takes an id, or --from LIBRARY"),
+        (("llmgym/Arithmetic-v0", "--from", "llmgym"), "takes an id, or --from LIBRARY"),
+        (("--from", "llmgim"), "no id begins with llmgim/. There are those of llmgym"),
+        (("llmgym/Arithmetc-v0",), "Did you mean llmgym/Arithmetic-v0"),
+        (("llmgym/Arithmetic-v0", "--episodes", "0"), "--episodes is 1 or more, got 0"),
+    ],
+)
+def test_an_audit_of_nothing_is_refused(shown, words, message):
+    code, _, error = shown("audit", *words)
+    assert code == 2
+    assert message in error
