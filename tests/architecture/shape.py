@@ -31,6 +31,8 @@ WRITERS = {
     "trainers/distributed/watchdog.py": "places in code",
     "trainers/cli/scaffold.py": "templates, outside of a run",
     "trainers/bench/worker.py": "answers to the process that started it",
+    "trainers/inference/endpoint_files.py": "the token of a server, for its user alone",
+    "trainers/inference/server_process.py": "what a server prints, which has no settings",
     "trainers/generation/serving/process.py": "what a worker prints, which has no settings",
     "trainers/generation/serving/vllm_engine.py": "the config.json of a model",
     "trainers/generation/serving/weights.py": "bytes of tensors",

@@ -18,6 +18,7 @@ from trainers.cli import (
     rewards,
     runs,
     schema,
+    serve,
 )
 from trainers.cli import eval as evaluation
 from trainers.cli.arguments import read_arguments
@@ -34,6 +35,7 @@ OPTIONS = {
     "data": data.Options,
     "export": export.Options,
     "bench": bench.Options,
+    "serve": serve.Options,
     "report": report.Options,
     "runs": runs.Command,
     "launch": launch.Options,

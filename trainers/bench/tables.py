@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from trainers.bench.endpoint import EndpointResult, LoadFigures
 from trainers.bench.models import BenchResult, ModelFigures
 from trainers.compress.timing import PairedRatio
 
@@ -72,3 +73,41 @@ def _cells(figures: ModelFigures, batches: Sequence[int]) -> list[str]:
 
 def _ratio_cells(figures: ModelFigures) -> list[str]:
     return [_label(figures), *map(shown_ratio, figures.faster.values())]
+
+
+def endpoint_lines(result: EndpointResult) -> list[str]:
+    """Return the table of a measured server, and how it was measured."""
+    settings = result.settings
+    head = ["load", "failed", "requests/s", "tokens/s", "first token ms p50", "p95"]
+    head += ["between ms p50", "p95", "complete ms p50", "p95", "p99"]
+    lines = aligned([head, *map(_load_cells, result.figures)])
+    lines += [
+        f"failed ({figures.load.label}): {error}"
+        for figures in result.figures
+        for error in figures.errors
+    ]
+    engine = f"{result.engine}, " if result.engine else ""
+    return [
+        *lines,
+        "",
+        f"{engine}{result.model} at {result.url}: {settings.requests} requests per load or one per "
+        f"client, prompts of {settings.prompt_words} words, "
+        f"{'' if result.ignores_ends else 'at most '}{settings.new_tokens} new tokens, "
+        f"after {settings.warmups} that do not count",
+        f"{result.machine['processor']}, {result.machine['cores']} cores",
+    ]
+
+
+def _load_cells(figures: LoadFigures) -> list[str]:
+    def ms(values: dict[int, float], *at: int) -> list[str]:
+        return [f"{1000 * values[percent]:.0f}" if values else "-" for percent in at]
+
+    return [
+        figures.load.label,
+        f"{figures.failed} of {figures.sent}",
+        f"{figures.requests_per_second:.2f}",
+        f"{figures.tokens_per_second:.1f}",
+        *ms(figures.first_token, 50, 95),
+        *ms(figures.between_tokens, 50, 95),
+        *ms(figures.complete, 50, 95, 99),
+    ]

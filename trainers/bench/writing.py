@@ -65,7 +65,7 @@ class TimedRows(Protocol):
 
 @final
 class PlainRows:
-    """TimedRows of one length, written by transformers' own forward and cache.
+    """Rows of one length, written by transformers' own forward and cache.
 
     Args:
         model: any causal language model.

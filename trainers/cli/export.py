@@ -1,4 +1,7 @@
-"""`llmgym export`: a run's model or a GGUF file as a plain folder, checked to be the same model."""
+"""`llmgym export`: a run's model as a plain folder, int8 weights or GGUF; a GGUF file as a folder.
+
+What is written is checked in a fresh process to compute the same.
+"""
 
 import os
 import shutil
@@ -17,14 +20,16 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Options:
-    """Write a run's model, or a GGUF file, as a Hugging Face folder; check that it is the same."""
+    """Write a run's model for other programs, or a GGUF file as a folder, and check it."""
 
     target: RunArgument = None
-    """A run folder or a .gguf file; the newest run without one."""
+    """A run, a model folder or a .gguf file; the newest run without one."""
     out: Path = tyro.MISSING
-    """The folder to write; it must not exist."""
-    to: Literal["hf"] = "hf"
-    """The format: a Hugging Face folder."""
+    """The folder, or the .gguf file, to write; it must not exist."""
+    to: Literal["hf", "int8", "gguf"] = "hf"
+    """The format: a Hugging Face folder, one with int8 weights, or a GGUF file for llama.cpp."""
+    gguf_type: Literal["f32", "bf16", "f16", "q8_0"] = "q8_0"
+    """Type of the matrices in a GGUF file."""
     best: bool = False
     """The model with the best held-out score instead of the last."""
 
@@ -104,6 +109,47 @@ def max_logprob_difference(source: Path, out: Path) -> float:
     return float((got - expected).abs().max())
 
 
+def _refuse_other_type(options: Options) -> None:
+    if options.to == "gguf" and options.out.suffix.lower() != ".gguf":
+        raise ConfigError(f"--to gguf writes a file: --out {options.out}.gguf")
+    if options.to != "gguf" and options.gguf_type != "q8_0":
+        raise ConfigError("--gguf-type is the type of a GGUF file: add --to gguf")
+    if options.to != "gguf" and options.out.suffix.lower() == ".gguf":
+        raise ConfigError(f"--out {options.out} names a GGUF file: add --to gguf")
+    _refuse_existing(options.out)
+
+
+def _int8(source: str, out: Path) -> int:
+    """Write int8 weights and print what came of it."""
+    from trainers.export.int8 import export_int8
+
+    made = export_int8(source, out)
+    print(
+        f"{out}: int8 weights, {made.bytes / 1e6:.1f} MB, checked in a fresh process; on random "
+        f"tokens a logit differs from the dense model's by at most {made.difference:.1%} of the "
+        f"largest\nnext:\nllmgym bench {source} {out}"
+    )
+    return 0
+
+
+def _gguf(source: str, options: Options) -> int:
+    """Write a GGUF file and print what came of it."""
+    from trainers.export.gguf import export_gguf
+    from trainers.inference.serving import chat_of
+
+    chat = chat_of(source)
+    if chat is None:
+        raise ConfigError(f"{source} has no chat template: copy one there as chat_template.jinja.")
+    made = export_gguf(source, options.out, chat, kind=options.gguf_type)
+    checked = "checked in a fresh process" if made.is_loaded else "its tensors checked"
+    print(
+        f"{options.out}: {options.gguf_type}, {made.bytes / 1e6:.1f} MB, {checked}; on random "
+        f"tokens a logit differs from the dense model's by at most {made.difference:.1%} of the "
+        f"largest\nnext:\nllmgym serve {options.out} --engine llama-cpp"
+    )
+    return 0
+
+
 def _told(apart: float) -> str:
     if apart == 0:
         return "log-probabilities are equal to the last bit"
@@ -123,6 +169,11 @@ def main(argv: Sequence[str]) -> int:
     if not source.is_dir() and not is_gguf(target.model):
         raise ConfigError(f"{target.name} is no folder; export takes a run or a .gguf file.")
     without_progress_bars()
+    _refuse_other_type(options)
+    if options.to == "int8":
+        return _int8(target.model, options.out)
+    if options.to == "gguf":
+        return _gguf(target.model, options)
     if is_gguf(target.model):
         out = unpacked(target.model, options.out)
     else:

@@ -39,7 +39,8 @@ VERBS = {
     "data": "look at a data file before training on it",
     "compress": "make a model smaller and faster under a budget, as a plain folder",
     "export": "copy a run's model as a plain Hugging Face folder, verified",
-    "bench": "how fast models write, against one another",
+    "bench": "how fast models write, against one another; or a server under load",
+    "serve": "serve a model by vLLM, transformers or llama.cpp",
     "report": "one page of a run that opens from disk, or several runs compared",
     "runs": "list the runs of a folder, or show what differs between two",
     "launch": "print a script that starts a run on many GPUs: deepspeed, torchrun, slurm",
@@ -69,6 +70,8 @@ def _of_runs(verb: str) -> ModuleType | None:
             from trainers.cli import export as module
         case "bench":
             from trainers.cli import bench as module
+        case "serve":
+            from trainers.cli import serve as module
         case "report":
             from trainers.cli import report as module
         case "runs":

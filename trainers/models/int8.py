@@ -46,8 +46,8 @@ def check_int8() -> None:
     """
     if INT8_KERNEL not in torch.backends.quantized.supported_engines:
         raise ConfigError(
-            f"this build of torch has no int8 kernels for this processor: {INT8_KERNEL} needs x86 with "
-            "AVX2. Serve the model as GGUF instead: llmgym export MODEL --to gguf --out FILE"
+            f"this build of torch has no int8 kernels for this processor: {INT8_KERNEL} needs x86 "
+            "with AVX2. Serve the model as GGUF instead: llmgym export MODEL --to gguf --out FILE"
         )
 
 

@@ -22,6 +22,7 @@ from trainers.cli import (
     rewards,
     runs,
     schema,
+    serve,
 )
 from trainers.cli import main as cli
 from trainers.cli.eval import evaluation_lines as told
@@ -60,6 +61,7 @@ def test_the_verbs_are_these():
         "compress",
         "export",
         "bench",
+        "serve",
         "report",
         "runs",
         "launch",
@@ -74,10 +76,15 @@ def test_the_options_of_each_verb_are_these():
         "plugins",
     ]  # fmt: skip
     assert options(play.Options) == ["target", "env", "base", "trust", "plugins"]
-    assert options(export.Options) == ["target", "out", "to", "best"]
+    assert options(export.Options) == ["target", "out", "to", "gguf_type", "best"]
     assert options(bench.Options) == [
         "models", "prompt_tokens", "new_tokens", "rounds", "warmups", "threads", "concurrency",
-        "dtype", "forward", "max_load", "seed", "json",
+        "dtype", "forward", "max_load", "seed", "endpoint", "clients", "rates", "requests",
+        "wait_seconds", "timeout", "json",
+    ]  # fmt: skip
+    assert options(serve.Options) == [
+        "target", "engine", "host", "port", "name", "dtype", "context", "rows", "adapters",
+        "drafter", "draft_tokens", "threads", "cache_gb", "engine_args", "wait_seconds",
     ]  # fmt: skip
     assert options(schema.Options) == ["field"]
     assert options(doctor.Options) == ["json"]
@@ -129,6 +136,7 @@ def test_help_lists_every_verb(argv, capsys):
         "data",
         "export",
         "bench",
+        "serve",
         "report",
         "runs",
         "schema",
