@@ -48,6 +48,8 @@ class Options:
     """Of an endpoint: open loads; as many requests per second, at random times."""
     requests: int = 32
     """Of an endpoint: requests of each load."""
+    prompt_words: int = 48
+    """Of an endpoint: words of each prompt."""
     wait_seconds: float = 600.0
     """Of an endpoint: how long its health is waited for."""
     timeout: float = 120.0
@@ -65,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(
             "name what is measured: llmgym bench MODEL ..., or --endpoint http://127.0.0.1:8000/v1"
         )
-    _refuse_ineffective(options, {"clients", "rates", "requests", "wait_seconds", "timeout"}, "")
+    _refuse_ineffective(options, OF_SERVERS, "")
     return _models(options)
 
 
@@ -92,6 +94,8 @@ def _models(options: Options) -> int:
     return 0
 
 
+OF_SERVERS = {"clients", "rates", "requests", "prompt_words", "wait_seconds", "timeout"}
+"""Options that a measurement of models does not read."""
 OF_MODELS = {
     "prompt_tokens", "rounds", "threads", "concurrency", "dtype", "forward", "max_load",
 }  # fmt: skip
@@ -124,6 +128,7 @@ def _endpoint(options: Options, url: str) -> int:
         clients=options.clients,
         rates=options.rates,
         requests=options.requests,
+        prompt_words=options.prompt_words,
         new_tokens=options.new_tokens,
         wait_seconds=options.wait_seconds,
         timeout=options.timeout,

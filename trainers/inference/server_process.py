@@ -135,7 +135,7 @@ class ServerProcess:
 
     def stop(self) -> None:
         """Ask the server to end, and end it if it does not."""
-        self._stopped = True
+        self._stopped = self._stopped or self._process.poll() is None
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is not None:
                 return

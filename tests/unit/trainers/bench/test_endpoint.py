@@ -92,6 +92,8 @@ def test_a_server_that_ends_at_its_start_is_told_with_its_last_lines(start):
     process, port, url = start(ends="at its start", healthy=False)
     with pytest.raises(LostServerError, match=r"exit code 7.\nthe weights are of another planet"):
         process.wait_until_healthy("127.0.0.1", port, 20.0)
+    process.stop()
+    assert not process.was_stopped
     note_end(port, process.exit_code)
     with pytest.raises(LostServerError, match=r"ended with exit code 7.\nthe weights"):
         bench_endpoint(url, FEW)

@@ -80,7 +80,7 @@ def test_the_options_of_each_verb_are_these():
     assert options(bench.Options) == [
         "models", "prompt_tokens", "new_tokens", "rounds", "warmups", "threads", "concurrency",
         "dtype", "forward", "max_load", "seed", "endpoint", "clients", "rates", "requests",
-        "wait_seconds", "timeout", "json",
+        "prompt_words", "wait_seconds", "timeout", "json",
     ]  # fmt: skip
     assert options(serve.Options) == [
         "target", "engine", "host", "port", "name", "dtype", "context", "rows", "adapters",
