@@ -57,7 +57,7 @@ class Options:
     cache_gb: float = 1.0
     """Memory for keys and values, for vllm on a CPU; on a GPU vLLM takes what is free."""
     engine_args: str = ""
-    """More arguments for vllm's or transformers' server, such as "--tensor-parallel-size 4"."""
+    """More arguments for vllm and transformers: --engine-args="--tensor-parallel-size 4"."""
     wait_seconds: float = 600.0
     """How long the server may take until it answers."""
 
