@@ -199,10 +199,10 @@ def test_a_direct_step_follows_the_mean_divergence_over_tokens(method, beta, bud
     seen = {}
     engine = learner._policy
     monkeypatch.setattr(engine, "step", lambda: seen.update(tiny.gradients(learner)))
-    made = tiny.experience(inputs=inputs, response_mask=mask)
     columns = {"old_logprobs", "ref_logprobs", "generator_logprobs", "old_values"}
     wide = {name: torch.zeros(mask.shape) for name in columns | {"advantages", "returns"}}
-    figures = direct.direct_update(learner, teacher, replace(made, **wide), config).values()
+    made = tiny.experience(inputs=inputs, response_mask=mask, **wide)
+    figures = direct.direct_update(learner, teacher, made, config).values()
     learner.policy_module.zero_grad()
 
     student = naive(learner.policy_module.model, inputs, mask)
