@@ -15,7 +15,7 @@ from tests.resume.trainee import differences, left_behind, train
 from trainers.checkpoint.loading import find
 from trainers.run_dir.record import read_status
 
-KINDS = ("text", "turns", "lora", "control", "groups")
+KINDS = ("text", "turns", "mixture", "lora", "control", "groups")
 ITERATIONS = 4
 
 

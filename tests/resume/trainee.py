@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from llmgym.rewards.base import UnitReward
 from trainers.checkpoint.loading import find, load
 from trainers.config.files import read
 from trainers.loggers.base import Logger
@@ -35,6 +36,18 @@ TURNS = TEXT | {
     "ppo.kl_controller": "fixed",
     "ppo.num_prompts": 16,
     "sft.num_epochs": 8,
+}
+MIXTURE = TEXT | {
+    "envs.0.id": "llmgym/Arithmetic-v0",
+    "envs.0.curriculum.levels": [1, 2],
+    "envs.0.curriculum.window": 3,
+    "envs.0.curriculum.up": 0.01,
+    "envs.0.curriculum.down": 0.0,
+    "envs.1.id": "llmgym/GuessNumber-v0",
+    "envs.1.kwargs": {"level": 2},
+    "envs.1.weight": 2.0,
+    "envs.2.id": "llmgym/LetterCount-v0",
+    "envs.2.kwargs": {"size": 5},
 }
 LORA = TEXT | {
     "model.lora.rank": 2,
@@ -74,7 +87,10 @@ EVERY = {
 
 def settings(kind, folder, iterations, **changes):
     """The settings of a run."""
-    kinds = {"text": TEXT, "turns": TURNS, "lora": LORA, "control": CONTROL, "groups": GROUPS}
+    kinds = {
+        "text": TEXT, "turns": TURNS, "mixture": MIXTURE, "lora": LORA, "control": CONTROL,
+        "groups": GROUPS,
+    }  # fmt: skip
     given = {"run.dir": str(folder), "ppo.num_iterations": iterations}
     return read([], {**kinds[kind], **EVERY, **given, **changes})
 
@@ -82,6 +98,15 @@ def settings(kind, folder, iterations, **changes):
 def letters(response):
     """A reward with something to tell apart in any text."""
     return sum(map(ord, response)) % 11 / 10
+
+
+class Letters(UnitReward):
+    """The same reward, which states its bounds, as a curriculum needs."""
+
+    name, per_turn, collective = "letters", False, False
+
+    def score(self, samples):
+        return [letters(sample.response) for sample in samples]
 
 
 class Stop(Logger):
@@ -120,6 +145,7 @@ def train(kind, folder, iterations, *, resume=False, stop=None, changes=None):
     loggers = [JsonlLogger(), *([Stop(*stop)] if stop else [])]
     config = settings(kind, folder, iterations, **(changes or {}))
     reward = None if kind in ("control", "groups") else letters
+    reward = Letters() if kind == "mixture" else reward
     run(config, reward=reward, resume=resume, loggers=loggers)
 
 

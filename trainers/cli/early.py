@@ -23,7 +23,8 @@ def check_plan(config: Config) -> None:
     """
     check_data(config)
     if config.ppo.num_iterations or config.data.path is None:
-        spec(config.env.id)
+        for env in config.envs:
+            spec(env.id)
 
 
 def check_start(config: Config, *, is_new: bool) -> None:
@@ -58,9 +59,10 @@ def check_start(config: Config, *, is_new: bool) -> None:
 def _check_tasks(config: Config) -> None:
     """Build what gives tasks and judges them, once; a run of one process finds it in the cache."""
     reward = reward_of(config, None)
-    if not config.env.id.startswith(LLMGYM_PREFIX):
-        return
-    if config.ppo.num_iterations or config.data.path is None:
-        text_envs(config, 1, env=None, reward=reward).close()
-    if config.ppo.num_iterations and config.eval.num_tasks:
-        text_envs(config, 1, env=None, reward=reward, held_out=True).close()
+    for alone in config.alone:
+        if not alone.env.id.startswith(LLMGYM_PREFIX):
+            continue
+        if config.ppo.num_iterations or config.data.path is None:
+            text_envs(alone, 1, env=None, reward=reward).close()
+        if config.ppo.num_iterations and config.eval.num_tasks:
+            text_envs(alone, 1, env=None, reward=reward, held_out=True).close()

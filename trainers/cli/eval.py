@@ -236,9 +236,16 @@ def main(argv: Sequence[str]) -> int:
         sampling = Sampling(
             temperature=options.temperature, top_p=options.top_p, top_k=options.top_k
         )
-    evaluations = [
-        (target.name, held_out_score(replace(target, config=config), sampling))
-        for target in targets
+    by_env = [
+        [
+            (target.name, held_out_score(replace(target, config=alone), sampling))
+            for target in targets
+        ]
+        for alone in config.alone
     ]
-    print(as_json(evaluations) if options.json else "\n".join(evaluation_lines(evaluations, how)))
+    if options.json:
+        print(as_json([evaluation for evaluations in by_env for evaluation in evaluations]))
+    else:
+        lines = [line for evaluations in by_env for line in evaluation_lines(evaluations, how)]
+        print("\n".join(lines))
     return 0

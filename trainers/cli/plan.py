@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 import torch
 
+from llmgym.data.mixture import quotas
 from llmgym.errors import LLMGymError
 from llmgym.registry import spec
 from llmgym.vector import LLMVectorEnv
@@ -34,7 +35,7 @@ from trainers.models.loading import count_parameters, load_chat, load_tokenizer
 from trainers.models.mlp import build_control
 from trainers.plan.batch import BatchShape
 from trainers.plan.forecast import Forecast, forecast_control, forecast_text
-from trainers.plan.lengths import Lengths, at_limits, measured_lengths
+from trainers.plan.lengths import Lengths, at_limits, measured_lengths, mixed_lengths
 from trainers.plan.pace import ASSUMED, BETWEEN, WITHIN, Pace, on_threads, one_thread, probed, tried
 from trainers.plan.page import figures, text
 from trainers.plan.shapes import Shapes, shapes_of
@@ -96,7 +97,8 @@ def show_plan(config: Config, launch: Launch) -> int:
 def _text(config: Config, ranks: int) -> tuple[Forecast, Pace, Lengths, dict[str, Any]]:
     """Forecast a text run; return its pace, its texts and what DeepSpeed is given as well."""
     if config.ppo.num_iterations or config.data.path is None:
-        spec(config.env.id)
+        for env in config.envs:
+            spec(env.id)
     is_gpu = config.backend.gpus is not None or torch.cuda.is_available()
     shapes = shapes_of(config)
     dtype = _dtype(config, shapes, is_gpu=is_gpu)
@@ -122,6 +124,9 @@ def _lengths(config: Config) -> Lengths:
     _read_rows(config)
     has_reward = any(reward.source for reward in config.rewards)
     reward = {"name": "constant"} if has_reward else None  # nothing is scored
+    if len(config.envs) > 1:
+        shares = quotas([env.weight for env in config.envs], config.ppo.num_prompts)
+        return mixed_lengths([_lengths(alone) for alone in config.alone], shares)
     with ExitStack() as stack:
         made = []
         for held_out in (False, True) if config.eval.num_tasks else (False,):
@@ -163,7 +168,8 @@ def _check_prompts(config: Config, made: Sequence[LLMVectorEnv]) -> None:
         chat = load_chat(config, load_tokenizer(config), env=config.env.id)
     except ConfigError:
         return  # lengths are guessed: the tokenizer is not on this machine
-    check_prompts(config, chat, *made)
+    for vector in made:
+        check_prompts(config, chat, [vector])
 
 
 def _dtype(config: Config, shapes: Shapes, *, is_gpu: bool) -> torch.dtype:

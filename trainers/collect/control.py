@@ -207,7 +207,7 @@ class ControlCollector(Collector):
         self._totals["episodes"] += int(global_sum(torch.tensor(len(ended))))
         scores = torch.tensor([episode.reward for episode in ended], dtype=torch.float64)
         _, variance = global_moments(scores, torch.ones_like(scores, dtype=torch.bool))
-        count, env = float(len(ended)), self._config.env.id
+        count, env = float(len(ended)), self._config.env.label
         total = float(scores.sum())
         terminated = float(sum(episode.terminated for episode in ended))
         means = {

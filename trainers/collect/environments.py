@@ -1,7 +1,7 @@
 """Build the environment and the reward that settings name. No torch, unless they bring it."""
 
 import inspect
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -9,9 +9,10 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from llmgym.data.curriculum import with_levels
 from llmgym.env import core_env
 from llmgym.errors import EnvContractError, RewardError
-from llmgym.registry import create_vector, settings_of, spec
+from llmgym.registry import create, settings_of, spec
 from llmgym.rewards.answers import check_answers
 from llmgym.rewards.base import resolve
 from llmgym.vector import LLMVectorEnv
@@ -67,7 +68,7 @@ def text_envs(
     config: Config, num_envs: int, *, env: EnvFactory | str | None, reward: object | None,
     held_out: bool = False,
 ) -> LLMVectorEnv:  # fmt: skip
-    """Build slots of the run's environment, one score group, and check its gold answers.
+    """Build slots of the run's first environment, one score group, and check its gold answers.
 
     Args:
         config: `envs` and `eval.kwargs` are read.
@@ -75,12 +76,48 @@ def text_envs(
         env: a registered id or a callable from Python, instead of `envs`; a callable gets those
             arguments that it takes by name.
         reward: as `reward_of` returned it.
-        held_out: with `eval.kwargs`, for evaluation.
+        held_out: with `eval.kwargs`, for evaluation; a curriculum has no part in it.
 
     Raises:
         gymnasium.error.NameNotFound: no such environment; lists near names.
         ConfigError: its arguments are wrong, the environment is numeric, a callable does not take
             the reward, or the reward cannot compare with an answer; names the row.
+    """
+    make = env_maker(config, env=env, reward=reward, held_out=held_out)
+    with _naming(config, env, held_out=held_out):
+        return _checked(LLMVectorEnv([make] * num_envs, **slot_settings(config)))
+
+
+def mixed_envs(
+    config: Config, slots: Sequence[int], *, env: EnvFactory | str | None, reward: object | None
+) -> LLMVectorEnv:
+    """Build slots of the run's environments, one score group each, and check their gold answers.
+
+    Args:
+        config: `envs` are read.
+        slots: for each slot, the number of its environment in `envs`.
+        env: as of `text_envs`; then there is one environment.
+        reward: as `reward_of` returned it; it judges all environments.
+
+    Raises:
+        gymnasium.error.NameNotFound: as of `text_envs`.
+        ConfigError: as of `text_envs`; or the spaces of two environments differ.
+    """
+    makes = [env_maker(alone, env=env, reward=reward) for alone in config.alone]
+    for alone in config.alone:  # what cannot be built is named by its own settings
+        text_envs(alone, 1, env=env, reward=reward).close()
+    with constructing("the mixture of envs", "their kwargs"):
+        return LLMVectorEnv([makes[number] for number in slots], **slot_settings(config))
+
+
+def env_maker(
+    config: Config, *, env: EnvFactory | str | None, reward: object | None, held_out: bool = False
+) -> Callable[[], gymnasium.Env]:
+    """Return what makes one slot of the run's first environment; arguments as of `text_envs`.
+
+    Raises:
+        gymnasium.error.NameNotFound: no such environment; lists near names.
+        ConfigError: its arguments are wrong, or a callable does not take the reward.
     """
     config = with_secrets(config)
     kwargs = dict(config.env.kwargs) if callable(env) else env_kwargs(config)
@@ -88,27 +125,39 @@ def text_envs(
         kwargs |= config.eval.kwargs
     if reward is not None:
         kwargs["reward"] = reward
-    slots = slot_settings(config)
-    settings = "envs.0.kwargs and eval.kwargs" if held_out else "envs.0.kwargs"
     if callable(env):
         if reward is not None and not accepted(env, {"reward": reward}):
             raise ConfigError(
                 "the callable given as env takes no reward, so the reward would have no effect. "
                 "Give it a parameter `reward` for its environment, or leave the reward out."
             )
+        make: Callable[[], gymnasium.Env] = partial(env, **accepted(env, kwargs))
+    else:
+        env_spec = spec(env or config.env.id)
+        with _naming(config, env, held_out=held_out):
+            make = (
+                partial(create, **settings_of(env_spec, kwargs))
+                if is_text(env_spec)
+                else partial(gymnasium.make, env_spec, **kwargs)
+            )
+    levels = config.env.curriculum.levels
+    return with_levels(make, levels) if levels and not held_out else make
+
+
+@contextmanager
+def _naming(
+    config: Config, env: EnvFactory | str | None, *, held_out: bool
+) -> Generator[None, None, None]:
+    """Say which settings an environment was built with where it cannot be built."""
+    settings = "envs.0.kwargs and eval.kwargs" if held_out else "envs.0.kwargs"
+    if callable(env):
         with constructing("the callable given as env", settings):
-            make = partial(env, **accepted(env, kwargs))
-            return _checked(LLMVectorEnv([make] * num_envs, **slots))
+            yield
+        return
     env_spec = spec(env or config.env.id)
     hint = "" if is_text(env_spec) else "\nOne on numbers takes --run.kind control"
     with constructing(env_spec.id, settings, hint):
-        if is_text(env_spec):
-            options: dict[str, Any] = {**slots, **settings_of(env_spec, kwargs)}
-            envs = create_vector(num_envs=num_envs, **options)
-            assert isinstance(envs, LLMVectorEnv)
-            return _checked(envs)
-        make = partial(gymnasium.make, env_spec, **kwargs)
-        return LLMVectorEnv([make] * num_envs, **slots)
+        yield
 
 
 def slot_settings(config: Config) -> dict[str, Any]:

@@ -22,6 +22,9 @@ from trainers.distributed.collectives import World, gather, global_metrics, glob
 from trainers.distributed.collectives import phase as named
 from trainers.functional.kl import kl_estimate
 
+ALL = "all"
+"""Name of the episodes of all environments of a mixture together."""
+
 
 @final
 class Phases:
@@ -58,6 +61,7 @@ class Outcome:
         env_ids: [E] name of each episode's environment.
         best: [E] the most an episode can earn, infinite where there is no such figure.
         kl_coef: weight of the KL penalty in this rollout.
+        is_mixture: True where the run has several environments, on whatever rank.
     """
 
     episodes: Episodes
@@ -68,6 +72,7 @@ class Outcome:
     env_ids: Sequence[str]
     best: Sequence[float]
     kl_coef: float
+    is_mixture: bool = False
 
     @property
     def kl(self) -> Tensor:
@@ -243,19 +248,22 @@ def _environments(outcome: Outcome) -> Metrics:
     """Return reward, turns, success and endings of each environment."""
     metrics = Metrics()
     for env, best, slot in zip(outcome.env_ids, outcome.best, outcome.episodes.slots, strict=True):
-        if not slot.valid:
-            continue
-        reward = sum(slot.rewards)
-        figures = {
-            f"env/{env}/reward": reward,
-            f"env/{env}/length": float(len(slot.rewards)),
-            f"env/{env}/terminated_frac": float(slot.terminated),
-            f"env/{env}/truncated_frac": float(slot.truncated),
-        }
-        if best < float("inf"):
-            figures[f"env/{env}/success"] = float(reward >= best - 1e-6)
-        metrics += Metrics.scalars(figures)
+        for name in (env, ALL) if outcome.is_mixture else (env,):
+            metrics += _episode(name, best, slot) if slot.valid else Metrics()
     return metrics
+
+
+def _episode(env: str, best: float, slot: Slot) -> Metrics:
+    reward = sum(slot.rewards)
+    figures = {
+        f"env/{env}/reward": reward,
+        f"env/{env}/length": float(len(slot.rewards)),
+        f"env/{env}/terminated_frac": float(slot.terminated),
+        f"env/{env}/truncated_frac": float(slot.truncated),
+    }
+    if best < float("inf"):
+        figures[f"env/{env}/success"] = float(reward >= best - 1e-6)
+    return Metrics.scalars(figures)
 
 
 def _counts(outcome: Outcome) -> dict[str, float]:

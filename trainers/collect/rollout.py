@@ -15,7 +15,7 @@ from llmgym.messages import StopReason
 from trainers.batch import Experience, Metrics, Rollout, TextInputs
 from trainers.collect.base import Actor, Collector, Student
 from trainers.collect.episodes import Episodes, summed_by
-from trainers.collect.metrics import Outcome, Phases, sample_rows, text_metrics
+from trainers.collect.metrics import Outcome, sample_rows, text_metrics
 from trainers.collect.reward_shaping import RewardShaper, Unshaped, last_true
 from trainers.collect.rollout_checks import check_error_rate, check_mismatch
 from trainers.collect.rollout_writer import RolloutWriter, TextParts, WrittenRollout
@@ -42,7 +42,7 @@ class TextCollector(Collector):
         self._world = world
         self._shaper = RewardShaper(config.ppo)
         self._writer = RolloutWriter(parts, config, world)
-        self._env_ids = [config.env.id] * parts.envs.num_envs
+        self._env_ids = list(parts.env_names) or [config.env.label] * parts.envs.num_envs
         self._totals = {"episodes": 0, "tokens": 0}
         self._metrics = Metrics()
         self._samples: list[dict[str, Any]] = []
@@ -81,9 +81,10 @@ class TextCollector(Collector):
             env_ids=self._env_ids,
             best=[inner_env(env).reward_bounds[1] for env in self._parts.envs.envs],
             kl_coef=self._shaper.controller.coef,
+            is_mixture=len(self._config.envs) > 1,
         )
         rollout = self._rollout(outcome, inputs, values)
-        self._note(outcome, phases, lag=actor.policy_version - written.version)
+        self._note(outcome, written, lag=actor.policy_version - written.version)
         return rollout if comparison is None else self._taught(rollout, comparison)
 
     def record(self, experience: Experience) -> None:
@@ -197,14 +198,14 @@ class TextCollector(Collector):
             index=episodes.index,
         )
 
-    def _note(self, outcome: Outcome, phases: Phases, *, lag: int) -> None:
+    def _note(self, outcome: Outcome, written: WrittenRollout, *, lag: int) -> None:
         counts = torch.stack([outcome.episodes.valid.sum(), outcome.episodes.sampled.sum()])
         episodes, tokens = global_sum(counts).tolist()
         self._totals["episodes"] += episodes
         self._totals["tokens"] += tokens
         self._metrics = text_metrics(
             outcome,
-            phases.seconds,
+            written.phases.seconds,
             self._config,
             world=self._world,
             running_std=self._shaper.scale.running_std,
@@ -213,6 +214,9 @@ class TextCollector(Collector):
                 "train/episodes": self._totals["episodes"],
                 "train/tokens": self._totals["tokens"],
             }
+        )
+        self._metrics |= Metrics.scalars(
+            {f"env/{name}/level": float(level) for name, level in written.levels.items()}
         )
         if self._parts.copy is not None:
             figures = {"policy/version_lag": lag, "timing_s/wait": self._writer.waited}

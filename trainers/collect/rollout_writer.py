@@ -1,19 +1,21 @@
 """The first half of a text rollout: its episodes, played when it is asked for or ahead of that."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, final
 
 from torch import Tensor
 
+from llmgym.data.mixture import MixtureSampler
 from llmgym.env_state import load_states, stateful_layers, states_of
 from llmgym.vector import LLMVectorEnv
 from trainers.collect.ahead import AheadThread, PolicyCopy
 from trainers.collect.base import Actor, Reference
 from trainers.collect.episodes import Episodes
 from trainers.collect.metrics import Phases
+from trainers.collect.mixture import earned_by_env
 from trainers.collect.play import PlayOptions, play
 from trainers.collect.reward_statistics import RewardScales
 from trainers.config import Config
@@ -48,6 +50,7 @@ class TextParts:
         reference: None where no KL to a reference is measured.
         teacher: pays for each token; None where none does.
         max_tokens: longest sequence the model takes, or None.
+        env_names: name of each slot's environment; empty: the run's only one.
         copy: writes each rollout while the one before is learned from; None: the actor writes it
             when it is asked for.
     """
@@ -59,6 +62,7 @@ class TextParts:
     reference: Reference | None = None
     teacher: TeacherModel | None = None
     max_tokens: int | None = None
+    env_names: Sequence[str] = ()
     copy: PolicyCopy | None = None
 
 
@@ -71,12 +75,14 @@ class WrittenRollout:
             it; None: the actor still has these weights.
         version: of these weights.
         phases: seconds so far.
+        levels: that a curriculum gave to an environment's tasks, by its name.
     """
 
     episodes: Episodes
     logprobs: Tensor | None
     version: int
     phases: Phases
+    levels: Mapping[str, int] = field(default_factory=dict)
 
 
 @final
@@ -134,9 +140,20 @@ class RolloutWriter:
             episodes = self._play(iteration)
             self._parts.generator.sleep()
             self._scales.learn()
+            levels = self._learn_level(episodes)
         phases.move("rollout", "score", episodes.score_seconds)
         version = actor.policy_version
-        return WrittenRollout(episodes=episodes, logprobs=None, version=version, phases=phases)
+        return WrittenRollout(
+            episodes=episodes, logprobs=None, version=version, phases=phases, levels=levels
+        )
+
+    def _learn_level(self, episodes: Episodes) -> dict[str, int]:
+        """Tell curricula what was earned; return the levels that it was earned at."""
+        parts, sampler = self._parts, self._parts.sampler
+        levels = sampler.levels() if isinstance(sampler, MixtureSampler) else {}
+        if isinstance(sampler, MixtureSampler) and levels:
+            sampler.learn(earned_by_env(episodes, parts.envs, parts.env_names, self._config))
+        return levels
 
     def _played_by_copy(self, copy: PolicyCopy, iteration: int) -> WrittenRollout:
         """Write a rollout with the copy; its weights move before the rollout is learned from."""

@@ -18,6 +18,7 @@ from trainers.config.settings import (
     WandbConfig,
 )
 from trainers.config.text import (
+    CurriculumConfig,
     DataConfig,
     EnvConfig,
     GenerationConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "BackendConfig",
     "CheckpointConfig",
     "Config",
+    "CurriculumConfig",
     "DataConfig",
     "DimensionsConfig",
     "DistillConfig",

@@ -135,6 +135,15 @@ INEFFECTIVE: tuple[tuple[str, Callable[[Config], bool], str, str], ...] = (
         "run.kind is control",
         "train on text",
     ),
+    *(
+        (
+            f"envs.0.curriculum.{name}",
+            lambda config: not config.env.curriculum.levels,
+            "envs.0.curriculum.levels is empty",
+            "set its levels",
+        )
+        for name in ("up", "down", "window")
+    ),
     (
         "ppo.num_steps",
         lambda config: not config.is_control,

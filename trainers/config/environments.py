@@ -54,13 +54,15 @@ def check_data(config: Config, *, has_env: bool = False) -> None:
     learns = config.sft.num_epochs and not config.is_control
     if path is None or learns or config.reward_model.num_epochs:
         return
-    if has_env or not _takes_path(config):
+    reading = [] if has_env else [alone.env for alone in config.alone if _takes_path(alone)]
+    if not reading:
         name = "the environment given from Python" if has_env else env.id
         raise ConfigError(
             f"nothing would read data.path {path}: no supervised stage runs, and {name} takes no "
             "file of rows. Learn from it first, --sft.num-epochs 1, or ask its prompts: llmgym "
             f"train prompts --data {path}"
         )
+    env = reading[0]
     other = env.kwargs.get("path")
     if other not in (None, path):
         raise ConfigError(

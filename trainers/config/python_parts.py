@@ -183,7 +183,7 @@ def from_python(
         parts.append(describe_part("env", env))
     name = env if isinstance(env, str) else parts[0].setting if parts else None
     if name is not None:
-        config = replace(config, envs=[replace(config.env, id=name)])
+        config = replace(config, envs=[replace(config.env, id=name, weight=1.0)])
     if isinstance(reward, str | Mapping | list | tuple):
         config, reward = replace(config, rewards=_entries(cast(Spec, reward))), None
     elif reward is not None:

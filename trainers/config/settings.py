@@ -7,6 +7,7 @@ once, when it is built, and never repaired. What follows from other settings is 
 import datetime
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from trainers.config.backend import BackendConfig
 from trainers.config.distill import DistillConfig, check_distill
+from trainers.config.mixture import check_mixture
 from trainers.config.ppo import RULES, Count, NonNegative, Positive, PPOConfig, Share, Whole
 from trainers.config.reward_model import RewardModelConfig
 from trainers.config.text import (
@@ -234,8 +236,8 @@ class Config:
     """The tokenizer."""
     data: DataConfig = Field(default_factory=DataConfig)
     """Rows to learn from. Short form: --data FILE."""
-    envs: list[EnvConfig] = Field(default_factory=lambda: [EnvConfig()], min_length=1, max_length=1)
-    """The environment: a list of one."""
+    envs: list[EnvConfig] = Field(default_factory=lambda: [EnvConfig()], min_length=1)
+    """The environments of the run: one, or a mixture of several, each with its share of a batch."""
     rewards: list[RewardConfig] = Field(default_factory=lambda: [RewardConfig()])
     """Rewards, summed by weight; they replace the environment's own."""
     sft: SFTConfig = Field(default_factory=SFTConfig)
@@ -275,6 +277,7 @@ class Config:
                 "lasts longer than a rollout: its first steps were learned from already. Choose "
                 "bootstrap, score or penalty."
             )
+        check_mixture(self.envs, num_prompts=self.ppo.num_prompts, is_control=self.is_control)
         if self.reward_model.num_epochs and (self.sft.num_epochs or self.ppo.num_iterations):
             raise ConfigError(
                 "a reward model is learned in a run of its own, so reward_model.num_epochs "
@@ -303,8 +306,15 @@ class Config:
 
     @property
     def env(self) -> EnvConfig:
-        """The environment; what reads a run's environments reads them here."""
+        """The environment, or the first one of a mixture."""
         return self.envs[0]
+
+    @property
+    def alone(self) -> "list[Config]":
+        """One config for each environment, as if the run had no other."""
+        if len(self.envs) == 1:
+            return [self]
+        return [replace(self, envs=[replace(env, weight=1.0)]) for env in self.envs]
 
     @property
     def digest(self) -> str:

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from llmgym.data.curriculum import Levels
 from llmgym.data.formats import FormatSetting
+from llmgym.errors import TaskSourceError
 from trainers.config.ppo import RULES, Count, NonNegative, Positive, Whole
 from trainers.errors import ConfigError
 
@@ -71,8 +73,30 @@ class DataConfig:
 
 
 @dataclass(config=RULES, frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Which levels an environment's tasks have, as the policy gets better at them."""
+
+    levels: list[Whole] = Field(default_factory=list[Whole])
+    """Levels of the tasks, the easiest first; empty: those of `kwargs`, and no curriculum."""
+    up: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """The next level begins at this mean reward, as a share of the most an episode can earn."""
+    down: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """The level before begins again at this mean reward."""
+    window: Count = 256
+    """Episodes of a level that are judged together."""
+
+    def __post_init__(self) -> None:
+        """Refuse levels and shares that contradict each other."""
+        if self.levels:
+            try:
+                Levels(tuple(self.levels), self.up, self.down, self.window)
+            except TaskSourceError as error:
+                raise ConfigError(f"envs.0.curriculum: {error}.") from error
+
+
+@dataclass(config=RULES, frozen=True, kw_only=True)
 class EnvConfig:
-    """The environment of the run."""
+    """An environment of the run."""
 
     id: str = "llmgym/Arithmetic-v0"
     """A registered Gymnasium id, or `pkg.mod:ns/Name-v0`."""
@@ -87,6 +111,17 @@ class EnvConfig:
     """Episodes played at a time in threads or processes; null: all, of threads up to 32."""
     memory_gb: Positive | None = None
     """Memory for the data of an environment's process, in GiB; null: no limit."""
+    weight: Positive = 1.0
+    """Share of each batch's prompts beside the other environments of `envs`."""
+    name: str | None = None
+    """What metrics call it; null: its id. Two entries of one id need names."""
+    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
+    """Levels that follow the policy."""
+
+    @property
+    def label(self) -> str:
+        """What metrics call it."""
+        return self.name or self.id
 
     def __post_init__(self) -> None:
         """Refuse settings of an executor that is not in use."""

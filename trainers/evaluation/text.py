@@ -79,7 +79,7 @@ def evaluate_text(
     merged = {index: slot for part in gather(results) for index, slot in part.items()}
     scores, rows = zip(*(merged[index] for index in tasks), strict=True)
     bounds = inner_env(envs.envs[0]).reward_bounds
-    return summarize(config.env.id, scores, rows=rows, bounds=bounds)
+    return summarize(config.env.label, scores, rows=rows, bounds=bounds)
 
 
 def rounds(num_tasks: int, num_slots: int, world: World) -> list[list[int]]:

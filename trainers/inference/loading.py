@@ -106,7 +106,7 @@ def load_for_inference(target: Target, sampling: Sampling) -> LoadedModel:
 
 
 def held_out_score(target: Target, sampling: Sampling) -> Evaluation:
-    """Score a target on held-out tasks, or a control policy on held-out episodes."""
+    """Score a target on held-out tasks of its first environment, or on control episodes."""
     config = target.config
     if config.is_control:
         env_spec, kwargs = spec(config.env.id), config.env.kwargs

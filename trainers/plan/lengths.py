@@ -3,7 +3,7 @@
 Memory is planned at the limits, time at these. Weights are not needed, a tokenizer helps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -155,6 +155,24 @@ def measured_lengths(config: Config, env: gymnasium.Env) -> Lengths:
         response=(low, high),
         turns=turns,
         source=f"{source}, {SPREAD[0]:g} to {SPREAD[1]:g} of their solutions",
+    )
+
+
+def mixed_lengths(lengths: Sequence[Lengths], shares: Sequence[int]) -> Lengths:
+    """Return the mean lengths of several environments, by their shares of a batch."""
+
+    def mean(figures: Iterable[float]) -> float:
+        return sum(f * n for f, n in zip(figures, shares, strict=True)) / sum(shares)
+
+    return Lengths(
+        prompt=mean(entry.prompt for entry in lengths),
+        between=mean(entry.between for entry in lengths),
+        response=(
+            mean(entry.response[0] for entry in lengths),
+            mean(entry.response[1] for entry in lengths),
+        ),
+        turns=mean(entry.turns for entry in lengths),
+        source="; ".join(dict.fromkeys(entry.source for entry in lengths)),
     )
 
 

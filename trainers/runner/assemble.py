@@ -6,6 +6,7 @@ Everything that a setting can get wrong is refused here, before weights load. No
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmgym.data.tasks import TaskSampler
 from llmgym.env import SingleTurnEnv, core_env, task_at
 from llmgym.vector import LLMVectorEnv
 from trainers.backends.base import Engine
@@ -84,18 +84,25 @@ def check_shares(config: Config, world: World) -> None:
     check_batch(config, world.size)
 
 
-def check_prompts(config: Config, chat: ChatFormat, *vectors: LLMVectorEnv | None) -> None:
+def check_prompts(config: Config, chat: ChatFormat, vectors: Sequence[LLMVectorEnv]) -> None:
     """Refuse prompts over the limit, of tasks that can be counted and answered in one turn.
 
     The first 10,000 are read; what is not looked at here is as it comes.
+
+    Args:
+        config: settings.
+        chat: renders the prompts.
+        vectors: one of each environment, or none.
 
     Raises:
         ConfigError: one is longer than `generation.max_prompt_tokens`, and none is to be dropped.
     """
     limit = config.generation.max_prompt_tokens
-    for envs in vectors if config.ppo.num_iterations and config.data.too_long == "raise" else ():
-        size = None if envs is None else envs.num_tasks()
-        if envs is None or size is None or not isinstance(envs.envs[0].unwrapped, SingleTurnEnv):
+    if not config.ppo.num_iterations or config.data.too_long != "raise":
+        return
+    for entry, envs in zip(config.envs, vectors, strict=False):
+        size = envs.num_tasks()
+        if size is None or not isinstance(envs.envs[0].unwrapped, SingleTurnEnv):
             continue
         openings = [envs.envs[0].reset(options={"index": i})[0] for i in range(min(size, MOST))]
         lengths = [len(chat.prompt_ids(messages)) for messages in openings]
@@ -106,7 +113,7 @@ def check_prompts(config: Config, chat: ChatFormat, *vectors: LLMVectorEnv | Non
             message = str(openings[at][-1]["content"])
             place = task_at(core_env(envs.envs[0]).tasks, at).place
             raise ConfigError(
-                f"{count} of {len(lengths)} prompts of {config.env.id} are longer than "
+                f"{count} of {len(lengths)} prompts of {entry.label} are longer than "
                 f"generation.max_prompt_tokens {limit}. The longest has {longest}"
                 f"{place and f', in {place}'}: {message[:60]!r}.\n"
                 "Raise it with --generation.max-prompt-tokens, or leave such prompts out with "
@@ -310,11 +317,6 @@ def engines_json(config: Config, zero: Zero) -> dict[str, dict[str, Any]]:
     if zero.stage == 3 and config.distill.teacher is not None:
         engines["teacher"] = zero.frozen()
     return engines
-
-
-def task_sampler(config: Config, envs: LLMVectorEnv, world: World) -> TaskSampler:
-    """Return the sampler of this rank's share of prompts."""
-    return TaskSampler(envs.num_tasks(), config.run.seed, rank=world.rank, world_size=world.size)
 
 
 def card(session: Session, base_model: str | None) -> dict[str, Any]:

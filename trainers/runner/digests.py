@@ -22,23 +22,27 @@ MAX_TASKS = 100_000
 """Most tasks looked at; how many there are counts as well."""
 
 
-def tasks_digest(envs: LLMVectorEnv) -> str:
-    """Return the digest of an environment's tasks: prompts, answers and every other column."""
-    size = envs.num_tasks()
-    tasks = envs.tasks(range(min(UNBOUNDED_TASKS if size is None else size, MAX_TASKS)))
-    return _digest(
-        [size], ([task.id, task.answer, task.solution, dict(task.meta)] for task in tasks)
-    )
+def tasks_digest(*vectors: LLMVectorEnv) -> str:
+    """Return the digest of environments' tasks: prompts, answers and every other column."""
+    parts: list[Iterable[Any]] = []
+    for envs in vectors:
+        size = envs.num_tasks()
+        tasks = envs.tasks(range(min(UNBOUNDED_TASKS if size is None else size, MAX_TASKS)))
+        parts += [
+            [size],
+            [[task.id, task.answer, task.solution, dict(task.meta)] for task in tasks],
+        ]
+    return _digest(*parts)
 
 
-def reward_digests(envs: LLMVectorEnv) -> dict[str, str]:
+def reward_digests(*vectors: LLMVectorEnv) -> dict[str, str]:
     """Return the digest of each reward model's weights by its name; they are in no checkpoint.
 
     Raises:
         RewardError: one does not load.
     """
     models: dict[str, RewardModel] = {}
-    for env in envs.envs:
+    for env in (env for envs in vectors for env in envs.envs):
         for name, reward in walked(core_env(env).reward):
             if isinstance(reward, RewardModel):
                 models.setdefault(f"reward model {name}", reward)

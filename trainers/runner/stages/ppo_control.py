@@ -139,7 +139,7 @@ class ControlTraining:
             evaluate_control(
                 self._policy,
                 self._held_out_env,
-                env=config.env.id,
+                env=config.env.label,
                 num_episodes=config.eval.num_tasks,
                 seed=config.run.seed + 1,
                 world=self._session.world,

@@ -1,5 +1,6 @@
 """A text run: demonstrations where there are any, then PPO."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import final
@@ -9,16 +10,16 @@ from torch import nn
 from llmgym.data.tasks import TaskList
 from llmgym.env import SingleTurnEnv, core_env
 from llmgym.rewards.context import longest_sequence
-from llmgym.vector import LLMVectorEnv
 from trainers.backends.zero.setup import loading, save_json
 from trainers.batch import Evaluation
-from trainers.collect.environments import accepted, reward_of, text_envs
+from trainers.collect.environments import reward_of
+from trainers.collect.mixture import prompt_envs, task_sampler
 from trainers.collect.rollout import TextCollector
 from trainers.collect.rollout_writer import TextParts
 from trainers.config import Config
 from trainers.config.environments import EnvFactory, check_data
 from trainers.distributed.collectives import from_main
-from trainers.evaluation.text import check_disjoint, evaluate_text
+from trainers.evaluation.text import evaluate_text
 from trainers.export.folders import copy_export, export_critic, export_policy
 from trainers.generation.probe import NO_CACHE, check_rows, keeps_cache
 from trainers.models.adapters import Adapter, adapter_of, check_lora, has_adapters
@@ -33,7 +34,6 @@ from trainers.runner.assemble import (
     check_folders,
     check_prompts,
     engines_json,
-    task_sampler,
     text_models,
 )
 from trainers.runner.digests import reward_digests, tasks_digest, weights_digest
@@ -42,6 +42,7 @@ from trainers.runner.loop import improve
 from trainers.runner.session import Session
 from trainers.runner.stages.sft import base_model
 from trainers.runner.teachers import load_teacher, rollout_generator
+from trainers.runner.text_envs import TextEnvs, sources_of
 
 AHEAD = (
     "each rollout is written by weights one iteration older, while the one before is learned from; "
@@ -77,17 +78,12 @@ def train_text(
     if not config.ppo.num_iterations:
         _learn_only(session, env=env, reward=rewarded)
         return {}
-    num_envs = config.ppo.num_episodes // session.world.size
-    envs = text_envs(config, num_envs, env=env, reward=rewarded)
-    held_out = _held_out(session, envs, env=env, reward=rewarded)
-    for built in (envs, held_out):
-        if built is not None:
-            session.bound(built.limit)
+    envs = TextEnvs.of(session, env=env, reward=rewarded)
     try:
-        started = base_model(session, envs, held_out)
+        started = base_model(session, envs.sources, envs.held_out)
         if started is None:
             return {}
-        training = TextTraining(session, started, envs=envs, held_out=held_out, cached=cached)
+        training = TextTraining(session, started, envs=envs, cached=cached)
         try:
             figures = learn(session, training)
         finally:
@@ -96,44 +92,21 @@ def train_text(
         return figures
     finally:
         envs.close()
-        if held_out is not None:
-            held_out.close()
 
 
 def _learn_only(session: Session, *, env: EnvFactory | str | None, reward: object | None) -> None:
     """Run the supervised stage and no other."""
     config = session.config
     solved = config.data.path is None
-    envs = text_envs(config, 1, env=env, reward=reward) if solved else None
+    sources = sources_of(config, env=env, reward=reward) if solved else ()
     try:
-        learned = base_model(session, envs)
+        learned = base_model(session, sources)
     finally:
-        if envs is not None:
-            envs.close()
+        for vector in sources:
+            vector.close()
     if learned is not None:  # model/ is what every run ends with
         path = session.folder.path
         from_main(lambda: copy_export(path / "base", path / "model"))
-
-
-def _held_out(
-    session: Session, envs: LLMVectorEnv, *, env: EnvFactory | str | None, reward: object | None
-) -> LLMVectorEnv | None:
-    """Build the environment of evaluation, whose tasks are not among those trained on.
-
-    A callable that takes none of `eval.kwargs` makes one environment only: its tasks are scored
-    greedily, and the header says that they are not held out.
-    """
-    config, world = session.config, session.world
-    if not config.eval.num_tasks:
-        return None
-    num_envs = min(-(-config.eval.num_tasks // world.size), config.generation.batch_size)
-    held_out = text_envs(config, num_envs, env=env, reward=reward, held_out=True)
-    if callable(env) and not accepted(env, config.eval.kwargs):
-        names = ", ".join(config.eval.kwargs) or "eval.kwargs"
-        session.note("held out", f"nothing: env takes no {names}; scored on the tasks of training")
-        return held_out
-    check_disjoint(core_env(envs.envs[0]).tasks, core_env(held_out.envs[0]).tasks)
-    return held_out
 
 
 @final
@@ -143,8 +116,7 @@ class TextTraining:
     Args:
         session: of the run.
         started: settings whose `model.path` is what PPO starts from.
-        envs: slots of this rank's episodes.
-        held_out: slots of evaluation, or None.
+        envs: that are played.
         cached: what `check_rows` returned.
     """
 
@@ -153,21 +125,16 @@ class TextTraining:
         session: Session,
         started: Config,
         *,
-        envs: LLMVectorEnv,
-        held_out: LLMVectorEnv | None,
+        envs: TextEnvs,
         cached: bool | None,
     ) -> None:
         config, world = session.config, session.world
-        self._session, self._held_out = session, held_out
-        self._chat = load_chat(started, load_tokenizer(started), env=config.env.id)
-        first = envs.envs[0]
-        if not isinstance(first.unwrapped, SingleTurnEnv):
-            opening, _ = first.reset(options={"index": 0})
-            session.note("turns", self._chat.way_on(opening))
-            if tools := self._chat.template.tools_note(opening):
-                session.note("tools", tools)
+        self._session, self._envs = session, envs
+        self._chat = load_chat(started, load_tokenizer(started), env=config.env.label)
+        self._note_turns()
         if started is config:  # else they were looked at before anything was learned
-            check_prompts(config, self._chat, envs, held_out)
+            check_prompts(config, self._chat, envs.sources)
+            check_prompts(config, self._chat, envs.held_out)
         with loading(config):
             self._policy = load_policy(started, self._chat)
         cached = self._keeps_cache(cached)
@@ -176,7 +143,9 @@ class TextTraining:
             save_json(session.folder.path / "deepspeed.json", engines_json(config, devices.zero))
         self._longest = longest_sequence(self._policy.model.config)
         session.identify(
-            tasks=tasks_digest(envs), tokenizer=self._chat.digest, **reward_digests(envs)
+            tasks=tasks_digest(*envs.sources),
+            tokenizer=self._chat.digest,
+            **reward_digests(*envs.sources),
         )
         if config.ppo.kl_placement != "none" or config.model.lora.rank:
             session.identify(reference=weights_digest(self._policy.model))  # in no checkpoint
@@ -189,32 +158,41 @@ class TextTraining:
             config,
             chat=self._chat,
             autocast=devices.autocast,
-            max_tokens=one_turn if isinstance(first.unwrapped, SingleTurnEnv) else self._longest,
+            max_tokens=one_turn if envs.is_single_turn else self._longest,
         )
         self.generator = make_generator(models.writer, cached=cached)
         self.teacher = load_teacher(session, self._chat, devices, self._policy)
         parts = TextParts(
-            envs=envs,
+            envs=envs.train,
+            env_names=envs.names,
             generator=rollout_generator(self.teacher, self.generator, make_generator),
             chat=self._chat,
-            sampler=task_sampler(config, envs, world),
+            sampler=task_sampler(config, envs.sources, world),
             reference=models.reference,
             teacher=None if config.distill.is_direct or not self.teacher else self.teacher.scores,
             max_tokens=self._longest,
             copy=models.copy,
         )
         self.collector = TextCollector(parts, config, world)
-        self._note_parts(envs, held_out, num_trained=models.num_trained)
+        self._note_parts(num_trained=models.num_trained)
 
-    def _note_parts(
-        self, envs: LLMVectorEnv, held_out: LLMVectorEnv | None, *, num_trained: int
-    ) -> None:
+    def _note_turns(self) -> None:
+        """Say in the header how a dialogue of several turns continues, and what it can call."""
+        notes: dict[str, list[str]] = {"turns": [], "tools": []}
+        for vector in self._envs.sources:
+            first = vector.envs[0]
+            if not isinstance(first.unwrapped, SingleTurnEnv):
+                opening, _ = first.reset(options={"index": 0})
+                notes["turns"].append(self._chat.way_on(opening))
+                notes["tools"] += filter(None, [self._chat.template.tools_note(opening)])
+        for name, sentences in notes.items():
+            for sentence in dict.fromkeys(sentences):
+                self._session.note(name, sentence)
+
+    def _note_parts(self, *, num_trained: int) -> None:
         """Say in the header what the run consists of."""
         session, config = self._session, self._session.config
         size = count_parameters(self._policy)
-        number, kept = envs.num_tasks(), config.eval.num_tasks
-        there = None if held_out is None else held_out.num_tasks()
-        kept = kept if there is None else min(kept, there)
         if description := self.generator.describe():
             session.note("generation", description)
         if config.generation.ahead:
@@ -225,11 +203,19 @@ class TextTraining:
         if num_trained < size:
             session.note("lora", f"{num_trained / 1e6:.2f} M parameters of them learn, "
                                  f"rank {config.model.lora.rank}")  # fmt: skip
-        session.note("tasks", f"{config.env.id}: {number or 'endless'} train, "
-                              f"{kept} held out")  # fmt: skip
-        tasks = core_env(envs.envs[0]).tasks
-        if isinstance(tasks, TaskList) and tasks.read_as:
-            session.note("format", tasks.read_as)
+        counts = Counter(prompt_envs(config))
+        for place, (entry, source) in enumerate(zip(config.envs, self._envs.sources, strict=True)):
+            number, kept = source.num_tasks(), config.eval.num_tasks
+            there = self._envs.held_out[place].num_tasks() if self._envs.held_out else None
+            kept = kept if there is None else min(kept, there)
+            share = f", {counts[place]} prompts per batch" if len(config.envs) > 1 else ""
+            session.note("tasks", f"{entry.label}: {number or 'endless'} train, "
+                                  f"{kept} held out{share}")  # fmt: skip
+            tasks = core_env(source.envs[0]).tasks
+            if isinstance(tasks, TaskList) and tasks.read_as:
+                session.note("format", tasks.read_as)
+            if levels := entry.curriculum.levels:
+                session.note("curriculum", f"{entry.label}: levels {', '.join(map(str, levels))}")
 
     def _keeps_cache(self, tried: bool | None) -> bool:
         """Tell whether the policy generates with a cache; try its weights if nothing else was."""
@@ -246,21 +232,25 @@ class TextTraining:
         self.generator.close()
 
     def evaluate(self) -> list[Evaluation]:
-        """Answer held-out tasks greedily; empty where there are none."""
-        if self._held_out is None:
+        """Answer held-out tasks greedily, of each environment; empty where there are none."""
+        if not self._envs.held_out:
             return []
+        evaluations = []
         with self.learner.offloaded():
             self._sync()
-            evaluation = evaluate_text(
-                self._held_out,
-                self.generator,
-                chat=self._chat,
-                config=self._session.config,
-                world=self._session.world,
-                max_tokens=self._longest,
-            )
+            pairs = zip(self._session.config.alone, self._envs.held_out, strict=True)
+            for config, held_out in pairs:
+                evaluation = evaluate_text(
+                    held_out,
+                    self.generator,
+                    chat=self._chat,
+                    config=config,
+                    world=self._session.world,
+                    max_tokens=self._longest,
+                )
+                evaluations.append(evaluation)
             self.generator.sleep()
-        return [evaluation]
+        return evaluations
 
     def _sync(self) -> None:
         """Give the generator the learner's weights; another one may write the rollouts."""

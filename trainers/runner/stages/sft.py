@@ -51,14 +51,15 @@ SAMPLED_TASKS = 1024
 
 
 def base_model(
-    session: Session, envs: LLMVectorEnv | None, held_out: LLMVectorEnv | None = None
+    session: Session, envs: Sequence[LLMVectorEnv], held_out: Sequence[LLMVectorEnv] = ()
 ) -> Config | None:
     """Return the settings with the model that PPO starts from; None if it was asked to stop.
 
     Args:
         session: of the run.
-        envs: the run's environment, for its solutions and texts; None where `data.path` is used.
-        held_out: that of evaluation, whose prompts must fit as well.
+        envs: one of each environment of the run, for solutions and texts; none where `data.path`
+            is used.
+        held_out: those of evaluation, whose prompts must fit as well.
 
     Raises:
         TaskSourceError: demonstrations are missing or wrong.
@@ -69,11 +70,12 @@ def base_model(
     if config.model.path is not None and not config.sft.num_epochs:
         return config
     if not from_main(folder.exists):  # else a resumed run has come past this point
-        shown = demonstrations(config, [] if envs is None else envs.envs[:1]) \
+        shown = demonstrations(config, [vector.envs[0] for vector in envs]) \
             if config.sft.num_epochs else []  # fmt: skip
         tokenizer = load_tokenizer(config, _corpus(shown, envs))
-        chat = load_chat(config, tokenizer, env=config.env.id)
-        check_prompts(config, chat, envs, held_out)
+        chat = load_chat(config, tokenizer, env=config.env.label)
+        check_prompts(config, chat, envs)
+        check_prompts(config, chat, held_out)
         session.identify(demonstrations=demonstrations_digest(shown), tokenizer=chat.digest)
         examples = _examples(session, chat, shown) if shown else []
         with loading(config):
@@ -106,22 +108,24 @@ def _origin(config: Config) -> str:
     return config.model.path or f"{config.model.preset}, built in place"
 
 
-def _corpus(shown: Sequence[Demonstration], envs: LLMVectorEnv | None) -> Iterator[str]:
+def _corpus(shown: Sequence[Demonstration], envs: Sequence[LLMVectorEnv]) -> Iterator[str]:
     """Yield the texts a fresh tokenizer is trained on."""
     for demonstration in shown:
         yield from (str(message["content"]) for message in demonstration.messages)
         yield demonstration.response
     if shown:
         return
-    if envs is None:
+    if not envs:
         raise ConfigError("a fresh model learns nothing here. Set sft.num_epochs to 1 or more.")
-    size = envs.num_tasks()
-    for task in envs.tasks(range(SAMPLED_TASKS if size is None else min(size, SAMPLED_TASKS))):
-        messages = [task.prompt] if isinstance(task.prompt, str) else task.prompt
-        yield from (
-            message if isinstance(message, str) else message.content for message in messages
-        )
-        yield task.solution or ""
+    for vector in envs:
+        size = vector.num_tasks()
+        number = SAMPLED_TASKS if size is None else min(size, SAMPLED_TASKS)
+        for task in vector.tasks(range(number)):
+            messages = [task.prompt] if isinstance(task.prompt, str) else task.prompt
+            yield from (
+                message if isinstance(message, str) else message.content for message in messages
+            )
+            yield task.solution or ""
 
 
 def _examples(

@@ -128,9 +128,9 @@ def test_training_samples_from_the_support_that_is_scored(name, value):
         ("run.name", "../up", "must be made of letters"),
         ("model", "gpt2", "Did you mean model.path?"),
         ("model.hidden_sizes", 64, "must be a list"),
-        ("envs", [], "envs must have 1 entry, got 0"),
-        ("envs", [{"id": "a/B-v0"}, {"id": "a/C-v0"}], "envs must have 1 entry, got 2"),
-        ("envs.0.weight", 2.0, "envs.0.weight is not a setting"),
+        ("envs", [], "envs must have at least 1 entry, got 0"),
+        ("envs.0.weight", 2.0, "is a share beside other environments, and there is no other"),
+        ("envs.0.weights", 2.0, "envs.0.weights is not a setting"),
         ("envs.0.kwargs", [1], "must be a mapping"),
     ],
 )
@@ -245,7 +245,7 @@ def test_new_arguments_and_entries_come_by_name():
     assert config.rewards[0].kwargs == {"scale": 2}
     assert config.rewards[1].name == "exact"
     assert config.eval.kwargs == {"split": "test", "path": "t.jsonl"}
-    assert "envs must have 1 entry, got 2" in refused([], {"envs.1.id": "a/B-v0"})
+    assert "The next entry of envs is envs.1" in refused([], {"envs.2.id": "a/B-v0"})
     assert "The next entry of rewards is rewards.1" in refused([], {"rewards.3.name": "a"})
 
 
