@@ -21,6 +21,7 @@ FROZEN_VERBS = [
     "compress",
     "export",
     "bench",
+    "serve",
     "report",
     "runs",
     "launch",

@@ -73,7 +73,7 @@ def test_the_verbs_are_these():
 def test_the_options_of_each_verb_are_these():
     assert options(eval.Options) == [
         "target", "env", "against", "n", "temperature", "top_p", "top_k", "json", "trust",
-        "plugins",
+        "plugins", "endpoint", "model", "kwargs", "max_tokens", "workers",
     ]  # fmt: skip
     assert options(play.Options) == ["target", "env", "base", "trust", "plugins"]
     assert options(export.Options) == ["target", "out", "to", "gguf_type", "best"]
@@ -111,7 +111,7 @@ def test_the_options_of_each_verb_are_these():
     assert options(runs.Diff) == ["a", "b", "json"]
     assert options(envs.ListEnvs) == ["filter", "plugins"]
     assert options(envs.Show) == ["id", "seed", "kwargs", "plugins"]
-    assert options(envs.New) == ["name", "dir"]
+    assert options(envs.New) == ["name", "dir", "turns"]
     assert options(envs.AuditEnvs) == [
         "id", "libraries", "episodes", "kwargs", "json", "page", "plugins"
     ]  # fmt: skip
