@@ -2,7 +2,8 @@
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, final
@@ -78,18 +79,19 @@ def measure(
     seconds: dict[str, list[float]] = {"loop": [], "vector": [], "sync": [], "reset": []}
     actions = [RESPONSE] * num_envs
     times = rounds * max(1, FEW // num_envs)
-    for number in range(times + 1):  # the first round loads what is loaded once
-        for slot, env in enumerate(singles):
-            env.reset(seed=number + slot)
-        sync.reset(seed=number)
-        took = {
-            "loop": _timed(lambda: [env.step(RESPONSE) for env in singles]),
-            "reset": _timed(lambda: vector.reset(seed=number)),  # noqa: B023 - called at once
-            "vector": _timed(lambda: vector.step(actions)),
-            "sync": _timed(lambda: sync.step(tuple(actions))),
-        }
-        for name, value in took.items():
-            seconds[name] += [value] if number else []
+    with _no_collections():
+        for number in range(times + 1):  # the first round loads what is loaded once
+            for slot, env in enumerate(singles):
+                env.reset(seed=number + slot)
+            sync.reset(seed=number)
+            took = {
+                "loop": _timed(lambda: [env.step(RESPONSE) for env in singles]),
+                "reset": _timed(lambda: vector.reset(seed=number)),  # noqa: B023 - called at once
+                "vector": _timed(lambda: vector.step(actions)),
+                "sync": _timed(lambda: sync.step(tuple(actions))),
+            }
+            for name, value in took.items():
+                seconds[name] += [value] if number else []
     medians = {name: median(values) for name, values in seconds.items()}
     return Overhead(num_envs=num_envs, scorer_calls=_scorer_calls(vector, actions), **medians)
 
@@ -98,15 +100,23 @@ def _make(id: str, kwargs: Mapping[str, Any] | None) -> gymnasium.Env:
     return gymnasium.make(spec(id), disable_env_checker=True, **(kwargs or {})).unwrapped
 
 
-def _timed(call: Callable[[], object]) -> float:
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Keep the garbage collector out of what is timed."""
+    was_on = gc.isenabled()
     gc.collect()
     gc.disable()
-    began = time.perf_counter()
     try:
-        call()
-        return time.perf_counter() - began
+        yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 def _scorer_calls(vector: Any, actions: Sequence[str]) -> int:  # noqa: ANN401 - an LLMVectorEnv

@@ -58,7 +58,7 @@ TRAINING = (
     "docs", "families", "unit/trainers", "parity", "learning", "resume", "distributed", "faults",
     "gpu", "engines",
     "unit/llmgym/test_chat_templates.py", "unit/llmgym/rewards/test_rendering.py",
-    "unit/scripts/test_bench.py",
+    "unit/scripts/test_bench.py", "unit/llmgym/processes/test_tensors.py",
 )  # fmt: skip
 """What imports packages that only training needs."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from llmgym.plural import counted
 from trainers.bench.endpoint import EndpointResult, LoadFigures
 from trainers.bench.models import BenchResult, ModelFigures
 from trainers.compress.timing import PairedRatio
@@ -43,8 +44,8 @@ def model_lines(result: BenchResult) -> list[str]:
         "",
         f"{settings.prompt_tokens} tokens of prompt, {settings.new_tokens} new ones, "
         f"{settings.rounds} rounds in random order after {settings.warmups}, {clock}, "
-        f"{settings.threads} thread(s), {result.seconds:.0f} s; ratios within rounds, median with "
-        "95 % interval",
+        f"{counted(settings.threads, 'thread')}, {result.seconds:.0f} s; ratios within rounds, "
+        "median with 95 % interval",
         f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, "
         f"transformers {machine['transformers']}; forward: "
         f"{', '.join(dict.fromkeys(str(model.facts['forward']) for model in result.models))}",

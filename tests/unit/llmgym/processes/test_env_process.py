@@ -14,7 +14,6 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Discrete
 from gymnasium.utils.env_checker import check_env
@@ -22,7 +21,7 @@ from gymnasium.utils.env_checker import check_env
 from llmgym.errors import EnvContractError, EnvProcessError, EnvTimeoutError, PluginError
 from llmgym.messages import StopReason
 from llmgym.processes.env_process import EnvProcess
-from llmgym.processes.plain import dumped, loaded, plain
+from llmgym.processes.plain import dumped, loaded
 from tests.unit.llmgym.processes.worlds import Foreign
 
 WORLDS = Path(__file__).parent / "worlds.py"
@@ -267,13 +266,6 @@ def test_all_ends_with_the_process_that_trains(end):
     trainer.send_signal(end)
     trainer.communicate()
     assert gone(pids)
-
-
-def test_tensors_arrive_as_arrays():
-    crossed = plain({"a": torch.ones(2, requires_grad=True), "b": np.array([object, 1])})
-    assert crossed["a"].tolist() == [1.0, 1.0]
-    assert type(crossed["a"]) is np.ndarray
-    assert crossed["b"][1] == 1
 
 
 def test_what_was_sent_runs_no_code_where_it_is_read():

@@ -1,6 +1,7 @@
 """The adapter of plain functions, the naming of rewards, and the error policy."""
 
 import math
+import socket
 
 import pytest
 
@@ -141,10 +142,22 @@ def test_other_rewards_are_not_called_without_samples():
     assert reward.calls == []
 
 
+@pytest.fixture
+def listening():
+    """The address of a port that accepts connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
 @pytest.mark.parametrize("name", sorted(REWARDS))
-def test_every_registered_name_resolves(name):
-    kwargs = {"regex": {"pattern": "x"}, "language": {"script": "latin"}}.get(name, {})
-    kwargs |= {"schema": {}} if name == "json_schema" else {}
+def test_every_registered_name_resolves(name, listening):
+    kwargs = {
+        "regex": {"pattern": "x"},
+        "language": {"script": "latin"},
+        "json_schema": {"schema": {}},
+        "http": {"url": listening},
+        "judge": {"url": listening, "model": "any"},
+    }.get(name, {})
     assert resolve({"name": name, "kwargs": kwargs}).name
 
 
