@@ -53,7 +53,7 @@ def check_mixture(envs: Sequence[EnvConfig], *, num_prompts: int, is_control: bo
         try:
             quotas([env.weight for env in envs], num_prompts)
         except TaskSourceError as error:
-            raise ConfigError(f"envs: {error}: --ppo.num-prompts, --envs.N.weight.") from error
+            raise ConfigError(f"envs: {error}: --ppo.num-prompts, --envs.0.weight.") from error
     if len(envs) == 1 and first.weight != 1.0:
         raise ConfigError(
             f"envs.0.weight {first.weight:g} is a share beside other environments, and there is no "

@@ -7,19 +7,38 @@ import re
 import pytest
 
 from tests.architecture.source import PACKAGES, ROOT, found, name, nodes
-from trainers.cli import data, envs, eval, export, launch, play, report, rewards, runs
+from trainers.cli import (
+    bench,
+    compress,
+    data,
+    envs,
+    eval,
+    export,
+    launch,
+    play,
+    report,
+    rewards,
+    runs,
+    serve,
+)
 from trainers.cli import schema as schema_verb
 from trainers.cli.arguments import OPTIONS as START
 from trainers.cli.main import VERBS
 from trainers.config import schema
+from trainers.config.compression import CompressionSettings
 
 VERBS_OPTIONS = (eval.Options, play.Options, export.Options, schema_verb.Options)
 VERBS_OPTIONS += (envs.ListEnvs, envs.Show, envs.Check, envs.New, rewards.Options, data.Options)
+VERBS_OPTIONS += (envs.Bench, envs.AuditEnvs, bench.Options, serve.Options)
+VERBS_OPTIONS += (compress.Options, CompressionSettings)
 VERBS_OPTIONS += (report.Options, runs.ListRuns, runs.Diff, launch.Options)
 FREE = ("envs.0.kwargs.", "rewards.0.kwargs.", "eval.kwargs.")
 """Arguments of environments and rewards: their names are theirs."""
 OF_OTHERS = {"nproc_per_node", "local_rank", "nnodes", "node_rank", "master_addr", "master_port"}
-OF_OTHERS |= {"child", "host", "port", "no_deps"}  # of a generation server, and of pip
+OF_OTHERS |= {"child", "host", "port", "no_deps", "upgrade"}  # of a generation server, and of pip
+OF_OTHERS |= {"api_key", "enable_lora", "enforce_eager", "kv_cache_memory_bytes", "lora_modules"}
+OF_OTHERS |= {"max_model_len", "max_num_seqs", "served_model_name", "speculative_config"}
+OF_OTHERS |= {"tensor_parallel_size"}  # of vLLM's server
 OF_OTHERS |= {"standalone", "num_accelerators", "force_multi", "signal", "time", "kill_on_bad_exit"}
 """Options of launchers."""
 FILES = {"tokenizer.json", "run.lock", "tokenizer.pad_token", "tokenizer.eos_token"}
@@ -49,6 +68,7 @@ def known_options():
     """Return the options of every verb, with underscores."""
     known = {word for line in START for word in re.findall(r"--([a-z_-]+)", line)}
     known |= {field.name for kind in VERBS_OPTIONS for field in dataclasses.fields(kind)}
+    known |= {"from", "no_int8"}  # `envs audit` names a field otherwise, and tyro writes a negation
     return {one.replace("-", "_") for one in known | {"help", "debug"}} | OF_OTHERS
 
 

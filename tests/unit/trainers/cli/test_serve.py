@@ -82,7 +82,7 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(
     assert "--rows must be at least 1" in refused([*ours, "--rows", 0], capsys)
     assert "no adapter_config.json" in refused([*ours, "--adapters", "a=b"], capsys)
     assert "takes no --engine-args" in refused([*ours, "--engine-args=-x"], capsys)
-    assert "set the variable" in refused([*other, "--engine-args", "--api-key x"], capsys)
+    assert "set the variable" in refused([*other, "--engine-args=--api-key x"], capsys)
     assert "serves int8 from a folder" in refused([*other, "--dtype", "int8"], capsys)
     monkeypatch.setenv("LLMGYM_ENDPOINT_TOKEN", "short")
     assert "is shorter than 16" in refused(ours, capsys)
