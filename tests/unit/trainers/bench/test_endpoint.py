@@ -69,10 +69,20 @@ def test_closed_and_open_loads_are_measured_with_the_token_of_the_file(start):
         assert figures.first_token[50] <= figures.complete[50] <= figures.complete[99]
         assert figures.between_tokens[50] >= 0.001  # a piece every 2 ms
         assert figures.tokens_per_second == pytest.approx(80 / figures.seconds)
-    assert result.figures[1].tokens_per_second > 2 * result.figures[0].tokens_per_second
     assert json.loads(json.dumps(result.record()))["kind"] == "endpoint"
     assert "0 of 20" in "\n".join(endpoint_lines(result))
     assert TOKEN not in json.dumps(result.record())
+
+
+def test_clients_are_served_at_the_same_time(start):
+    _, _, url = start()
+
+    def gain():
+        alone, many = bench_endpoint(url, FEW).figures[:2]
+        return many.tokens_per_second / alone.tokens_per_second
+
+    # A pause of this machine can fall into one of the two loads, not into three in a row.
+    assert any(gain() > 2 for _ in range(3))
 
 
 def test_a_server_that_dies_while_it_is_measured_is_an_error_with_what_was_measured(start, capsys):
