@@ -11,6 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # the default of 5 turns clients away where the machine is busy
+
+
 class CommonParams:
     """Parameters by name."""
 
@@ -32,7 +36,7 @@ class Server:
             os._exit(7)
         self.params, self.asked = params, 0
         handler = type("Handler", (_Handler,), {"server_of": self})
-        self.http = ThreadingHTTPServer((params.hostnames[0], params.port), handler)
+        self.http = _Server((params.hostnames[0], params.port), handler)
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         self.listening_address = f"http://{params.hostnames[0]}:{params.port}"
 
