@@ -10,10 +10,10 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, final
 
+from llmgym.endpoint import TOKEN_VARIABLE, Endpoint, EndpointError, at_once
 from llmgym.errors import RewardError
 from llmgym.messages import Sample, Score
 from llmgym.rewards.base import UnitReward
-from llmgym.rewards.endpoint import TOKEN_VARIABLE, Endpoint, EndpointError, at_once
 from llmgym.rewards.rules import expected_answer
 from llmgym.rewards.verdict import Verdict, cut, failed, quoted
 

@@ -12,10 +12,10 @@ slow costs its samples, which become errors; one that answers something else is 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final, get_args
 
+from llmgym.endpoint import TOKEN_VARIABLE, Endpoint, EndpointError, at_once
 from llmgym.errors import RewardError
 from llmgym.messages import Sample, Score
 from llmgym.rewards.base import Reward
-from llmgym.rewards.endpoint import TOKEN_VARIABLE, Endpoint, EndpointError, at_once
 from llmgym.rewards.function import ARGUMENTS
 from llmgym.rewards.rules import expected_answer
 from llmgym.rewards.verdict import Verdict, failed, shown

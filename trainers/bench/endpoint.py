@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from llmgym.endpoint import TOKEN_VARIABLE
 from trainers.bench.load import Load, run_load
 from trainers.bench.requests import Answered, Api, ask, check_url, listed_models
 from trainers.bench.texts import SENTENCES
 from trainers.compress.timing import processor
 from trainers.errors import ConfigError, LostServerError
-from trainers.inference.endpoint_files import TOKEN_NAME, EndpointFile, log_tail, read_endpoint
+from trainers.inference.endpoint_files import EndpointFile, log_tail, read_endpoint
 from trainers.inference.server_process import is_healthy
 
 PERCENTILES = (50, 90, 95, 99)
@@ -248,7 +249,7 @@ def bench_endpoint(url: str, settings: EndpointSettings | None = None) -> Endpoi
     """
     settings, url = settings or EndpointSettings(), check_url(url)
     endpoint = wait_for_health(url, settings.wait_seconds)
-    token = os.environ.get(TOKEN_NAME) or (None if endpoint is None else endpoint.token)
+    token = os.environ.get(TOKEN_VARIABLE) or (None if endpoint is None else endpoint.token)
     api = Api(url=url, model="", token=token, timeout=settings.timeout)
     listed = listed_models(api)  # a token is refused here, rather than with every request
     if endpoint is None and not listed:

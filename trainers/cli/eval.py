@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from trainers.batch import Evaluation
 
 MAX_SAMPLE_ROWS = 6
-ENDPOINT_TOKEN_VARIABLE = "LLMGYM_ENDPOINT_TOKEN"
-"""Environment variable that holds the token of an endpoint."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,6 @@ def score_endpoint(options: Options) -> int:
     endpoint = ServedModel(
         url=options.endpoint or "",
         model=options.model,
-        token=os.environ.get(ENDPOINT_TOKEN_VARIABLE, ""),
         max_tokens=options.max_tokens,
         temperature=options.temperature or 0.0,
         top_p=options.top_p,

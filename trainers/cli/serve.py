@@ -70,13 +70,13 @@ def _token(settings: "ServeSettings") -> str | None:
     """
     import os
 
-    from trainers.inference.endpoint_files import TOKEN_NAME
+    from llmgym.endpoint import TOKEN_VARIABLE
 
     if settings.engine == "transformers":
         return None
-    token = os.environ.get(TOKEN_NAME)
+    token = os.environ.get(TOKEN_VARIABLE)
     if token is not None and len(token) < LEAST_TOKEN:
-        raise ConfigError(f"{TOKEN_NAME} is shorter than {LEAST_TOKEN} characters.")
+        raise ConfigError(f"{TOKEN_VARIABLE} is shorter than {LEAST_TOKEN} characters.")
     return token or secrets.token_hex(24)
 
 
@@ -215,11 +215,12 @@ def _leave_behind(port: int, process: "ServerProcess") -> None:
 
 
 def _ready(settings: "ServeSettings", endpoint: "EndpointFile") -> list[str]:
-    from trainers.inference.endpoint_files import TOKEN_NAME, endpoint_path
+    from llmgym.endpoint import TOKEN_VARIABLE
+    from trainers.inference.endpoint_files import endpoint_path
 
     lines = [f"ready: {endpoint.url}   model: {endpoint.model}"]
     if settings.token is None:
         lines.append("no token: this server asks for none, and listens on this machine alone")
     else:
-        lines.append(f"token: in {endpoint_path(settings.port)}, or what {TOKEN_NAME} held")
+        lines.append(f"token: in {endpoint_path(settings.port)}, or what {TOKEN_VARIABLE} held")
     return [*lines, "next:", f"llmgym bench --endpoint {endpoint.url}"]

@@ -5,22 +5,20 @@ whose request still fails has no score, which is not a zero.
 """
 
 import http.client
-import json
 import logging
 import math
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
 import gymnasium
 
 from llmgym.data.tasks import num_tasks
+from llmgym.endpoint import REPEATED, TOKEN_VARIABLE, Endpoint, EndpointError
 from llmgym.env import core_env, inner_env
+from llmgym.errors import RewardError
 from llmgym.messages import Completion
 from llmgym.registry import create_vector, settings_of, spec
 from llmgym.vector import LLMVectorEnv
@@ -32,9 +30,6 @@ from trainers.evaluation.statistics import summarize
 logger = logging.getLogger("trainers.evaluation")
 
 RETRIES = 4
-FIRST_WAIT = 0.5
-"""Seconds before the first repetition; they double with each."""
-LONGEST_WAIT = 30.0
 MAX_FAILED = 0.2
 """More failed tasks than this share of all end the evaluation."""
 PATH = "/chat/completions"
@@ -45,10 +40,11 @@ PATH = "/chat/completions"
 class ServedModel:
     """Where a model is served, and how it is asked.
 
+    The token of requests is in the environment variable LLMGYM_ENDPOINT_TOKEN.
+
     Attributes:
         url: base address, such as http://127.0.0.1:8000/v1.
         model: the name that the server knows it by.
-        token: of the header `Authorization`; empty: none.
         max_tokens: longest response.
         temperature: 0 is greedy.
         top_p: nucleus, with a temperature.
@@ -57,11 +53,25 @@ class ServedModel:
 
     url: str
     model: str
-    token: str = field(default="", repr=False)
     max_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
     timeout: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address.
+
+        Raises:
+            ConfigError: it is none of http or https, or holds a password.
+        """
+        self._endpoint()
+
+    def _endpoint(self) -> Endpoint:
+        address = self.url.rstrip("/").removesuffix(PATH) + PATH
+        try:
+            return Endpoint(url=address, timeout=self.timeout, retries=RETRIES)
+        except RewardError as error:
+            raise ConfigError(f"--endpoint: {error}") from error
 
     def complete(self, messages: Sequence[Mapping[str, Any]]) -> Completion:
         """Return the response to a dialogue; one with the reason "abort" if no request succeeded.
@@ -69,24 +79,6 @@ class ServedModel:
         Raises:
             GenerationError: the server refuses such requests, or its answer is no chat completion.
         """
-        for attempt in range(RETRIES + 1):
-            try:
-                return self._asked(messages)
-            except urllib.error.HTTPError as error:
-                text = error.read(2000).decode("utf-8", "replace").strip()
-                if error.code != http.client.TOO_MANY_REQUESTS and error.code < 500:
-                    raise GenerationError(_refused(self, error.code, text)) from error
-                failure = f"HTTP {error.code} {text[:200]}"
-                wait = error.headers.get("Retry-After", "")
-            except (OSError, http.client.HTTPException) as error:  # refused, reset, late
-                failure, wait = f"{type(error).__name__}: {error}", ""
-            if attempt < RETRIES:
-                doubled = FIRST_WAIT * 2**attempt
-                time.sleep(min(LONGEST_WAIT, float(wait) if wait.isdigit() else doubled))
-        logger.warning("no answer of %s: %s", self.url, failure)
-        return Completion(failure, finish_reason="abort")
-
-    def _asked(self, messages: Sequence[Mapping[str, Any]]) -> Completion:
         body = {
             "model": self.model,
             "messages": [dict(message) for message in messages],
@@ -94,39 +86,39 @@ class ServedModel:
             "temperature": self.temperature,
             "top_p": self.top_p,
         }
-        request = urllib.request.Request(
-            self.url.rstrip("/").removesuffix(PATH) + PATH,
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        if self.token:
-            request.add_header("Authorization", f"Bearer {self.token}")
-        with urllib.request.urlopen(request, timeout=self.timeout) as response:
-            return completion_of(response.read())
+        try:
+            return completion_of(self._endpoint().post(body)[0])
+        except EndpointError as error:
+            if error.status not in (0, *REPEATED):
+                raise GenerationError(_refused(self, error)) from error
+            logger.warning("no answer: %s", error)
+            return Completion(str(error), finish_reason="abort")
 
 
-def completion_of(answer: bytes) -> Completion:
+def completion_of(answer: Any) -> Completion:  # noqa: ANN401 - any JSON
     """Return the response in a chat completion; without content it is empty.
 
     Raises:
         GenerationError: it is no chat completion.
     """
     try:
-        choice = json.loads(answer)["choices"][0]
+        choice = answer["choices"][0]
         text, reason = choice["message"]["content"], choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError) as error:
-        shown = answer[:200].decode("utf-8", "replace")
+    except (LookupError, TypeError) as error:
+        shown = str(answer)[:200]
         raise GenerationError(f"the endpoint's answer is no chat completion: {shown}") from error
     cut = "length" if reason == "length" else "stop"
     return Completion(text if isinstance(text, str) else "", finish_reason=cut)
 
 
-def _refused(endpoint: ServedModel, code: int, text: str) -> str:
-    token = "\nIts token goes to the environment variable LLMGYM_ENDPOINT_TOKEN."
-    hint = token if code in (http.client.UNAUTHORIZED, http.client.FORBIDDEN) else ""
-    path = "\nThe address ends before /chat/completions, often with /v1."
-    hint = path if code == http.client.NOT_FOUND else hint
-    return f"{endpoint.url} refused model {endpoint.model!r}: HTTP {code} {text[:300]}{hint}"
+def _refused(model: ServedModel, error: EndpointError) -> str:
+    hints = {
+        http.client.OK: "\nThat is no chat completion.",
+        http.client.NOT_FOUND: "\nThe address ends before /chat/completions, often with /v1.",
+    }
+    token = f"\nIts token goes to the environment variable {TOKEN_VARIABLE}."
+    hints |= dict.fromkeys((http.client.UNAUTHORIZED, http.client.FORBIDDEN), token)
+    return f"model {model.model!r} was refused: {error}{hints.get(error.status, '')}"
 
 
 def held_out_envs(id: str, count: int, kwargs: Mapping[str, Any]) -> tuple[LLMVectorEnv, list[int]]:

@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 
 from trainers.errors import ConfigError
 
-TOKEN_NAME = "LLMGYM_ENDPOINT_TOKEN"
-"""Environment variable with the token of an endpoint."""
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 

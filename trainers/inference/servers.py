@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, final
 
+from llmgym.endpoint import TOKEN_VARIABLE
 from trainers.errors import ConfigError
 from trainers.generation.serving.process import LAUNCHER_VARIABLES
-from trainers.inference.endpoint_files import LOCAL_HOSTS, TOKEN_NAME
+from trainers.inference.endpoint_files import LOCAL_HOSTS
 
 EngineName = Literal["vllm", "transformers", "llama-cpp"]
 ENVIRONMENTS = Path(__file__).parents[2] / ".engines"
@@ -150,7 +151,7 @@ def check_engine_takes(settings: ServeSettings) -> None:
         raise ConfigError("llama-cpp is started through Python and takes no --engine-args.")
     if any(word.split("=")[0] == "--api-key" for word in settings.more):
         raise ConfigError(
-            f"a token among arguments is seen by other users: set the variable {TOKEN_NAME}."
+            f"a token among arguments is seen by other users: set the variable {TOKEN_VARIABLE}."
         )
     if settings.drafter is not None and settings.engine == "transformers":
         raise ConfigError(
@@ -160,7 +161,7 @@ def check_engine_takes(settings: ServeSettings) -> None:
 
 def _variables(more: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without what means nothing to a server."""
-    dropped = (*LAUNCHER_VARIABLES, "PYTHONPATH", TOKEN_NAME)
+    dropped = (*LAUNCHER_VARIABLES, "PYTHONPATH", TOKEN_VARIABLE)
     return {key: value for key, value in os.environ.items() if key not in dropped} | dict(more)
 
 
@@ -240,7 +241,7 @@ def _llama_cpp(python: str, settings: ServeSettings, threads: Mapping[str, str])
     }
     variables = dict(threads)
     if settings.token is not None:
-        variables[TOKEN_NAME] = settings.token
+        variables[TOKEN_VARIABLE] = settings.token
     return ServerCommand(
         words=(python, str(STARTER)),
         variables=_variables(variables),

@@ -9,11 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from llmgym import endpoint
+from llmgym.endpoint import Endpoint
 from llmgym.errors import RewardError
 from llmgym.messages import Completion, Message, Sample, Task
-from llmgym.rewards import endpoint
 from llmgym.rewards.base import resolve, score_samples
-from llmgym.rewards.endpoint import Endpoint
 from llmgym.rewards.judge import JudgeReward, grade_in, judge_reward
 from llmgym.rewards.remote import HttpReward, http_reward
 
@@ -132,6 +132,33 @@ def test_a_request_that_failed_is_repeated_and_counted(server):
     server.answer = lambda body: (503, "busy") if len(server.bodies) == 1 else of_each(body)
     (score,) = score_samples(http(server), samples(1))
     assert (score.status, score.retries) == ("ok", 1)
+
+
+def test_a_server_that_names_a_time_is_asked_again_then(monkeypatch):
+    waited = []
+    monkeypatch.setattr(endpoint.time, "sleep", waited.append)
+    busy = [endpoint.EndpointError("busy", status=429, pause=pause) for pause in (7.0, 900.0, 0.0)]
+    monkeypatch.setattr(Endpoint, "_once", lambda *_: _raised(busy.pop(0)) if busy else "done")
+    assert Endpoint(url="http://127.0.0.1/", retries=3).post({}) == ("done", 3)
+    assert waited[:2] == [7.0, endpoint.LONGEST_PAUSE]
+    assert 0.5 * 4 * endpoint.FIRST_PAUSE <= waited[2] <= 4 * endpoint.FIRST_PAUSE
+
+
+def _raised(error):
+    raise error
+
+
+def test_the_time_that_a_server_names_is_read(server, monkeypatch):
+    monkeypatch.setattr(Handler, "end_headers", _with_retry_after)
+    server.answer = lambda body: (503, "{}")
+    with pytest.raises(endpoint.EndpointError) as caught:
+        Endpoint(url=server.url, retries=0)._once({})
+    assert caught.value.pause == 3.0
+
+
+def _with_retry_after(handler):
+    handler.send_header("Retry-After", "3")
+    BaseHTTPRequestHandler.end_headers(handler)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from llmgym import endpoint
 from scripts.check_exports import oracle
 from trainers.cli import eval as command
 from trainers.errors import ConfigError, GenerationError
-from trainers.evaluation import endpoint as module
 from trainers.evaluation.endpoint import ServedModel, completion_of, evaluate_endpoint
 
 SUMS, GAME = "llmgym/Arithmetic-v0", "llmgym/GuessNumber-v0"
@@ -19,7 +19,8 @@ TEST = {"split": "test"}
 
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch):
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.0)
+    monkeypatch.delenv("LLMGYM_ENDPOINT_TOKEN", raising=False)
 
 
 @pytest.fixture
@@ -75,19 +76,31 @@ def test_perfect_responses_earn_the_most_in_one_turn_and_in_several(id):
     assert len(result.rows) == 12
 
 
-def test_a_request_names_model_dialogue_limits_and_token(served):
+def test_a_request_names_model_dialogue_limits_and_token(served, monkeypatch):
     url, asked = served(lambda *_: (200, answered("no")))
-    score(f"{url}/", count=2, token="s3cret", max_tokens=7, temperature=0.5, top_p=0.9)
+    monkeypatch.setenv("LLMGYM_ENDPOINT_TOKEN", "s3cret")
+    score(f"{url}/", count=2, max_tokens=7, temperature=0.5, top_p=0.9)
     path, body, headers = asked[0]
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == "Bearer s3cret"
     assert body["messages"][0]["role"] == "user"
     del body["messages"]
     assert body == {"model": "m", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9}
+    monkeypatch.delenv("LLMGYM_ENDPOINT_TOKEN")
     score(f"{url}/chat/completions", count=1)
     assert asked[-1][0] == "/v1/chat/completions"
     assert "Authorization" not in asked[-1][2]
-    assert "s3cret" not in repr(ServedModel(url=url, model="m", token="s3cret"))
+
+
+def test_a_token_that_a_server_repeats_is_in_no_message(served, monkeypatch, caplog):
+    monkeypatch.setenv("LLMGYM_ENDPOINT_TOKEN", "s3cret")
+    url, _ = served(lambda *_: (401, {"error": "s3cret is no token of mine"}))
+    with pytest.raises(GenerationError, match="is no token of mine") as caught:
+        score(url)
+    url, _ = served(lambda *_: (503, {"error": "s3cret comes too soon"}))
+    with pytest.raises(GenerationError, match="comes too soon") as late:
+        score(url)
+    assert "s3cret" not in f"{caught.value}{late.value}{caplog.text}"
 
 
 def test_a_response_that_was_cut_truncates(served):
@@ -96,7 +109,7 @@ def test_a_response_that_was_cut_truncates(served):
 
 
 @pytest.mark.parametrize(
-    ("code", "says"), [(401, "LLMGYM_ENDPOINT_TOKEN"), (404, "ends before"), (400, "HTTP 400")]
+    ("code", "says"), [(401, "LLMGYM_ENDPOINT_TOKEN"), (404, "ends before"), (400, "answered 400")]
 )
 def test_a_refusal_is_an_error_at_once(code, says, served):
     url, asked = served(lambda *_: (code, {"error": "no such model"}))
@@ -143,16 +156,22 @@ def test_an_answer_that_is_no_chat_completion_is_an_error(answer, served):
 
 
 def test_content_of_none_is_an_empty_response():
-    assert completion_of(json.dumps(answered(None)).encode()) == ""
+    assert completion_of(answered(None)) == ""
 
 
 def test_environments_that_an_endpoint_cannot_play_are_refused():
     with pytest.raises(ConfigError, match="needs an environment of text"):
         evaluate_endpoint(
-            "CartPole-v1", ServedModel(url="x", model="m"), count=1, kwargs={}, workers=1
+            "CartPole-v1", ServedModel(url="http://x", model="m"), count=1, kwargs={}, workers=1
         )
     with pytest.raises(ConfigError, match="describe=system"):
         score("http://127.0.0.1:9/v1", "llmgym/Calculator-v0")
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "http://me:word@127.0.0.1/v1"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ConfigError, match="--endpoint: url"):
+        ServedModel(url=url, model="m")
 
 
 def test_the_command_prints_the_score_with_its_interval(capsys, monkeypatch):

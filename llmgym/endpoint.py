@@ -1,4 +1,4 @@
-"""Requests to servers that score: JSON over HTTP, repeated where that may help, many at a time.
+"""Requests to servers: JSON over HTTP, repeated where that may help, many at a time.
 
 A token is read from an environment variable, for each request, and is never written down: not in
 messages, records or settings.
@@ -45,11 +45,12 @@ class EndpointError(Exception):
     Attributes:
         retries: requests that were repeated.
         status: of the last answer; 0 where there was none.
+        pause: seconds after which the server asks to be asked again; 0 where it does not say.
     """
 
-    def __init__(self, message: str, retries: int = 0, status: int = 0) -> None:
+    def __init__(self, message: str, retries: int = 0, status: int = 0, pause: float = 0.0) -> None:
         super().__init__(message)
-        self.retries, self.status = retries, status
+        self.retries, self.status, self.pause = retries, status, pause
 
 
 @final
@@ -117,8 +118,8 @@ class Endpoint:
                 may_help = error.status in (0, *REPEATED)
                 if not may_help or retries == self.retries:
                     raise EndpointError(str(error), retries, error.status) from error
-                pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**retries)
-                time.sleep(pause * _JITTER.uniform(0.5, 1.0))
+                doubled = FIRST_PAUSE * 2**retries * _JITTER.uniform(0.5, 1.0)
+                time.sleep(min(LONGEST_PAUSE, error.pause or doubled))
         raise AssertionError
 
     def _once(self, body: object) -> Any:  # noqa: ANN401 - any JSON
@@ -135,7 +136,9 @@ class Endpoint:
             with error:
                 text = error.read(MAX_SHOWN * 4).decode("utf-8", "replace")
             message = f"{self.url} answered {error.code}: {self._shown(text, token)}"
-            raise EndpointError(message, status=error.code) from None
+            after = error.headers.get("Retry-After", "")
+            pause = float(after) if after.isdecimal() else 0.0
+            raise EndpointError(message, status=error.code, pause=pause) from None
         except TimeoutError:
             raise EndpointError(f"{self.url} did not answer in {self.timeout:g} s") from None
         except ValueError as error:
