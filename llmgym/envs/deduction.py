@@ -7,38 +7,11 @@ one in its `meta`, with `par`, the turns that `solve` may need, and `turns`, tho
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
 from llmgym.env import LLMEnv
 from llmgym.envs.games import Progress
-from llmgym.messages import Completion, Reply, Sample, Task
-from llmgym.rewards.base import UnitReward
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class InTime(UnitReward):
-    """1.0 for what was found within the turns of `par`, less for each further one, else 0.0.
-
-    Attributes:
-        spare: turns beyond those of `par`; each one used costs 1 / (spare + 1).
-    """
-
-    spare: int = 0
-    name: str = "in_time"
-    per_turn: bool = False
-    collective: bool = False
-
-    def score(self, samples: Sequence[Sample]) -> list[float]:
-        """Score the last sample of each game."""
-        return [self._score(sample) for sample in samples]
-
-    def _score(self, sample: Sample) -> float:
-        progress = sample.state
-        assert isinstance(progress, Progress)
-        extra = max(0, progress.guesses - int(sample.task.meta["par"]))
-        return 1.0 - extra / (self.spare + 1) if progress.guessed else 0.0
+from llmgym.messages import Completion, Reply, Task
 
 
 class Deduction(LLMEnv, ABC):

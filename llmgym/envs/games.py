@@ -73,26 +73,29 @@ class Progress:
 
 
 @final
-class GuessedNumber(UnitReward):
-    """1.0 for a number found with as few guesses as bisection may need, less for each further one.
+@dataclass(frozen=True, slots=True)
+class InTime(UnitReward):
+    """1.0 for what was found within the turns that are needed, less for each further one, else 0.0.
 
-    Args:
-        spare: guesses beyond those; each one used costs 1 / (spare + 1).
+    The turns that are needed are `par` in a task's `meta`, else its level.
+
+    Attributes:
+        spare: turns beyond those; each one used costs 1 / (spare + 1).
     """
 
-    name, per_turn, collective = "found", False, False
-
-    def __init__(self, spare: int = 0) -> None:
-        self.spare = spare
+    spare: int = 0
+    name: str = "in_time"
+    per_turn: bool = False
+    collective: bool = False
 
     def score(self, samples: Sequence[Sample]) -> list[float]:
         """Score the last sample of each game."""
         return [self._score(sample) for sample in samples]
 
     def _score(self, sample: Sample) -> float:
-        progress = sample.state
+        progress, task = sample.state, sample.task
         assert isinstance(progress, Progress)
-        extra = max(0, progress.guesses - sample.task.level)
+        extra = max(0, progress.guesses - int(task.meta.get("par", task.level)))
         return 1.0 - extra / (self.spare + 1) if progress.guessed else 0.0
 
 
@@ -190,7 +193,7 @@ def make_guess_number(
             f"got {level}, {spare} and {skill}"
         )
     tasks = procedural(MakeGame(split, spare), seed, level=level, size=size)
-    reward = kwargs.pop("reward", None) or GuessedNumber(spare)
+    reward = kwargs.pop("reward", None) or InTime(spare, name="found")
     # A game ends by its own rule; this limit is only above that of every level.
     kwargs.setdefault("max_turns", LEVELS[-1] + spare)
     return GuessNumber(tasks, reward, skill=skill, **kwargs)

@@ -16,7 +16,8 @@ import numpy as np
 from llmgym.data.rows import task_id
 from llmgym.data.splits import Split, check_level, check_split, draw_of_split
 from llmgym.data.tasks import procedural
-from llmgym.envs.deduction import Deduction, InTime, narrowest, turns_needed
+from llmgym.envs.deduction import Deduction, narrowest, turns_needed
+from llmgym.envs.games import InTime
 from llmgym.envs.word_list import COMMON
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Task

@@ -6,8 +6,7 @@ import gymnasium as gym
 import pytest
 
 from llmgym.envs import mastermind, twenty_questions, wordle
-from llmgym.envs.deduction import InTime
-from llmgym.envs.games import Progress
+from llmgym.envs.games import InTime, Progress
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Completion, Sample, Task
 

@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from llmgym.envs.games import HIGHEST, LEVELS, GuessedNumber, Progress, split_of
+from llmgym.envs.games import HIGHEST, LEVELS, InTime, Progress, split_of
 from llmgym.errors import TaskSourceError
 from llmgym.messages import Completion, Sample, Task
 
@@ -82,7 +82,7 @@ def test_the_reward_is_a_function_of_the_sample():
         Sample(task=task, messages=(), response=Completion(""), text="", state=Progress(*state))
         for state in ((True, 3), (True, 4), (False, 4))
     ]
-    assert GuessedNumber(spare=1).score(samples) == [1.0, 0.5, 0.0]
+    assert InTime(spare=1).score(samples) == [1.0, 0.5, 0.0]
 
 
 def test_no_range_is_in_both_splits_and_each_hides_any_of_its_numbers():
