@@ -177,8 +177,8 @@ CHECKS = {"trl": check_trl, "verifiers": check_verifiers, "verl": check_verl}
 def main(argv: Sequence[str]) -> int:
     """Check one export."""
     parser = argparse.ArgumentParser(description="Check an export with the library it is for.")
-    parser.add_argument("library", choices=CHECKS)
-    CHECKS[parser.parse_args(argv).library]()
+    parser.add_argument("peer", choices=CHECKS)
+    CHECKS[parser.parse_args(argv).peer]()
     return 0
 
 

@@ -11,14 +11,14 @@ class Reader:
 
     Attributes:
         namespace: of its ids, as in `reasoning_gym/chain_sum`.
-        library: the module that it is imported as.
+        package: the name that it is imported by.
         extra: of this package, which installs it; empty where its versions exclude others of ours.
         install: what to install where there is no extra.
         versions: the versions that were tried.
     """
 
     namespace: str
-    library: str
+    package: str
     extra: str
     versions: str
     install: str = ""
@@ -37,11 +37,11 @@ class Reader:
 READERS = (
     Reader(
         namespace="reasoning_gym",
-        library="reasoning_gym",
+        package="reasoning_gym",
         extra="reasoning-gym",
         versions="0.1.25",
     ),
-    Reader(namespace="gem", library="gem", extra="gem", versions="0.1.0"),
-    Reader(namespace="textarena", library="textarena", extra="textarena", versions="0.7.4"),
-    Reader(namespace="minigrid", library="minigrid", extra="minigrid", versions="3.2.0"),
+    Reader(namespace="gem", package="gem", extra="gem", versions="0.1.0"),
+    Reader(namespace="textarena", package="textarena", extra="textarena", versions="0.7.4"),
+    Reader(namespace="minigrid", package="minigrid", extra="minigrid", versions="3.2.0"),
 )

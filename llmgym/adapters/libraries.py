@@ -35,7 +35,7 @@ def printed_to_log() -> Iterator[None]:
 def is_installed(reader: Reader) -> bool:
     """Return whether the library of a reader is there, without importing it; a folder is none."""
     try:
-        spec = find_spec(reader.library)
+        spec = find_spec(reader.package)
     except (ImportError, ValueError):
         return False
     return spec is not None and spec.origin is not None
@@ -55,5 +55,5 @@ def library_of(namespace: str, submodule: str = "") -> ModuleType:
     """
     (reader,) = (reader for reader in READERS if reader.namespace == namespace)
     if not is_installed(reader):
-        raise MissingExtraError(f"{namespace} ids need {reader.library}: {reader.command}")
-    return load_module(".".join(filter(None, [reader.library, submodule])))
+        raise MissingExtraError(f"{namespace} ids need {reader.package}: {reader.command}")
+    return load_module(".".join(filter(None, [reader.package, submodule])))

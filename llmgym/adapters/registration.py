@@ -32,7 +32,7 @@ def check_readable(id: str) -> None:
         if reader.namespace != namespace:
             continue
         if not is_installed(reader):
-            raise MissingExtraError(f"{id} is read from {reader.library}: {reader.command}")
+            raise MissingExtraError(f"{id} is read from {reader.package}: {reader.command}")
         blocked = load(f"{reader.module}:BLOCKED")
         if name in blocked:
             raise PluginError(f"{id} is not read: {blocked[name]}")

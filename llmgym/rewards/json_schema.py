@@ -26,6 +26,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
 }
+"""Types of JSON values, by the word of JSON Schema."""
 
 
 def _is_number(value: object) -> bool:

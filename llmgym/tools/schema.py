@@ -14,20 +14,11 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from llmgym.errors import EnvContractError
+from llmgym.rewards.json_schema import TYPES
 
 SIMPLE = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 ARRAYS = (list, tuple, set, Sequence, types.GenericAlias)
 OBJECTS = (dict, Mapping)
-PYTHON: dict[str, tuple[type, ...]] = {
-    "object": (dict,),
-    "array": (list,),
-    "string": (str,),
-    "boolean": (bool,),
-    "null": (type(None),),
-    "integer": (int,),
-    "number": (int, float),
-}
-"""Types of JSON values, by the word of JSON Schema."""
 
 SECTION = re.compile(r"^[A-Z][A-Za-z ]*:\s*$")
 PARAMETER = re.compile(r"^(\w+)(?:\s*\([^)]*\))?:\s*(.*)$")
@@ -254,7 +245,7 @@ def _is_a(value: Any, kind: str) -> bool:  # noqa: ANN401 - any JSON
         return kind == "boolean"
     if kind == "integer" and isinstance(value, float):
         return value.is_integer()
-    return isinstance(value, PYTHON.get(kind, (object,)))
+    return isinstance(value, TYPES.get(kind, (object,)))
 
 
 def _equal(left: Any, right: Any) -> bool:  # noqa: ANN401 - any JSON
